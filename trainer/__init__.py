@@ -1,0 +1,27 @@
+"""The methods by their `distillType`, and the one way to build them."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from trainer.base import BaseTrainer
+from trainer.stpm import STPMTrainer
+from utils.config import check_config, read_config
+from utils.errors import UserError
+
+TRAINERS: dict[str, type[BaseTrainer]] = {
+    "st": STPMTrainer,
+}
+
+
+def build_trainer(source: str | Path | Mapping, overrides: Iterable[str] = ()) -> BaseTrainer:
+    """A trainer with its networks built, from a YAML file or a dict; `overrides` are key=value words.
+
+    Raises UserError naming the key at fault.
+    """
+    raw = read_config(source, overrides)
+    method = raw.get("distillType")
+    if method not in TRAINERS:
+        raise UserError(f"distillType: '{method}' is none of {', '.join(TRAINERS)}")
+    trainer = TRAINERS[method]
+    name = "config" if isinstance(source, Mapping) else str(source)
+    return trainer(check_config(raw, trainer.Options, name))

@@ -3,3 +3,7 @@
 
 class UserError(ValueError):
     """One sentence that names the file or key at fault; scripts print it and exit with code 2."""
+
+    def __init__(self, sentence: str):
+        # An image-reading process hands its error over wrapped in its traceback; the sentence comes last.
+        super().__init__(sentence.rpartition("UserError: ")[2].strip())

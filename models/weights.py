@@ -1,0 +1,173 @@
+"""Where a teacher's weights come from: ImageNet, a file, the bundled ones, or none."""
+
+import contextlib
+import threading
+import urllib.request
+from pathlib import Path
+from typing import NamedTuple
+
+import timm
+import torch
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from models.features import Features
+from utils.console import note
+from utils.errors import UserError
+
+BUNDLED_FOLDER = Path(__file__).parent / "bundled"
+PATIENCE = 4  # seconds a model hub has to answer before we go on without it
+
+
+class Source(NamedTuple):
+    """Weights a teacher was given: kind is imagenet, bundled, random or file; path is None for random."""
+
+    kind: str
+    path: Path | None
+
+    @property
+    def name(self) -> str:
+        """What to write for the key `weights` to get them again."""
+        return str(self.path) if self.kind == "file" else self.kind
+
+
+def pretrained_features(backbone: str, out_indice: list[int], weights: str, seed: int) -> Features:
+    """A teacher's `Features` with the weights the key `weights` asks for, noted in its `.source`.
+
+    Raises UserError when they cannot be had or do not fit, saying which file to put where.
+    """
+    source = _find(backbone, weights)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # a random teacher must be the same one when the run is tested later
+        net = Features(backbone, out_indice)
+    if source.path is not None:
+        load_weights(net, source.path)
+    net.source = source
+    return net
+
+
+def bundled_backbones() -> list[str]:
+    return sorted(path.stem for path in BUNDLED_FOLDER.glob("*.safetensors"))
+
+
+def _find(backbone: str, weights: str) -> Source:
+    if weights == "random":
+        return Source("random", None)
+    if weights == "bundled":
+        return Source("bundled", _bundled(backbone))
+    if weights == "imagenet":
+        return Source("imagenet", _imagenet(backbone))
+    if weights == "auto":
+        return _auto(backbone)
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise UserError(f"weights: there is no file {path} (or write imagenet, bundled, random or auto)")
+    return Source("file", path)
+
+
+def _bundled(backbone: str) -> Path:
+    path = BUNDLED_FOLDER / f"{backbone.partition('.')[0]}.safetensors"
+    if not path.is_file():
+        raise UserError(
+            f"weights: nothing is bundled for backbone '{backbone}' (bundled: {', '.join(bundled_backbones())})"
+        )
+    return path
+
+
+def _auto(backbone: str) -> Source:
+    try:
+        return Source("imagenet", _imagenet(backbone))
+    except UserError as missing:
+        if backbone.partition(".")[0] not in bundled_backbones():
+            raise
+        note(
+            f"{missing}\n      Going on with the bundled teacher, which was trained on formula-made images: "
+            "good for trying things out, weaker than ImageNet weights on real parts."
+        )
+        return Source("bundled", _bundled(backbone))
+
+
+def _imagenet(backbone: str) -> Path:
+    """The file timm's tag stands for: from a cache, or downloaded if the hub answers within seconds."""
+    cfg = timm.get_pretrained_cfg(backbone, allow_unregistered=True)
+    repo = cfg and cfg.hf_hub_id
+    if not repo:
+        raise UserError(f"weights: timm has no pretrained weights for backbone '{backbone}'; choose another tag")
+    file = cfg.hf_hub_filename or "model.safetensors"
+    cached = try_to_load_from_cache(repo, file)
+    if isinstance(cached, str):
+        return Path(cached)
+    by_torch_hub = Path(torch.hub.get_dir(), "checkpoints", Path(cfg.url or "none").name)
+    if by_torch_hub.is_file():
+        return by_torch_hub
+    url = f"{constants.ENDPOINT}/{repo}/resolve/main/{file}"
+    if not constants.HF_HUB_OFFLINE and _answers(url):
+        with contextlib.suppress(OSError):  # the hub's own errors are OSErrors; the advice below serves for all
+            return Path(hf_hub_download(repo, file))
+    raise UserError(
+        f"weights: the ImageNet weights of '{backbone}' are neither cached nor reachable. Fetch {url} elsewhere and "
+        f"give its place with weights=PATH, or put torchvision's {by_torch_hub.name} into {by_torch_hub.parent}."
+    )
+
+
+def _answers(url: str) -> bool:
+    """Whether the URL can be opened within PATIENCE seconds, name resolution (which has no timeout) included."""
+    answered = threading.Event()
+
+    def ask():
+        request = urllib.request.Request(url, method="HEAD")
+        with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=PATIENCE):
+            answered.set()
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    return answered.is_set()
+
+
+def load_weights(net: Features, path: Path) -> None:
+    """Fill `net` from a .safetensors or .pth file in torchvision's or timm's key names, strictly.
+
+    The file may hold more of the same network (later stages, classifier), nothing else, and must hold all
+    that `net` has. Raises UserError naming the keys at fault.
+    """
+    # timm joins the names of flattened modules with underscores and may wrap the network; undo both.
+    given = {_plain(key): tensor for key, tensor in read_tensors(path).items()}
+    wanted = {_plain(key): tensor for key, tensor in net.net.state_dict().items()}
+    with torch.device("meta"):
+        whole = timm.create_model(net.backbone, pretrained=False).state_dict()
+    # Older torchvision files do not count batches; the count plays no part in a frozen network.
+    missing = [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")]
+    unexpected = sorted(set(given) - set(wanted) - {_plain(key) for key in whole})
+    misshapen = [key for key in wanted if key in given and given[key].shape != wanted[key].shape]
+    for what, keys in (("lacks", missing), ("has unknown", unexpected), ("has misshapen", misshapen)):
+        if keys:
+            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+            raise UserError(f"weights: {path} is no '{net.backbone}': it {what} {', '.join(keys[:3])}{more}")
+    with torch.no_grad():
+        for key, tensor in wanted.items():
+            if key in given:
+                tensor.copy_(given[key])
+
+
+def _plain(key: str) -> str:
+    for wrapper in ("module.", "model.", "body."):
+        key = key.removeprefix(wrapper)
+    return key.replace(".", "_")
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors or .pth file by name. Raises UserError naming a damaged file."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as a weights file ({str(error).splitlines()[0]})") from None
+    except Exception:  # pickle.UnpicklingError: code instead of tensors, or no checkpoint at all
+        raise UserError(f"{path}: is no file of tensors that can be loaded safely") from None
+    content = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(content, dict) or not all(isinstance(t, torch.Tensor) for t in content.values()):
+        raise UserError(f"{path}: holds something else than a state_dict")
+    return content

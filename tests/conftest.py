@@ -1,0 +1,93 @@
+"""A tiny data set in MVTec layout and configurations that train on it in seconds; random teachers, no network."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test may ask a model hub
+
+REPO = Path(__file__).parents[1]
+
+
+def draw_good(rng, size=64):
+    """A soft grating with noise: [size,size,3] uint8."""
+    x = np.linspace(0, 6 * np.pi, size)
+    gray = 120 + 40 * np.sin(x[None] + rng.uniform(0, 0.5)) + 20 * np.sin(x[:, None]) + rng.normal(0, 4, (size, size))
+    return np.clip(gray[..., None] * (1.0, 0.95, 0.9), 0, 255).astype(np.uint8)
+
+
+def draw_defect(rng, size=64):
+    """A good picture with a bright square, and the square's mask."""
+    image, mask = draw_good(rng, size), np.zeros((size, size), np.uint8)
+    top, left = rng.integers(8, size - 24, 2)
+    mask[top : top + 14, left : left + 14] = 255
+    image[mask > 0] = (250, 20, 20)
+    return image, mask
+
+
+def write_image(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), image[..., ::-1] if image.ndim == 3 else image)
+
+
+def write_mvtec(root, obj="part", train=10, good=3, bad=3, masks=True, size=64):
+    rng = np.random.default_rng(7)
+    for i in range(train):
+        write_image(root / obj / "train/good" / f"{i:03}.png", draw_good(rng, size))
+    for i in range(good):
+        write_image(root / obj / "test/good" / f"{i:03}.png", draw_good(rng, size))
+    for i in range(bad):
+        image, mask = draw_defect(rng, size)
+        write_image(root / obj / "test/square" / f"{i:03}.png", image)
+        if masks:
+            write_image(root / obj / "ground_truth/square" / f"{i:03}_mask.png", mask)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_mvtec(tmp_path_factory):
+    """16 pictures of 64 px: 10 train good, 3 test good, 3 with a square, and masks."""
+    return write_mvtec(tmp_path_factory.mktemp("mvtec"))
+
+
+# Per method, what makes it small enough for a test; everything else is the method's own default.
+SMALL = {"st": {"backbone": "resnet18"}}
+
+
+@pytest.fixture
+def config(tiny_mvtec, tmp_path):
+    """config("st", {"lr": 0.1}, seed=1) -> a dict for build_trainer: keys under TrainingData first, then top ones."""
+
+    def make(method="st", training=None, obj="part", **top):
+        section = {"epochs": 2, "batch_size": 4, "img_size": 64} | (training or {})
+        base = {"data_path": str(tiny_mvtec), "obj": obj, "save_path": str(tmp_path / "results")}
+        return base | {"distillType": method, "weights": "random", "TrainingData": section} | SMALL[method] | top
+
+    return make
+
+
+def run_script(*words, cwd=REPO, **env):
+    """Run a script of the repository as a user would; returns the finished process with its output as text."""
+    return subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=cwd,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""} | env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def assert_one_sentence(process, *words):
+    """A user's mistake: exit code 2, one sentence that holds `words`, no traceback."""
+    assert process.returncode == 2, process.stderr
+    assert "Traceback" not in process.stderr
+    last = process.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    for word in words:
+        assert str(word) in last

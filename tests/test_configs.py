@@ -1,0 +1,37 @@
+"""Every shipped configuration is complete, uses only keys its method knows, and names a real method."""
+
+from pathlib import Path
+
+import pytest
+import timm
+
+from tests.conftest import REPO
+from trainer import TRAINERS
+from utils.config import check_config, read_config
+
+FILES = [REPO / "config.yaml", *sorted((REPO / "configs").glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+def test_parses(path: Path):
+    raw = read_config(path)
+    config = check_config(raw, TRAINERS[raw["distillType"]].Options, path.name)
+    assert config.phase == "train"
+
+
+@pytest.mark.parametrize("path", FILES[1:], ids=lambda p: p.name)
+def test_an_example_spells_out_every_key_of_its_method(path: Path):
+    raw = read_config(path)
+    options = TRAINERS[raw["distillType"]].Options
+    assert set(raw["TrainingData"]) == set(options.model_fields)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+def test_the_backbone_tag_has_weights(path: Path):
+    """timm's default tags are other files than the papers'; a tag must be given and exist."""
+    backbone = read_config(path)["backbone"]
+    assert "." in backbone and timm.get_pretrained_cfg(backbone).hf_hub_id
+
+
+def test_every_method_has_an_example():
+    assert {read_config(path)["distillType"] for path in FILES[1:]} == set(TRAINERS)

@@ -1,0 +1,193 @@
+"""What every method shares: the networks' life from building to scoring, saving and loading."""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from datasets.mvtec import MVTecDataset, loader, test_dataset
+from models.features import Features, Frozen
+from models.weights import pretrained_features
+from trainer.batches import Batches, training_batches
+from trainer.engine import fit
+from trainer.student_file import check_record, fingerprint, load_student, read_record, save_student
+from utils.anomaly_map import smooth, sum_levels
+from utils.config import Config, TrainingData
+from utils.console import progress
+from utils.device import autocast, choose_device, choose_dtype
+from utils.distributed import is_main
+from utils.files import check_writable
+from utils.losses import squared_distance
+from utils.report import evaluate, write_test_report, write_training_report
+from utils.seed import set_seed
+
+
+class BaseTrainer:
+    """A method is a subclass that writes `build_networks` and overrides what differs.
+
+    `teacher` is frozen and never saved; `student` is everything that learns or must be saved, one module
+    however many parts it has. Per-batch hooks return values and leave nothing on `self`.
+    """
+
+    Options = TrainingData  # a method with keys of its own subclasses it
+
+    def __init__(self, config: Config):
+        self.config, self.options = config, config.TrainingData
+        self.device = choose_device(config.device)
+        self.dtype = choose_dtype(config.precision, self.device)
+        self.run_dir = Path(config.save_path, config.distillType, config.obj)
+        self.student_file = self.run_dir / "student.safetensors"
+        set_seed(config.seed)
+        teacher, student = self.build_networks()
+        self.teacher = Frozen(teacher).to(self.device, memory_format=torch.channels_last)
+        self.student = student.to(self.device, memory_format=torch.channels_last)
+        backbones = [net for net in self.teacher.modules() if isinstance(net, Features)]
+        for net in backbones:
+            net.check_size(self.options.crop_size)
+        # What the student is and learns from; training adds how it went. Saved with the student.
+        self.record: dict[str, Any] = {
+            **config.model_dump(mode="json", include={"distillType", "backbone", "out_indice"}),
+            "weights": [net.source.name for net in backbones],
+            "teacher": fingerprint(self.teacher),
+        }
+
+    # ---- what a method writes or overrides -------------------------------------------------------------------
+
+    def build_networks(self) -> tuple[nn.Module, nn.Module]:
+        """(teacher, student); `self.pretrained` gives a teacher with the weights the config asks for."""
+        raise TypeError(f"{type(self).__name__} must write build_networks()")
+
+    def student_maps(self, image: torch.Tensor, teacher: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The student's maps of images [B,3,H,W], given the teacher's: L x [B,C,h,w], one for each."""
+        return self.student(image)
+
+    def distance(self, teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+        """Disagreement at each position of a level, trained and scored alike: two [B,C,h,w] -> [B,1,h,w]."""
+        return squared_distance(teacher, student, self.options.norm)
+
+    def loss(self, batch: dict) -> torch.Tensor:
+        """Scalar: the distance averaged over batch and positions, summed over levels."""
+        student = self.student_maps(batch["image"], batch["teacher"])
+        return sum(level.mean() for level in self.level_maps(batch["teacher"], student))
+
+    def combine(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
+        """One distance map per level, L x [B,1,h,w], to one of image size: [B,1,H,W]."""
+        return sum_levels(levels, size)
+
+    def build_optimizer(self, total_steps: int) -> tuple[torch.optim.Optimizer, Any]:
+        """(optimizer, scheduler stepped after every batch, or None)."""
+        return torch.optim.Adam(self.student.parameters(), lr=self.options.lr), None
+
+    @torch.inference_mode()
+    def validate(self, val: Batches) -> float:
+        """What the choice of the model minimises: the mean anomaly map of the held-out good images."""
+        return float(torch.cat([maps.mean(dim=(1, 2, 3)) for maps in self.maps(val)]).double().mean())
+
+    def before_training(self, train: Batches) -> None:
+        """Set what outlives a batch: statistics, exemplars."""
+
+    def after_training(self, val: Batches) -> None:
+        """Calibrate the finished student on held-out good images."""
+
+    # ---- what scripts and notebooks use ----------------------------------------------------------------------
+
+    def pretrained(self, backbone: str, out_indice: list[int]) -> Features:
+        """A backbone with the weights that the key `weights` asks for; a tested run gets those it was trained with."""
+        weights = self.config.weights
+        if weights == "auto" and self.config.phase == "test" and self.student_file.exists():
+            weights = read_record(self.student_file)["weights"][0]
+        return pretrained_features(backbone, out_indice, weights, self.config.seed)
+
+    @torch.inference_mode()
+    def features(self, image: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Normalised images [B,3,H,W] -> (teacher maps, student maps), each L x [B,C,h,w]."""
+        self.student.eval()
+        image = image.to(self.device, memory_format=torch.channels_last)
+        with autocast(self.device, self.dtype):
+            teacher = self.teacher(image)
+            return teacher, self.student_maps(image, teacher)
+
+    def level_maps(self, teacher: list[torch.Tensor], student: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [self.distance(t, s) for t, s in zip(teacher, student, strict=True)]
+
+    def final_map(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
+        """L x [B,1,h,w] -> the anomaly map that is scored: [B,1,H,W]."""
+        return smooth(self.combine(levels, size), self.options.sigma)
+
+    @torch.inference_mode()
+    def anomaly_map(self, image: torch.Tensor) -> torch.Tensor:
+        """Normalised images [B,3,H,W] -> [B,1,H,W] float32; an image's score is the maximum of its map."""
+        return self.final_map(self.level_maps(*self.features(image)), image.shape[-2:])
+
+    @torch.inference_mode()
+    def maps(self, batches: Batches) -> Iterator[torch.Tensor]:
+        """The anomaly maps of each batch, the teacher's part not computed twice."""
+        self.student.eval()
+        for batch in batches:
+            with autocast(self.device, self.dtype):
+                student = self.student_maps(batch["image"], batch["teacher"])
+            yield self.final_map(self.level_maps(batch["teacher"], student), batch["image"].shape[-2:])
+
+    def train(self) -> None:
+        """Fit the student on train/good and write the run folder; goes on where an interrupted run stopped.
+
+        Raises UserError for unusable data, an unwritable folder, or a loss that is no longer finite.
+        """
+        if is_main():
+            check_writable(self.run_dir)
+        train, val = training_batches(self.config, self.teacher, self.device, self.dtype)
+        self.before_training(train)
+        training = fit(self, train, val)
+        self.student.load_state_dict(training.best)
+        self.after_training(val)
+        self.record |= {
+            "best_epoch": training.best_epoch,
+            "train_seconds": sum(row["seconds"] for row in training.history),
+            # The strongest response on good images that were not trained on: the yardstick of the pictures.
+            "normal_max": max((float(maps.max()) for maps in self.maps(val)), default=None),
+        }
+        if is_main():
+            self.save()
+            write_training_report(self.run_dir, self.config, training.history, training.best_epoch)
+            (self.run_dir / "checkpoint.pt").unlink(missing_ok=True)
+
+    def test(self) -> dict[str, float]:
+        """Score the test images and write the report; returns the figures that the data allow, as fractions.
+
+        Raises UserError for unusable data or an unwritable folder.
+        """
+        check_writable(self.run_dir)
+        dataset, notes = test_dataset(self.config)
+        begin = time.perf_counter()
+        maps, masks = self.score(dataset)
+        seconds = time.perf_counter() - begin
+        result = evaluate(dataset.samples, maps, masks, notes)
+        write_test_report(self, dataset, maps, masks, result, seconds)
+        return result.figures
+
+    def score(self, dataset: MVTecDataset) -> tuple[np.ndarray, np.ndarray]:
+        """Anomaly maps [N,H,W] float32 and masks [N,H,W] bool of a data set, in its order."""
+        maps = np.empty((len(dataset), *self.options.crop_size), np.float32)
+        masks = np.empty(maps.shape, bool)
+        with progress(None, "testing", len(dataset)) as bar:
+            for batch in loader(dataset, self.config, self.device):
+                index = batch["index"].numpy()
+                maps[index] = self.anomaly_map(batch["image"]).squeeze(1).cpu().numpy()
+                masks[index] = batch["mask"].numpy()
+                bar.update(len(index))
+        return maps, masks
+
+    def save(self) -> None:
+        """Write the student and its record to `<run_dir>/student.safetensors`."""
+        save_student(self.student_file, self.student, self.record)
+
+    def load(self) -> None:
+        """Read them back. Raises UserError when the file is missing, damaged, or of another network or teacher."""
+        record = read_record(self.student_file)
+        check_record(self.student_file, record, self.record)
+        load_student(self.student_file, self.student)
+        self.record = record

@@ -1,0 +1,89 @@
+"""What a training loop iterates over: batches on the device, with the teacher's maps already there."""
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader
+
+from datasets.mvtec import EpochBatches, loader, train_datasets
+from models.features import Frozen
+from utils.config import Config
+from utils.console import progress
+from utils.device import autocast
+from utils.distributed import rank, world
+
+
+class Batches:
+    """A loader's batches as dicts (see datasets.mvtec.collate) on `device`, plus "teacher": L x [B,C,h,w]."""
+
+    def __init__(self, loader: DataLoader, teacher: Frozen, device: torch.device, dtype: torch.dtype):
+        self.loader, self.teacher = loader, teacher
+        self.device, self.dtype = device, dtype
+        self.remembered: list[torch.Tensor] | None = None  # L x [N,h,w,C]: the whole set, set by remember()
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[dict]:
+        for batch in self.loader:
+            batch["image"] = self.to_device(batch["image"])
+            batch["teacher"] = self.teacher_maps(batch)
+            yield batch
+
+    @property
+    def images(self) -> int:
+        return len(self.loader.dataset)
+
+    def to_device(self, image: torch.Tensor) -> torch.Tensor:
+        return image.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+
+    def teacher_maps(self, batch: dict) -> list[torch.Tensor]:
+        if self.remembered is not None:
+            # [B,h,w,C] seen as [B,C,h,w] is channels_last, what the convolutions want.
+            return [maps[batch["index"]].permute(0, 3, 1, 2) for maps in self.remembered]
+        with autocast(self.device, self.dtype):
+            return self.teacher(batch["image"])
+
+    def remember(self, budget: int) -> int:
+        """Compute the teacher's maps of the whole set once, if they fit `budget` bytes; returns the bytes taken.
+
+        A frozen teacher says the same of the same picture in every epoch. Only on a CPU: a GPU computes the
+        maps faster than it could fetch them from the computer's memory.
+        """
+        if self.device.type != "cpu" or not self.images:
+            return 0
+        size = 16
+        first = self._maps_of([0])
+        needed = self.images * sum(maps.nbytes for maps in first)
+        if needed > budget:
+            return 0
+        # Filled in the order of the data set, not as batches come: sums may round differently in other batches,
+        # and a resumed run must find the same values.
+        kept = [maps.new_empty(self.images, *maps.shape[2:], maps.shape[1]) for maps in first]
+        for start in progress(range(0, self.images, size), "teacher features"):
+            part = range(start, min(start + size, self.images))
+            for store, maps in zip(kept, self._maps_of(part), strict=True):
+                store[part.start : part.stop] = maps.permute(0, 2, 3, 1)
+        self.remembered = kept
+        return needed
+
+    def _maps_of(self, indices) -> list[torch.Tensor]:
+        dataset = self.loader.dataset
+        image = torch.stack([dataset[index]["image"] for index in indices])
+        return self.teacher_maps({"image": self.to_device(image)})
+
+
+def training_batches(
+    config: Config, teacher: Frozen, device: torch.device, dtype: torch.dtype
+) -> tuple[Batches, Batches]:
+    """Shuffled training batches and held-out batches in order; whatever fits `cache_mb` is read and computed once."""
+    budget = config.cache_mb * 2**20
+    train_set, val_set = train_datasets(config)
+    for dataset in (train_set, val_set):
+        budget -= dataset.cache(budget)
+    shuffled = EpochBatches(len(train_set), config.TrainingData.batch_size, config.seed, rank(), world())
+    train = Batches(loader(train_set, config, device, shuffled), teacher, device, dtype)
+    val = Batches(loader(val_set, config, device), teacher, device, dtype)
+    for batches in (train, val):
+        budget -= batches.remember(budget)
+    return train, val

@@ -1,0 +1,94 @@
+"""The training loop: epochs, batches, and one process or several."""
+
+import math
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from trainer.batches import Batches
+from trainer.training import Training
+from utils.config import result_settings
+from utils.console import note, progress
+from utils.device import autocast
+from utils.distributed import from_main, is_main, world
+from utils.errors import UserError
+
+
+def fit(trainer, train: Batches, val: Batches) -> Training:
+    """Train `trainer.student` for all epochs, from the run folder's checkpoint if there is one."""
+    config, epochs = trainer.config, trainer.options.epochs
+    loss = _loss_function(trainer)
+    optimizer, scheduler = trainer.build_optimizer(epochs * len(train))
+    training = Training(trainer.student, optimizer, scheduler, trainer.dtype == torch.float16)
+    checkpoint = trainer.run_dir / "checkpoint.pt"
+    settings = result_settings(config) | {"teacher": trainer.record["teacher"]}
+    if config.resume and checkpoint.exists():
+        training.resume(checkpoint, settings)
+        note(f"going on with the interrupted training after epoch {len(training.history)} of {epochs}")
+    with progress(None, "training", epochs * len(train), keep=True) as bar:
+        bar.update(len(training.history) * len(train))
+        for epoch in range(len(training.history), epochs):
+            begin = time.perf_counter()
+            row = {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"]}
+            row["train_loss"] = train_epoch(trainer, loss, train, training, epoch, bar)
+            if val.images:
+                row["val_score"] = _validate(trainer, val)
+            training.end_epoch(row | {"seconds": time.perf_counter() - begin})
+            if is_main():
+                training.save(checkpoint, settings)
+    return training
+
+
+def train_epoch(trainer, loss_function: Callable, train: Batches, training: Training, epoch: int, bar: tqdm) -> float:
+    """One pass over the training images; returns the mean loss. Raises UserError when the loss is not finite."""
+    trainer.student.train()
+    train.loader.batch_sampler.epoch = epoch
+    total = 0.0
+    for batch in train:
+        with autocast(trainer.device, trainer.dtype):
+            loss = loss_function(batch)
+        total += _finite(loss.item(), f"the loss of epoch {epoch + 1}", trainer)
+        training.step(loss)
+        bar.set_postfix(epoch=epoch + 1, loss=f"{loss.item():.4f}", refresh=False)
+        bar.update()
+    return total / len(train)
+
+
+def _validate(trainer, val: Batches) -> float:
+    # The first process has the running statistics that DDP hands to all; the others wait for its word.
+    value = trainer.validate(val) if is_main() else 0.0
+    return _finite(from_main(value, trainer.device), "the validation score", trainer)
+
+
+def _finite(value: float, what: str, trainer) -> float:
+    if math.isfinite(value):
+        return value
+    raise UserError(
+        f"{what} is {value}: lower TrainingData.lr (now {trainer.options.lr:g}), "
+        "or set precision: fp32; results of earlier runs are untouched"
+    )
+
+
+def _loss_function(trainer) -> Callable[[dict], torch.Tensor]:
+    """The method's loss of a batch; with several processes its gradients are averaged over them."""
+    if world() == 1:
+        return trainer.loss
+    if trainer.device.type == "cuda":  # torch has no synchronised batch norm for CPUs
+        trainer.student = nn.SyncBatchNorm.convert_sync_batchnorm(trainer.student)
+    # Some timm networks keep blocks behind the last level that is asked for; those get no gradient.
+    return DistributedDataParallel(_Loss(trainer), find_unused_parameters=True)
+
+
+class _Loss(nn.Module):
+    """The loss as a module that owns the student's parameters, which is where DDP looks for them."""
+
+    def __init__(self, trainer):
+        super().__init__()
+        self.student, self.loss = trainer.student, trainer.loss
+
+    def forward(self, batch: dict) -> torch.Tensor:
+        return self.loss(batch)

@@ -1,0 +1,50 @@
+"""From one distance map per level to one anomaly map of the image's size."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+
+def resize(maps: torch.Tensor, size: Sequence[int], align_corners: bool = False) -> torch.Tensor:
+    """Bilinear: [B,1,h,w] -> [B,1,H,W]."""
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=align_corners)
+
+
+def sum_levels(levels: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
+    """Each level at image size, added up: L x [B,1,h,w] -> [B,1,H,W]."""
+    return torch.stack([resize(level, size) for level in levels]).sum(dim=0)
+
+
+def multiply_levels(levels: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
+    """Levels multiplied at the finest level's size, then resized: L x [B,1,h,w] -> [B,1,H,W].
+
+    STPM's published code multiplies at 64 x 64 for 256-px images, which is the finest level's size.
+    """
+    finest = max((level.shape[-2:] for level in levels), key=math.prod)
+    return resize(torch.stack([resize(level, finest) for level in levels]).prod(dim=0), size)
+
+
+def smooth(maps: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Two-dimensional Gaussian blur, sigma in pixels: [B,1,H,W] -> [B,1,H,W]; 0 leaves the map as it is.
+
+    Same kernel and borders as scipy.ndimage.gaussian_filter: radius 4 sigma, edge samples mirrored with
+    the edge repeated (torch's own "reflect" padding leaves the edge out and gives other corners).
+    """
+    if sigma == 0:
+        return maps
+    radius = int(4 * sigma + 0.5)
+    offsets = torch.arange(-radius, radius + 1, dtype=torch.float32, device=maps.device)
+    kernel = torch.exp(-0.5 * (offsets / sigma).square())
+    kernel = (kernel / kernel.sum()).view(1, 1, 1, -1)
+    for _ in range(2):  # rows, then columns
+        maps = F.conv2d(_mirror_rows(maps, radius), kernel).transpose(-1, -2)
+    return maps
+
+
+def _mirror_rows(maps: torch.Tensor, radius: int) -> torch.Tensor:
+    """Extend the last axis by `radius` on both sides, d c b a | a b c d | d c b a, however short it is."""
+    width = maps.shape[-1]
+    index = torch.arange(-radius, width + radius, device=maps.device) % (2 * width)
+    return maps[..., torch.where(index < width, index, 2 * width - 1 - index)]

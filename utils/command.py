@@ -1,0 +1,39 @@
+"""What the scripts have in common: their flags, and what a user sees of a mistake."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+from utils.distributed import stop
+from utils.errors import UserError
+
+
+def run_flags(description: str) -> argparse.ArgumentParser:
+    """`--config FILE` and trailing `key=value` words."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(
+        "--config", default="config.yaml", metavar="FILE", help="the run to read (default: %(default)s)"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a key, e.g. TrainingData.epochs=10")
+    return parser
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call `main`; a user's mistake ends in one sentence and exit code 2, Ctrl-C in another and 130."""
+    try:
+        main()
+    except UserError as error:
+        sys.exit(_say(f"error: {error}", 2))
+    except KeyboardInterrupt:
+        # Worker threads may still be busy; nothing they do matters any more, and a traceback helps nobody.
+        code = _say("\ninterrupted; the same command goes on from the last checkpoint", 130)
+        sys.stderr.flush()
+        os._exit(code)
+    finally:
+        stop()
+
+
+def _say(sentence: str, code: int) -> int:
+    print(sentence, file=sys.stderr)
+    return code

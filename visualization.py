@@ -1,0 +1,121 @@
+"""Show what teacher and student of a finished run see, level by level, and where they differ."""
+
+import argparse
+import csv
+from pathlib import Path
+
+import torch
+
+from datasets.demo import ensure_demo
+from datasets.images import denormalise
+from datasets.mvtec import MVTecDataset, Sample, test_dataset
+from trainer import BaseTrainer, build_trainer
+from utils.command import run, run_flags
+from utils.console import progress
+from utils.errors import UserError
+from utils.feature_pages import ImageView, LevelView, channel_importance, draw_level, draw_overview, level_shares
+from utils.files import check_writable, write_atomic
+
+
+def main() -> None:
+    args = _flags()
+    trainer = build_trainer(args.config, [*args.overrides, "phase=test"])
+    ensure_demo(trainer.config)
+    trainer.load()
+    dataset, _ = test_dataset(trainer.config)
+    chosen = choose_images(dataset.samples, args.images, read_scores(trainer.run_dir))
+    folder = trainer.run_dir / "features"
+    check_writable(folder)
+    for index in progress(chosen, "pages"):
+        view = look(trainer, dataset, index)
+        levels = choose_levels(args.layers, len(view.levels))
+        name = f"{dataset.samples[index].kind}_{dataset.samples[index].path.stem}"
+        write_atomic(folder / f"{name}.png", lambda path, view=view: draw_overview(path, view))
+        for k in levels:
+            target = folder / f"{name}_level{k + 1}.png"
+            write_atomic(target, lambda path, view=view, k=k: draw_level(path, view, k, args.channels))
+    print(f"{len(chosen)} images: pages in {folder}")
+
+
+def look(trainer: BaseTrainer, dataset: MVTecDataset, index: int) -> ImageView:
+    """Everything the pages of one test image show, on the CPU."""
+    sample, item = dataset.samples[index], dataset[index]
+    size = item["image"].shape[-2:]
+    teacher, student = trainer.features(item["image"][None])
+    distances = trainer.level_maps(teacher, student)
+    final = trainer.final_map(distances, size)
+    shares = level_shares(trainer, distances, size)
+    norm = trainer.options.norm
+    levels = []
+    for t, s, distance, share in zip(teacher, student, distances, shares, strict=True):
+        t, s = (torch.nn.functional.normalize(m.float(), dim=1) if norm else m.float() for m in (t, s))
+        importance = channel_importance(t, s, final)
+        levels.append(LevelView(t[0].cpu(), s[0].cpu(), distance[0, 0].float().cpu(), importance.cpu(), share))
+    return ImageView(
+        title=f"{trainer.config.obj} · {sample.kind} / {sample.path.stem}",
+        method=f"{trainer.config.distillType} · {trainer.config.backbone}",
+        image=denormalise(item["image"]),
+        mask=item["mask"].numpy(),
+        final=final[0, 0].cpu().numpy(),
+        normal_max=trainer.record.get("normal_max"),
+        levels=levels,
+    )
+
+
+def choose_images(samples: list[Sample], wanted: str, scores: dict[str, float]) -> list[int]:
+    """Positions of the images to show: `wanted` is a count per kind, or names such as hole/003,good/010.
+
+    Raises UserError for a name that no test image has.
+    """
+    names = {f"{sample.kind}/{sample.path.stem}": i for i, sample in enumerate(samples)}
+    if not wanted.isdigit():
+        for name in wanted.split(","):
+            if name not in names:
+                raise UserError(f"--images: no test image '{name}' (names are like {next(iter(names))})")
+        return [names[name] for name in wanted.split(",")]
+    order = sorted(range(len(samples)), key=lambda i: -scores.get(str(samples[i].path), 0.0))
+    kinds = sorted({sample.kind for sample in samples})
+    return [i for kind in kinds for i in [i for i in order if samples[i].kind == kind][: int(wanted)]]
+
+
+def choose_levels(wanted: str, there: int) -> list[int]:
+    """Level positions from 0; `wanted` is "all" or numbers from 1, shallow to deep, such as 1,3."""
+    if wanted == "all":
+        return list(range(there))
+    numbers = [int(word) if word.isdigit() else 0 for word in wanted.split(",")]
+    if not all(1 <= number <= there for number in numbers):
+        raise UserError(f"--layers: write 'all' or numbers from 1 to {there}, such as 1,{there} (got '{wanted}')")
+    return [number - 1 for number in numbers]
+
+
+def read_scores(run_dir: Path) -> dict[str, float]:
+    """Image scores of the finished test by path. Raises UserError when there are none."""
+    path = run_dir / "scores.csv"
+    if not path.is_file():
+        raise UserError(f"{path}: test the run first (python3 trainNet.py phase=test)")
+    with path.open(newline="") as file:
+        return {row["path"]: float(row["score"]) for row in csv.DictReader(file)}
+
+
+def _flags() -> argparse.Namespace:
+    parser = run_flags(__doc__)
+    parser.add_argument(
+        "--images",
+        default="1",
+        metavar="N|NAMES",
+        help="how many per defect type, highest score first, or names: hole/003,good/010 (default: %(default)s)",
+    )
+    parser.add_argument("--layers", default="all", metavar="all|1,2,..", help="levels, shallow to deep (default: all)")
+    parser.add_argument("--channels", type=_count, default=8, metavar="N", help="per level (default: %(default)s)")
+    return parser.parse_args()
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+if __name__ == "__main__":
+    run(main)
