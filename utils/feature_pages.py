@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 
-from utils.pictures import colour_scale
+from utils.pictures import colour_scale, heat
 
 OUTLINE = "#00ffa0"
 
@@ -78,7 +78,8 @@ def draw_overview(path: Path, view: ImageView) -> None:
     for axis, (k, level) in zip(axes[2:-1], enumerate(view.levels), strict=True):
         title = f"level {k + 1}: {100 * level.share:.0f} % of the score"
         _heat(axis, level.distance.numpy(), title, view.mask, float(level.distance.max()))
-    _heat(axes[-1], view.final, "anomaly map", view.mask, colour_scale(view.final, view.normal_max))
+    top = colour_scale(view.final, view.normal_max)
+    _show(axes[-1], heat(view.final, top), "anomaly map", view.mask)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -87,13 +88,13 @@ def draw_level(path: Path, view: ImageView, k: int, channels: int) -> None:
     """Teacher, student and squared difference of the most important channels, beside the level's own map."""
     level = view.levels[k]
     order = level.importance.argsort(descending=True)[:channels].tolist()
-    figure = plt.figure(figsize=(3.4 + 1.45 * len(order), 6.2), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(3.0, 1.45 * len(order)))
+    figure = plt.figure(figsize=(3.2 + 1.8 * len(order), 6.4), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(3.2, 1.8 * len(order)))
     c, h, w = level.teacher.shape
     figure.suptitle(f"{view.title}     level {k + 1}: {c} channels of {h} x {w}     {view.method}", fontsize=13)
     for axis, part in zip(left.subplots(2, 1), ("image", "map"), strict=True):
         if part == "image":
-            _show(axis, view.image, f"image, score {_score(view)}", view.mask)
+            _show(axis, view.image, f"score {_score(view)}", view.mask)
         else:
             title = f"disagreement\n{100 * level.share:.0f} % of the score"
             _heat(axis, level.distance.numpy(), title, view.mask, float(level.distance.max()))

@@ -70,8 +70,12 @@ def overlay(image: np.ndarray, anomaly_map: np.ndarray, mask: np.ndarray, top: f
 
 
 def heat(anomaly_map: np.ndarray, top: float) -> np.ndarray:
-    """[H,W] -> [H,W,3] uint8: black at 0, pale yellow from `top` on."""
-    scaled = (np.clip(anomaly_map / top, 0, 1) * 255).astype(np.uint8)
+    """[H,W] -> [H,W,3] uint8: black at 0, pale yellow from `top` on.
+
+    Colours go with the square root, since maps span decades (a product of levels all the more) and a faint
+    response should still be seen.
+    """
+    scaled = (np.sqrt(np.clip(anomaly_map / top, 0, 1)) * 255).astype(np.uint8)
     return cv2.cvtColor(cv2.applyColorMap(scaled, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
 
 
@@ -86,9 +90,13 @@ def caption(picture: Image.Image, name: str, score: float, top: float, normal_ma
     bar = heat(np.linspace(0, top, PANEL - 12, dtype=np.float32)[None].repeat(10, axis=0), top)
     x = picture.width - PANEL + 6
     picture.paste(Image.fromarray(bar), (x, y + 8))
-    ticks = {0.0: "0", 0.5: "worst good" if normal_max else "", 1.0: f"{top:.3g}"}
-    for place, text in ticks.items():
-        draw.text((x + place * bar.shape[1], y + 22), text, "black", small, anchor=("la", "ma", "ra")[int(2 * place)])
+    width = bar.shape[1]
+    draw.text((x, y + 22), "0", "black", small)
+    draw.text((x + width, y + 22), f"{top:.3g}", "black", small, anchor="ra")
+    if normal_max:
+        middle = x + width * (normal_max / top) ** 0.5
+        draw.line((middle, y + 6, middle, y + 20), "black")
+        draw.text((middle, y + 22), "highest good", "black", small, anchor="ma")
 
 
 def draw_curves(path: Path, history: list[dict[str, float]], best_epoch: int) -> None:
