@@ -37,13 +37,14 @@ def pretrained_features(backbone: str, out_indice: list[int], weights: str, seed
 
     Raises UserError when they cannot be had or do not fit, saying which file to put where.
     """
-    source = _find(backbone, weights)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # a random teacher must be the same one when the run is tested later
+        # A random teacher must be the same one when the run is tested later, and must not be the student's
+        # twin, which starts from the bare seed.
+        torch.manual_seed(seed ^ 0x7EAC4E55)  # torch's CPU generator keeps 32 bits
         net = Features(backbone, out_indice)
-    if source.path is not None:
-        load_weights(net, source.path)
-    net.source = source
+    net.source = _find(backbone, weights)
+    if net.source.path is not None:
+        load_weights(net, net.source.path)
     return net
 
 
@@ -98,16 +99,17 @@ def _imagenet(backbone: str) -> Path:
     cached = try_to_load_from_cache(repo, file)
     if isinstance(cached, str):
         return Path(cached)
-    by_torch_hub = Path(torch.hub.get_dir(), "checkpoints", Path(cfg.url or "none").name)
-    if by_torch_hub.is_file():
+    by_torch_hub = Path(torch.hub.get_dir(), "checkpoints", Path(cfg.url).name) if cfg.url else None
+    if by_torch_hub and by_torch_hub.is_file():
         return by_torch_hub
     url = f"{constants.ENDPOINT}/{repo}/resolve/main/{file}"
     if not constants.HF_HUB_OFFLINE and _answers(url):
         with contextlib.suppress(OSError):  # the hub's own errors are OSErrors; the advice below serves for all
             return Path(hf_hub_download(repo, file))
+    or_put = f", or put {by_torch_hub.name} into {by_torch_hub.parent}" if by_torch_hub else ""
     raise UserError(
-        f"weights: the ImageNet weights of '{backbone}' are neither cached nor reachable. Fetch {url} elsewhere and "
-        f"give its place with weights=PATH, or put torchvision's {by_torch_hub.name} into {by_torch_hub.parent}."
+        f"weights: the ImageNet weights of '{backbone}' are neither cached nor reachable; "
+        f"fetch {url} elsewhere and name the file with weights=PATH{or_put}"
     )
 
 

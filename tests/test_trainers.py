@@ -1,0 +1,294 @@
+"""Every method in TRAINERS, present and future, goes through the same life: train, save, reload, same scores."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from tests.conftest import SMALL, draw_defect, draw_good, write_image, write_mvtec
+from trainer import TRAINERS, build_trainer
+from utils.errors import UserError
+
+FIGURES = {"image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap", "pixel_f1max", "aupro"}
+every_method = pytest.mark.parametrize("method", TRAINERS)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_mvtec, tmp_path_factory):
+    """finished(method) -> (trainer after train and test, its figures), once per method."""
+    runs = {}
+
+    def get(method):
+        if method not in runs:
+            config = {
+                "data_path": str(tiny_mvtec),
+                "obj": "part",
+                "distillType": method,
+                "weights": "random",
+                "save_path": str(tmp_path_factory.mktemp("results")),
+                "TrainingData": {"epochs": 2, "batch_size": 4, "img_size": 64},
+            }
+            trainer = build_trainer(config | SMALL[method])
+            trainer.train()
+            runs[method] = (trainer, trainer.test())
+        return runs[method]
+
+    return get
+
+
+@every_method
+def test_the_contract(finished, method):
+    trainer, figures = finished(method)
+    assert isinstance(trainer.teacher, nn.Module) and isinstance(trainer.student, nn.Module)
+    assert trainer.run_dir.parts[-2:] == (method, "part")
+    assert set(figures) == FIGURES and all(0 <= value <= 1 for value in figures.values())
+    image = torch.rand(2, 3, 64, 64)
+    teacher_maps, student_maps = trainer.features(image)
+    assert [m.shape for m in teacher_maps] == [m.shape for m in student_maps]
+    final = trainer.anomaly_map(image)
+    assert final.shape == (2, 1, 64, 64) and final.dtype == torch.float32 and torch.isfinite(final).all()
+    one_by_one = torch.cat([trainer.anomaly_map(image[i : i + 1]) for i in range(2)])
+    torch.testing.assert_close(final, one_by_one, rtol=0.1, atol=0.05 * float(final.max()))
+
+
+@every_method
+def test_the_run_folder(finished, method):
+    trainer, figures = finished(method)
+    names = {path.name for path in trainer.run_dir.iterdir()}
+    assert names == {
+        "config.yaml",
+        "student.safetensors",
+        "metrics.json",
+        "scores.csv",
+        "maps",
+        "training.csv",
+        "training.png",
+    }
+    report = json.loads((trainer.run_dir / "metrics.json").read_text())
+    assert report["metrics"] == figures and set(report["per_defect"]) == {"square"}
+    assert report["teacher"]["weights"] == ["random"] and report["seed"] == 0
+    assert {"python", "torch", "timm"} <= set(report["versions"]) and "cores" in report["hardware"]
+    assert report["durations"]["train_seconds"] > 0 and report["durations"]["test_seconds"] > 0
+    assert len(list((trainer.run_dir / "maps").iterdir())) == 6
+    rows = (trainer.run_dir / "training.csv").read_text().splitlines()
+    assert len(rows) == 3 and rows[0].startswith("epoch,")
+    scores = (trainer.run_dir / "scores.csv").read_text().splitlines()
+    assert scores[0] == "path,label,score" and len(scores) == 7
+
+
+@every_method
+def test_a_reloaded_run_scores_exactly_the_same(finished, method):
+    first, figures = finished(method)
+    again = build_trainer(first.run_dir / "config.yaml", ["phase=test"])
+    again.load()
+    assert again.test() == figures
+
+
+@every_method
+def test_the_written_config_is_the_run(finished, method):
+    trainer, _ = finished(method)
+    written = yaml.safe_load((trainer.run_dir / "config.yaml").read_text())
+    assert build_trainer(written).config == trainer.config
+    assert set(written["TrainingData"]) == set(trainer.Options.model_fields)
+
+
+@every_method
+def test_save_and_load_round_trip(config, method):
+    a = build_trainer(config(method))
+    a.run_dir.mkdir(parents=True)
+    a.save()
+    b = build_trainer(config(method))
+    with torch.no_grad():
+        for parameter in b.student.parameters():
+            parameter.zero_()
+    b.load()
+    for key, value in a.student.state_dict().items():
+        assert torch.equal(value, b.student.state_dict()[key])
+
+
+@every_method
+def test_a_planted_defect_is_found_once_the_normals_are_fitted(tmp_path, method):
+    """Train on few, nearly equal good pictures; the map of a defective one must peak inside its mask."""
+    write_mvtec(tmp_path, train=8, good=0, bad=0)
+    training = {"epochs": 25, "batch_size": 4, "img_size": 64, "val_ratio": 0.25}
+    top = {"weights": "bundled", "precision": "fp32", "save_path": str(tmp_path / "r")}
+    raw = {"data_path": str(tmp_path), "obj": "part", "distillType": method, "TrainingData": training}
+    trainer = build_trainer(raw | SMALL[method] | top)
+    trainer.train()
+    image, mask = draw_defect(np.random.default_rng(11))
+    write_image(tmp_path / "part/test/square/000.png", image)
+    write_image(tmp_path / "part/test/good/000.png", draw_good(np.random.default_rng(12)))
+    write_image(tmp_path / "part/ground_truth/square/000_mask.png", mask)
+    figures = trainer.test()
+    assert figures["image_auroc"] == 1 and figures["pixel_auroc"] > 0.9
+    maps, masks = trainer.score(_test_set(trainer))
+    assert masks[1].flatten()[maps[1].argmax()]
+
+
+def _test_set(trainer):
+    from datasets.mvtec import test_dataset
+
+    return test_dataset(trainer.config)[0]
+
+
+@every_method
+def test_a_student_of_another_network_is_refused(finished, method, tmp_path):
+    trainer, _ = finished(method)
+    raw = yaml.safe_load((trainer.run_dir / "config.yaml").read_text())
+    other = build_trainer(raw | {"out_indice": raw["out_indice"][:-1]})
+    with pytest.raises(UserError, match="student.safetensors: was trained with out_indice"):
+        other.load()
+
+
+def test_a_student_of_another_teacher_is_refused(finished):
+    trainer, _ = finished("st")
+    raw = yaml.safe_load((trainer.run_dir / "config.yaml").read_text())
+    for change in ({"weights": "bundled"}, {"seed": 1}):
+        with pytest.raises(UserError, match="another teacher"):
+            build_trainer(raw | change).load()
+
+
+def test_auto_weights_are_those_of_the_training(config, monkeypatch):
+    """ImageNet weights that turn up later must not be used to test a run trained with the bundled teacher."""
+    raw = config("st", weights="auto")
+    trained = build_trainer(raw)
+    assert trained.record["weights"] == ["bundled"]
+    trained.run_dir.mkdir(parents=True)
+    trained.save()
+    monkeypatch.setattr("models.weights._imagenet", lambda backbone: pytest.fail("looked for ImageNet weights"))
+    build_trainer(raw, ["phase=test"]).load()
+
+
+def test_missing_or_damaged_student(config):
+    trainer = build_trainer(config("st"))
+    with pytest.raises(UserError, match="student.safetensors: train first"):
+        trainer.load()
+    trainer.run_dir.mkdir(parents=True)
+    trainer.student_file.write_bytes(b"rubbish")
+    with pytest.raises(UserError, match="student.safetensors.*damaged"):
+        trainer.load()
+
+
+def test_two_methods_on_one_object_have_folders_of_their_own(config, monkeypatch):
+    monkeypatch.setitem(TRAINERS, "st2", TRAINERS["st"])
+    folders = {build_trainer(config("st", distillType=name)).run_dir for name in ("st", "st2")}
+    assert len(folders) == 2
+
+
+def test_an_unknown_method_lists_the_known_ones(config):
+    with pytest.raises(UserError, match="distillType: 'stpm' is none of st"):
+        build_trainer(config("st", distillType="stpm"))
+
+
+def test_the_batch_size_of_the_test_changes_nothing(finished):
+    trainer, _ = finished("st")
+    raw = yaml.safe_load((trainer.run_dir / "config.yaml").read_text())
+    dataset = _test_set(trainer)
+    ours = trainer.score(dataset)[0]
+    raw["TrainingData"]["batch_size"] = 1
+    single = build_trainer(raw | {"phase": "test"})
+    single.load()
+    np.testing.assert_allclose(single.score(dataset)[0], ours, rtol=0.1, atol=0.02 * ours.max())
+
+
+@pytest.mark.parametrize(
+    ("layout", "absent", "words"),
+    [
+        ({"masks": False}, {"pixel_auroc", "pixel_ap", "pixel_f1max", "aupro"}, "no masks"),
+        ({"bad": 0}, FIGURES, "no defective"),
+        ({"good": 0}, {"image_auroc", "image_ap", "image_f1max"}, "no good"),
+        ({"good": 0, "bad": 0}, FIGURES, "held-out good images"),
+    ],
+)
+def test_sets_that_lack_something_still_train_and_test(config, tmp_path, layout, absent, words):
+    root = write_mvtec(tmp_path, **layout)
+    trainer = build_trainer(config("st", {"epochs": 1}, data_path=str(root)))
+    trainer.train()
+    assert set(trainer.test()) == FIGURES - absent
+    notes = json.loads((trainer.run_dir / "metrics.json").read_text())["notes"]
+    assert any(words in note for note in notes)
+
+
+def test_without_validation_the_last_epoch_is_kept(config):
+    trainer = build_trainer(config("st", {"val_ratio": 0.0}))
+    trainer.train()
+    assert trainer.record["best_epoch"] == 2 and trainer.record["normal_max"] is None
+    assert set(trainer.test()) == FIGURES
+
+
+def test_non_square_images(config):
+    trainer = build_trainer(config("st", {"img_size": [64, 96], "crop_size": [64, 80], "epochs": 1}))
+    trainer.train()
+    assert set(trainer.test()) == FIGURES
+    assert trainer.anomaly_map(torch.rand(1, 3, 64, 80)).shape == (1, 1, 64, 80)
+
+
+def test_a_loss_that_is_not_finite_stops_and_leaves_earlier_results(finished, config):
+    trainer, _ = finished("st")
+    before = {path: path.read_bytes() for path in trainer.run_dir.iterdir() if path.is_file()}
+    raw = yaml.safe_load((trainer.run_dir / "config.yaml").read_text())
+    raw["TrainingData"]["lr"] = 1e30
+    raw["TrainingData"]["norm"] = False
+    with pytest.raises(UserError, match="lower TrainingData.lr .*precision: fp32"):
+        build_trainer(raw | {"precision": "fp32"}).train()
+    for path, content in before.items():
+        assert path.read_bytes() == content
+
+
+def test_teacher_features_are_computed_once(config, monkeypatch):
+    trainer = build_trainer(config("st", {"epochs": 3}))
+    calls = []
+    forward = trainer.teacher.net.forward
+    monkeypatch.setattr(trainer.teacher.net, "forward", lambda image: calls.append(len(image)) or forward(image))
+    trainer.train()
+    # One picture each to learn the size of the maps, then the 8 training and 2 held-out ones, and no more.
+    assert sum(calls) == (1 + 8) + (1 + 2)
+
+
+def test_without_memory_the_result_is_the_same(config):
+    """cache_mb says how much may be kept, not what is computed."""
+    scores = []
+    for cache_mb in (0, 4096):
+        trainer = build_trainer(
+            config("st", cache_mb=cache_mb, precision="fp32", save_path=f"{config()['save_path']}{cache_mb}")
+        )
+        trainer.train()
+        scores.append(trainer.test())
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_precisions(config, precision):
+    trainer = build_trainer(config("st", {"epochs": 1}, precision=precision))
+    trainer.train()
+    assert set(trainer.test()) == FIGURES
+    assert all(p.dtype == torch.float32 for p in trainer.student.parameters())
+
+
+class TeacherCopy(TRAINERS["st"]):
+    """A method as the README tells a newcomer to write one: a student that reads the teacher's maps."""
+
+    def build_networks(self):
+        teacher = self.pretrained(self.config.backbone, self.config.out_indice)
+        return teacher, nn.ModuleList(nn.Conv2d(c, c, 3, padding=1) for c in teacher.channels)
+
+    def student_maps(self, image, teacher):
+        return [conv(level) for conv, level in zip(self.student, teacher, strict=True)]
+
+    def build_optimizer(self, total_steps):
+        adam = torch.optim.Adam(self.student.parameters(), lr=self.options.lr)
+        return adam, torch.optim.lr_scheduler.LinearLR(adam, total_iters=total_steps)
+
+
+def test_a_method_that_reads_the_teachers_maps_fits_the_house(config, monkeypatch):
+    monkeypatch.setitem(TRAINERS, "copy", TeacherCopy)
+    raw = config("st", {"lr": 1e-3}, distillType="copy")
+    trainer = build_trainer(raw)
+    trainer.train()
+    figures = trainer.test()
+    again = build_trainer(raw, ["phase=test"])
+    again.load()
+    assert again.test() == figures
