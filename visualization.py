@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,13 +28,13 @@ def main() -> None:
     folder = trainer.run_dir / "features"
     check_writable(folder)
     for index in progress(chosen, "pages"):
-        view = look(trainer, dataset, index)
-        levels = choose_levels(args.layers, len(view.levels))
-        name = f"{dataset.samples[index].kind}_{dataset.samples[index].path.stem}"
-        write_atomic(folder / f"{name}.png", lambda path, view=view: draw_overview(path, view))
-        for k in levels:
-            target = folder / f"{name}_level{k + 1}.png"
-            write_atomic(target, lambda path, view=view, k=k: draw_level(path, view, k, args.channels))
+        sample, view = dataset.samples[index], look(trainer, dataset, index)
+        pages = folder / sample.kind
+        pages.mkdir(exist_ok=True)
+        write_atomic(pages / f"{sample.path.stem}.png", partial(draw_overview, view=view))
+        for k in choose_levels(args.layers, len(view.levels)):
+            page = pages / f"{sample.path.stem}_level{k + 1}.png"
+            write_atomic(page, partial(draw_level, view=view, k=k, channels=args.channels))
     print(f"{len(chosen)} images: pages in {folder}")
 
 

@@ -131,13 +131,15 @@ def test_dataset(config: Config) -> tuple[MVTecDataset, list[str]]:
     """The images below test/, and sentences about what the folder lacks.
 
     Without test images the held-out good ones stand in, so that a set of good parts alone can be tried.
-    Raises UserError for a mask without image, or when only some defective images have one.
+    Raises UserError for two images of one name, a mask without image, or masks for only some defective images.
     """
     root = category(config)
     folder = root / "test"
     kinds = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
     found = {kind: list_images(folder / kind) for kind in kinds}
     masks = {kind: _masks(root / "ground_truth" / kind, paths) for kind, paths in found.items() if kind != "good"}
+    for paths in found.values():
+        _check_names(paths)
     samples = [Sample(path, masks.get(kind, {}).get(path), kind) for kind in kinds for path in found[kind]]
     notes = []
     if not samples:
@@ -166,6 +168,14 @@ def _masks(folder: Path, images: list[Path]) -> dict[Path, Path]:
     if by_stem:
         raise UserError(f"{next(iter(by_stem.values()))}: no image of this name among the test images")
     return found
+
+
+def _check_names(images: list[Path]) -> None:
+    """Masks and result pictures are told apart by the name without suffix."""
+    seen: dict[str, Path] = {}
+    for image in images:
+        if seen.setdefault(image.stem, image) != image:
+            raise UserError(f"{image}: {seen[image.stem].name} has the same name; rename one of them")
 
 
 def _check_masks(samples: list[Sample], folder: Path) -> None:

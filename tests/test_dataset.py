@@ -219,3 +219,10 @@ def test_too_few_images(tmp_path):
         train_datasets(make_config(write_mvtec(tmp_path / "a", train=0)))
     with pytest.raises(UserError, match="1 image is too few"):
         train_datasets(make_config(write_mvtec(tmp_path / "b", train=1)))
+
+
+def test_two_images_of_one_name_are_refused(tmp_path):
+    root = write_mvtec(tmp_path)
+    Image.fromarray(draw_good(np.random.default_rng(0))).save(root / "part/test/square/001.jpg")
+    with pytest.raises(UserError, match="square/001.png: 001.jpg has the same name"):
+        test_dataset(make_config(root))

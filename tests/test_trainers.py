@@ -72,7 +72,7 @@ def test_the_run_folder(finished, method):
     assert report["teacher"]["weights"] == ["random"] and report["seed"] == 0
     assert {"python", "torch", "timm"} <= set(report["versions"]) and "cores" in report["hardware"]
     assert report["durations"]["train_seconds"] > 0 and report["durations"]["test_seconds"] > 0
-    assert len(list((trainer.run_dir / "maps").iterdir())) == 6
+    assert len(list((trainer.run_dir / "maps").rglob("*.png"))) == 6
     rows = (trainer.run_dir / "training.csv").read_text().splitlines()
     assert len(rows) == 3 and rows[0].startswith("epoch,")
     scores = (trainer.run_dir / "scores.csv").read_text().splitlines()

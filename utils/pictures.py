@@ -35,15 +35,17 @@ def colour_scale(maps: np.ndarray, normal_max: float | None) -> float:
 def write_overlays(
     folder: Path, dataset: MVTecDataset, maps: np.ndarray, masks: np.ndarray, normal_max: float | None
 ) -> None:
-    """One PNG per image, `<kind>_<name>.png`: image, mask outline, map, score."""
+    """One PNG per image, `<kind>/<name>.png`: image, mask outline, map, score."""
     top = colour_scale(maps, normal_max)
+    for kind in {sample.kind for sample in dataset.samples}:
+        (folder / kind).mkdir()
 
     def draw(index: int) -> None:
         sample = dataset.samples[index]
         image = denormalise(dataset[index]["image"])
         picture = overlay(image, maps[index], masks[index], top)
         caption(picture, f"{sample.kind} / {sample.path.stem}", maps[index].max(), top, normal_max)
-        picture.save(folder / f"{sample.kind}_{sample.path.stem}{sample.path.suffix.lower().replace('.', '_')}.png")
+        picture.save(folder / sample.kind / f"{sample.path.stem}.png")
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # drawing and PNG coding release the interpreter lock
         for _ in progress(pool.map(draw, range(len(dataset))), "overlays", len(dataset)):

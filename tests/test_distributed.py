@@ -1,0 +1,45 @@
+"""torchrun with two processes (gloo on the CPU) gives what one process gives."""
+
+import csv
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.conftest import run_script
+
+WORDS = ["distillType=st", "weights=random", "obj=part", "precision=fp32", "TrainingData.epochs=2"]
+WORDS += ["TrainingData.batch_size=4", "TrainingData.img_size=64", "TrainingData.crop_size=64"]
+
+
+def both_ways(words, tmp_path):
+    """The run folders of one process and of two."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    for name, launcher in (("one", []), ("two", torchrun)):
+        process = run_script(*launcher, "trainNet.py", *words, f"save_path={tmp_path / name}", OMP_NUM_THREADS="1")
+        assert process.returncode == 0, process.stderr
+        assert process.stdout.count("pictures, scores and figures") == 1
+    return tmp_path / "one/st/part", tmp_path / "two/st/part"
+
+
+def test_same_student_and_figures_without_batch_norm(tiny_mvtec, tmp_path):
+    """LayerNorm does not look across the batch, so two halves of a batch are exactly the whole of it."""
+    words = [*WORDS, f"data_path={tiny_mvtec}", "backbone=convnext_atto", "out_indice=[0, 1]", "TrainingData.lr=0.05"]
+    one, two = both_ways(words, tmp_path)
+    a, b = load_file(one / "student.safetensors"), load_file(two / "student.safetensors")
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], atol=1e-4, rtol=1e-3)
+    figures = [json.loads((run / "metrics.json").read_text())["metrics"] for run in (one, two)]
+    assert figures[0] == pytest.approx(figures[1], abs=0.02)
+    assert {p.name for p in one.iterdir()} == {p.name for p in two.iterdir()}
+
+
+def test_batch_norm_trains_in_two_processes(tiny_mvtec, tmp_path):
+    """On a CPU each process normalises its half of the batch, so the runs agree closely, not exactly."""
+    one, two = both_ways([*WORDS, f"data_path={tiny_mvtec}", "backbone=resnet18"], tmp_path)
+    losses = []
+    for run in (one, two):
+        with (run / "training.csv").open(newline="") as file:
+            losses.append([float(row["train_loss"]) for row in csv.DictReader(file)])
+    assert losses[0] == pytest.approx(losses[1], rel=0.1)
