@@ -1,0 +1,180 @@
+"""Speed and memory of STPM training and testing, beside a plain loop and with each switch off, in one run.
+
+    python3 benchmarks/train.py [--images 96] [--size 256] [--epochs 3] [--device auto] [--backbone resnet18]
+
+The plain loop is what a straightforward script does: float32, NCHW, files decoded again in every epoch, the
+teacher run on every batch; its test takes one image at a time. Every row runs in a process of its own on the
+same pictures, its test in another, so that peak memory is its own. The first epoch, which warms up, is not counted.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader
+
+from datasets.demo import render
+from datasets.mvtec import collate, test_dataset, train_datasets
+from trainer import BaseTrainer, build_trainer
+from trainer.batches import Batches, training_batches
+from trainer.engine import train_epoch
+from trainer.training import Training
+from utils.console import progress
+
+PLAIN, OURS = "plain fp32 NCHW loop", "ours, everything on"
+SWITCHES = (
+    "without bf16 (precision: fp32)",
+    "without channels_last",
+    "without inference_mode",
+    "without teacher features kept",
+    "without anything kept (cache_mb: 0)",
+    "without batches in the test",
+)
+
+
+def main() -> None:
+    args = flags()
+    if args.row:
+        print(json.dumps(measure(args)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        render(folder, ["weave"], args.size, train=args.images, good=args.images // 2, per_defect=0)
+        command = [sys.executable, __file__, "--data", folder]
+        command += [f"--{key}={getattr(args, key)}" for key in ("images", "size", "epochs", "device", "backbone")]
+        print(f"{'':36}{'train':>20}{'peak':>8}{'test':>20}{'peak':>8}")
+        print(f"{'':36}{'images/s':>12}{'plain':>8}{'MiB':>8}{'images/s':>12}{'plain':>8}{'MiB':>8}")
+        plain = {}
+        for row in (PLAIN, OURS, *SWITCHES):
+            line = f"{row:36}"
+            for part in ("train", "test"):
+                child = [*command, f"--row={row}", f"--part={part}"]
+                output = subprocess.run(child, stdout=subprocess.PIPE, text=True, check=True).stdout
+                speed, memory = json.loads(output.splitlines()[-1])
+                line += f"{speed:12.1f}{speed / plain.setdefault(part, speed):7.1f}x{memory:8.0f}"
+            print(line, flush=True)
+
+
+def flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=96, help="training images; half as many are tested")
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--epochs", type=int, default=3, help="counted epochs")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--row", help=argparse.SUPPRESS)  # the parent asks its children for one row each
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    parser.add_argument("--data", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def measure(args: argparse.Namespace) -> tuple[float, float]:
+    """Images per second and peak memory in MiB of one row's training or test."""
+    image_mb = args.images * args.size**2 * 4 // 2**20 + 1  # pixels and mask
+    cache_mb = {SWITCHES[3]: image_mb, SWITCHES[4]: 0, PLAIN: 0}.get(args.row, 65536)
+    trainer = build_trainer(
+        {
+            "data_path": args.data,
+            "obj": "weave",
+            "distillType": "st",
+            "backbone": args.backbone,
+            "weights": "random",
+            "device": args.device,
+            "precision": "fp32" if args.row in (PLAIN, SWITCHES[0]) else "auto",
+            "cache_mb": cache_mb,
+            "TrainingData": {"img_size": args.size, "val_ratio": 0.0, "epochs": 1},
+        }
+    )
+    if args.row in (PLAIN, SWITCHES[1]):
+        without_channels_last(trainer)
+    if args.row == SWITCHES[2]:
+        trainer.teacher.forward = torch.no_grad()(trainer.teacher.net.forward)
+    train, test = (plain_epoch, plain_test) if args.row == PLAIN else (our_epoch, our_test)
+    if args.part == "train":
+        epoch = train(trainer)
+        epoch()
+        return timed(lambda: [epoch() for _ in range(args.epochs)], args.epochs * args.images, trainer.device)
+    size = 1 if args.row == SWITCHES[5] else trainer.options.batch_size
+    trainer.anomaly_map(torch.zeros(size, 3, args.size, args.size))
+    return timed(lambda: test(trainer, size), args.images // 2, trainer.device)
+
+
+def without_channels_last(trainer: BaseTrainer) -> None:
+    for net in (trainer.teacher, trainer.student):
+        net.to(memory_format=torch.contiguous_format)
+    Batches.to_device = lambda self, image: image.to(self.device)
+
+
+def our_epoch(trainer: BaseTrainer) -> Callable[[], None]:
+    train, _ = training_batches(trainer.config, trainer.teacher, trainer.device, trainer.dtype)
+    training = Training(trainer.student, *trainer.build_optimizer(1), trainer.dtype == torch.float16)
+    return lambda: train_epoch(trainer, trainer.loss, train, training, 0, progress(None, ""))
+
+
+def our_test(trainer: BaseTrainer, batch_size: int) -> None:
+    dataset, _ = test_dataset(trainer.config)
+    for batch in DataLoader(dataset, batch_size, collate_fn=collate):
+        trainer.anomaly_map(batch["image"]).cpu()
+
+
+def plain_epoch(trainer: BaseTrainer) -> Callable[[], None]:
+    """As in a script written after the paper: nothing kept, nothing fused, torch's defaults."""
+    dataset, _ = train_datasets(trainer.config)
+    teacher, student = trainer.teacher.net, trainer.student
+    optimizer, _ = trainer.build_optimizer(1)
+
+    def epoch() -> None:
+        student.train()
+        for batch in DataLoader(dataset, trainer.options.batch_size, shuffle=True, collate_fn=collate):
+            image = batch["image"].to(trainer.device)
+            with torch.no_grad():
+                targets = teacher(image)
+            loss = 0
+            for target, output in zip(targets, student(image), strict=True):
+                difference = F.normalize(target, dim=1) - F.normalize(output, dim=1)
+                loss = loss + difference.square().sum(dim=1).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return epoch
+
+
+@torch.no_grad()
+def plain_test(trainer: BaseTrainer, batch_size: int) -> None:
+    dataset, _ = test_dataset(trainer.config)
+    trainer.student.eval()
+    for batch in DataLoader(dataset, 1, collate_fn=collate):
+        image, product = batch["image"].to(trainer.device), 1
+        for target, output in zip(trainer.teacher.net(image), trainer.student(image), strict=True):
+            difference = F.normalize(target, dim=1) - F.normalize(output, dim=1)
+            level = difference.square().sum(dim=1, keepdim=True)
+            product = product * F.interpolate(level, size=image.shape[-2:], mode="bilinear")
+        product.cpu()
+
+
+def timed(work: Callable, images: int, device: torch.device) -> tuple[float, float]:
+    """(images per second, peak memory in MiB so far: of the process on a CPU, of the allocator on a GPU)."""
+    synchronise = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    synchronise()
+    begin = time.perf_counter()
+    work()
+    synchronise()
+    seconds = time.perf_counter() - begin
+    if device.type == "cuda":
+        return images / seconds, torch.cuda.max_memory_allocated() / 2**20
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes there, in KiB on Linux
+    return images / seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+if __name__ == "__main__":
+    main()
