@@ -1,0 +1,133 @@
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datasets.mvtec import Sample
+from utils.feature_pages import channel_importance, level_shares
+from utils.files import replace_folder, write_atomic, write_csv
+from utils.pictures import colour_scale, heat, overlay
+from utils.report import LABELS, evaluate, summary
+from visualization import choose_images, choose_levels
+
+RNG = np.random.default_rng(0)
+SAMPLES = [Sample(Path(f"test/{kind}/{i}.png"), None, kind) for kind in ("good", "hole", "stain") for i in range(4)]
+MASKS = np.zeros((12, 16, 16), bool)
+MASKS[4:, 4:8, 4:8] = True
+MAPS = RNG.random((12, 16, 16)).astype(np.float32) + MASKS
+
+
+def test_evaluate_gives_every_figure_and_a_row_per_defect():
+    result = evaluate(SAMPLES, MAPS, MASKS, [])
+    assert set(result.figures) == set(LABELS) and set(result.per_defect) == {"hole", "stain"}
+    assert result.figures["image_auroc"] == 1 and result.figures["pixel_auroc"] == 1
+    assert result.scores.tolist() == MAPS.max(axis=(1, 2)).tolist() and result.notes == []
+
+
+def test_evaluate_says_what_is_missing():
+    assert "no masks" in evaluate(SAMPLES, MAPS, MASKS & False, []).notes[0]
+    only_good = evaluate(SAMPLES[:4], MAPS[:4], MASKS[:4], ["first"])
+    assert only_good.figures == {} and only_good.notes[0] == "first" and "defective" in only_good.notes[1]
+    vanished = MASKS.copy()
+    vanished[5] = False
+    assert "1 masks have no pixel left" in evaluate(SAMPLES, MAPS, vanished, []).notes[0]
+
+
+def test_summary_is_what_metrics_json_says(tmp_path):
+    result = evaluate(SAMPLES, MAPS, MASKS, ["a note"])
+    config = {"obj": "screw", "distillType": "st", "backbone": "resnet18"}
+    report = {"metrics": result.figures, "per_defect": result.per_defect, "notes": result.notes, "config": config}
+    (tmp_path / "metrics.json").write_text(json.dumps(report | {"teacher": {"weights": ["random"]}}))
+    text = summary(tmp_path)
+    for words in ("screw", "image AUROC     1.0000", "hole", "stain", "a note", "random", str(tmp_path)):
+        assert words in text
+
+
+def test_one_colour_scale_for_the_run():
+    assert colour_scale(MAPS, 0.4) == 0.8
+    assert colour_scale(MAPS, None) == pytest.approx(np.quantile(MAPS, 0.995))
+    assert colour_scale(MAPS * 0, None) == 1
+    cold, hot = heat(np.array([[0.0, 2.0]], np.float32), 1.0)[0]
+    assert cold.sum() < 30 and hot.sum() > 600
+    np.testing.assert_array_equal(heat(np.array([[5.0]], np.float32), 1.0)[0, 0], hot)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (300, 200)])
+def test_overlay_shows_image_outline_and_map(size):
+    image, mask = np.full((*size, 3), 100, np.uint8), np.zeros(size, bool)
+    mask[10:30, 10:30] = True
+    picture = np.asarray(overlay(image, mask.astype(np.float32), mask, 1.0))
+    scale = max(1, -(-256 // size[1]))
+    panels = [picture[: size[0] * scale, i * (size[1] * scale + 8) :][:, : size[1] * scale] for i in range(3)]
+    assert (panels[0] == 100).all()
+    assert (panels[1] != 100).any() and (panels[1][20 * scale, 20 * scale] == 100).all()
+    assert panels[2][20 * scale, 20 * scale].sum() > 600 and panels[2][-1, -1].sum() < 30
+
+
+def test_write_atomic_leaves_the_old_file_when_writing_fails(tmp_path):
+    path = tmp_path / "figures.json"
+    path.write_text("old")
+
+    def fail(temporary):
+        temporary.write_text("half")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_atomic(path, fail)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_replace_folder_leaves_the_old_one_when_filling_fails(tmp_path):
+    folder = tmp_path / "maps"
+    replace_folder(folder, lambda new: (new / "a.png").write_text("old"))
+    with pytest.raises(RuntimeError):
+        replace_folder(folder, lambda new: (_ for _ in ()).throw(RuntimeError))
+    assert [p.name for p in tmp_path.rglob("*")] == ["maps", "a.png"]
+    replace_folder(folder, lambda new: (new / "b.png").write_text("new"))
+    assert [p.name for p in folder.iterdir()] == ["b.png"]
+
+
+def test_csv_floats_read_back_exactly(tmp_path):
+    value = float(np.float32(0.1) / 3)
+    write_csv(tmp_path / "x.csv", ["path", "score"], [("a, b", value)])
+    assert (tmp_path / "x.csv").read_text() == f'path,score\n"a, b",{value!r}\n'
+
+
+def test_channel_importance_counts_differences_where_the_map_is_high():
+    teacher, student, final = torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 16, 16)
+    final[..., :4, :4] = 1
+    student[0, 0, 0, 0] = 1  # inside
+    student[0, 1, 0, 0] = 2
+    student[0, 2, 3, 3] = 9  # outside
+    assert channel_importance(teacher, student, final).tolist() == pytest.approx([0.2, 0.8, 0.0])
+
+
+@pytest.mark.parametrize("combine", ["sum", "prod"])
+def test_a_level_that_says_nothing_about_place_has_no_share(combine):
+    def final_map(levels, size):
+        return getattr(torch.stack(levels), combine)(dim=0)
+
+    flat, peak = torch.ones(1, 1, 8, 8), torch.ones(1, 1, 8, 8)
+    peak[0, 0, 2, 3] = 5
+    trainer = SimpleNamespace(final_map=final_map)
+    assert level_shares(trainer, [flat, peak], (8, 8)) == [0, 1]
+    assert level_shares(trainer, [peak, peak], (8, 8)) == pytest.approx([0.5, 0.5])
+    assert level_shares(trainer, [flat, flat], (8, 8)) == [0, 0]
+
+
+def test_choosing_images_and_levels():
+    scores = {str(s.path): float(i) for i, s in enumerate(SAMPLES)}
+    assert choose_images(SAMPLES, "1", scores) == [3, 7, 11]  # the highest of each kind
+    assert choose_images(SAMPLES, "2", scores)[:2] == [3, 2]
+    assert choose_images(SAMPLES, "hole/1,good/0", scores) == [5, 0]
+    assert choose_levels("all", 3) == [0, 1, 2] and choose_levels("1,3", 3) == [0, 2]
+
+
+def test_pictures_of_a_run_can_be_opened(tmp_path):
+    mask = MASKS[5]
+    overlay(np.zeros((16, 16, 3), np.uint8), MAPS[5], mask, 1.0).save(tmp_path / "x.png")
+    assert Image.open(tmp_path / "x.png").size[0] > 3 * 256
