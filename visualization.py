@@ -58,7 +58,7 @@ def look(trainer: BaseTrainer, dataset: MVTecDataset, index: int) -> ImageView:
         image=denormalise(item["image"]),
         mask=item["mask"].numpy(),
         final=final[0, 0].cpu().numpy(),
-        normal_max=trainer.record.get("normal_max"),
+        normal=trainer.record.get("normal"),
         levels=levels,
     )
 

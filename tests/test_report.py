@@ -10,7 +10,7 @@ from PIL import Image
 from datasets.mvtec import Sample
 from utils.feature_pages import channel_importance, level_shares
 from utils.files import replace_folder, write_atomic, write_csv
-from utils.pictures import colour_scale, heat, overlay
+from utils.pictures import heat, overlay, pixel_levels, standing
 from utils.report import LABELS, evaluate, summary
 from visualization import choose_images, choose_levels
 
@@ -18,6 +18,7 @@ RNG = np.random.default_rng(0)
 SAMPLES = [Sample(Path(f"test/{kind}/{i}.png"), None, kind) for kind in ("good", "hole", "stain") for i in range(4)]
 MASKS = np.zeros((12, 16, 16), bool)
 MASKS[4:, 4:8, 4:8] = True
+LEVELS = [0.2, 0.4, 0.6, 0.8, 1.0]
 MAPS = RNG.random((12, 16, 16)).astype(np.float32) + MASKS
 
 
@@ -47,20 +48,34 @@ def test_summary_is_what_metrics_json_says(tmp_path):
         assert words in text
 
 
-def test_one_colour_scale_for_the_run():
-    assert colour_scale(MAPS, 0.4) == 0.8
-    assert colour_scale(MAPS, None) == pytest.approx(np.quantile(MAPS, 0.995))
-    assert colour_scale(MAPS * 0, None) == 1
-    cold, hot = heat(np.array([[0.0, 2.0]], np.float32), 1.0)[0]
-    assert cold.sum() < 30 and hot.sum() > 600
-    np.testing.assert_array_equal(heat(np.array([[5.0]], np.float32), 1.0)[0, 0], hot)
+def test_colours_say_how_rare_a_value_is():
+    normal = np.linspace(0, 1, 100_001).reshape(1, 1, -1)
+    levels = pixel_levels(normal)
+    assert levels == pytest.approx([0.9, 0.99, 0.999, 0.9999, 1.0])
+    common, rare, top, beyond = heat(np.array([[0.5, 0.995, 1.0, 50.0]]), levels)[0].sum(axis=1)
+    assert common < 60 < rare < top == beyond
+
+
+def test_one_odd_good_image_does_not_leave_all_maps_black():
+    normal = np.full((100, 32, 32), 1e-4) + RNG.random((100, 32, 32)) * 1e-4
+    normal[7, :3, :3] = 0.5
+    assert heat(np.array([[0.002]]), pixel_levels(normal)).sum() > 200
+
+
+def test_constant_maps_have_colours_too():
+    assert heat(np.zeros((2, 2)), pixel_levels(np.zeros((3, 4, 4)))).shape == (2, 2, 3)
+
+
+def test_standing_among_held_out_good_images():
+    assert standing(0.5, {"scores": [0.1, 0.4, 0.9]}) == ", above 2 of 3 held-out good images"
+    assert standing(0.5, None) == ""
 
 
 @pytest.mark.parametrize("size", [(64, 64), (300, 200)])
 def test_overlay_shows_image_outline_and_map(size):
     image, mask = np.full((*size, 3), 100, np.uint8), np.zeros(size, bool)
     mask[10:30, 10:30] = True
-    picture = np.asarray(overlay(image, mask.astype(np.float32), mask, 1.0))
+    picture = np.asarray(overlay(image, mask.astype(np.float32), mask, LEVELS))
     scale = max(1, -(-256 // size[1]))
     panels = [picture[: size[0] * scale, i * (size[1] * scale + 8) :][:, : size[1] * scale] for i in range(3)]
     assert (panels[0] == 100).all()
@@ -129,5 +144,5 @@ def test_choosing_images_and_levels():
 
 def test_pictures_of_a_run_can_be_opened(tmp_path):
     mask = MASKS[5]
-    overlay(np.zeros((16, 16, 3), np.uint8), MAPS[5], mask, 1.0).save(tmp_path / "x.png")
+    overlay(np.zeros((16, 16, 3), np.uint8), MAPS[5], mask, LEVELS).save(tmp_path / "x.png")
     assert Image.open(tmp_path / "x.png").size[0] > 3 * 256

@@ -215,7 +215,7 @@ def test_sets_that_lack_something_still_train_and_test(config, tmp_path, layout,
 def test_without_validation_the_last_epoch_is_kept(config):
     trainer = build_trainer(config("st", {"val_ratio": 0.0}))
     trainer.train()
-    assert trainer.record["best_epoch"] == 2 and trainer.record["normal_max"] is None
+    assert trainer.record["best_epoch"] == 2 and trainer.record["normal"] is None
     assert set(trainer.test()) == FIGURES
 
 

@@ -22,6 +22,7 @@ from utils.device import autocast, choose_device, choose_dtype
 from utils.distributed import is_main
 from utils.files import check_writable
 from utils.losses import squared_distance
+from utils.pictures import pixel_levels
 from utils.report import evaluate, write_test_report, write_training_report
 from utils.seed import set_seed
 
@@ -147,13 +148,19 @@ class BaseTrainer:
         self.record |= {
             "best_epoch": training.best_epoch,
             "train_seconds": sum(row["seconds"] for row in training.history),
-            # The strongest response on good images that were not trained on: the yardstick of the pictures.
-            "normal_max": max((float(maps.max()) for maps in self.maps(val)), default=None),
+            "normal": self._normal(val),
         }
         if is_main():
             self.save()
             write_training_report(self.run_dir, self.config, training.history, training.best_epoch)
             (self.run_dir / "checkpoint.pt").unlink(missing_ok=True)
+
+    def _normal(self, val: Batches) -> dict[str, list[float]] | None:
+        """How the finished student answers good images it was not trained on: the yardstick of the pictures."""
+        if not val.images:
+            return None
+        maps = torch.cat([maps.squeeze(1) for maps in self.maps(val)]).cpu().numpy()
+        return {"scores": sorted(maps.max(axis=(1, 2)).tolist()), "pixel_levels": pixel_levels(maps)}
 
     def test(self) -> dict[str, float]:
         """Score the test images and write the report; returns the figures that the data allow, as fractions.

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 
-from utils.pictures import colour_scale, heat
+from utils.pictures import heat, pixel_levels, standing
 
 OUTLINE = "#00ffa0"
 
@@ -37,7 +37,7 @@ class ImageView(NamedTuple):
     image: np.ndarray
     mask: np.ndarray
     final: np.ndarray
-    normal_max: float | None
+    normal: dict[str, list[float]] | None
     levels: list[LevelView]
 
 
@@ -72,14 +72,15 @@ def draw_overview(path: Path, view: ImageView) -> None:
     """Image, mask, each level's distance map with its share, and the final map."""
     columns = 3 + len(view.levels)
     figure, axes = plt.subplots(1, columns, figsize=(2.6 * columns, 3.6), layout="constrained")
-    figure.suptitle(f"{view.title}     {view.method}     score {_score(view)}", fontsize=13)
+    score = float(view.final.max())
+    figure.suptitle(f"{view.title}     {view.method}     score {score:.4g}{standing(score, view.normal)}", fontsize=13)
     _show(axes[0], view.image, "image")
     _show(axes[1], view.image, "ground truth" if view.mask.any() else "no defect marked", view.mask)
     for axis, (k, level) in zip(axes[2:-1], enumerate(view.levels), strict=True):
         title = f"level {k + 1}: {100 * level.share:.0f} % of the score"
         _heat(axis, level.distance.numpy(), title, view.mask, float(level.distance.max()))
-    top = colour_scale(view.final, view.normal_max)
-    _show(axes[-1], heat(view.final, top), "anomaly map", view.mask)
+    levels = view.normal["pixel_levels"] if view.normal else pixel_levels(view.final)
+    _show(axes[-1], heat(view.final, levels), "anomaly map", view.mask)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -94,7 +95,7 @@ def draw_level(path: Path, view: ImageView, k: int, channels: int) -> None:
     figure.suptitle(f"{view.title}     level {k + 1}: {c} channels of {h} x {w}     {view.method}", fontsize=13)
     for axis, part in zip(left.subplots(2, 1), ("image", "map"), strict=True):
         if part == "image":
-            _show(axis, view.image, f"score {_score(view)}", view.mask)
+            _show(axis, view.image, f"score {view.final.max():.4g}", view.mask)
         else:
             title = f"disagreement\n{100 * level.share:.0f} % of the score"
             _heat(axis, level.distance.numpy(), title, view.mask, float(level.distance.max()))
@@ -117,11 +118,6 @@ def _channel_rows(axes: np.ndarray, level: LevelView, order: list[int]) -> None:
         axis.set(xticks=[], yticks=[])
     for row, name in enumerate(("teacher", "student", "squared difference")):
         axes[row, 0].set_ylabel(name, fontsize=11)
-
-
-def _score(view: ImageView) -> str:
-    score = float(view.final.max())
-    return f"{score:.4g}" + (f" ({score / view.normal_max:.1f} x highest good)" if view.normal_max else "")
 
 
 def _show(axis: Axes, image: np.ndarray, title: str, mask: np.ndarray | None = None) -> None:

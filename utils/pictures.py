@@ -18,33 +18,36 @@ from datasets.mvtec import MVTecDataset
 from utils.console import progress
 
 PANEL = 256  # pixels, the least width of one panel; smaller images are enlarged
-GAP, CAPTION = 8, 44
+GAP, CAPTION = 8, 50
+POSITIONS = (0.05, 0.3, 0.55, 0.8, 1.0)  # of pixel_levels() on the colour scale
 OUTLINE = (0, 255, 160)
 
 
-def colour_scale(maps: np.ndarray, normal_max: float | None) -> float:
-    """The map value shown as the hottest colour, one for the whole run.
+def pixel_levels(maps: np.ndarray) -> list[float]:
+    """The colour scale that maps [N,H,W] set: the values that 1 in 10, 100, 1000, 10000 pixels exceed, and the top.
 
-    Twice the strongest response on held-out good images, so that the middle of the scale means "as bad as the
-    worst good part"; without such images, the value that 99.5 % of all pixels stay below.
+    Taken from held-out good images it tells how unusual a pixel would be on a good part. Steps of rarity and not of
+    value: a product of levels spans many decades, and one odd good image would leave all other maps black.
     """
-    top = 2 * normal_max if normal_max else float(np.quantile(maps, 0.995))
-    return top or 1.0
+    return [float(value) for value in np.quantile(maps, [0.9, 0.99, 0.999, 0.9999, 1.0])]
 
 
 def write_overlays(
-    folder: Path, dataset: MVTecDataset, maps: np.ndarray, masks: np.ndarray, normal_max: float | None
+    folder: Path, dataset: MVTecDataset, maps: np.ndarray, masks: np.ndarray, normal: dict[str, list[float]] | None
 ) -> None:
-    """One PNG per image, `<kind>/<name>.png`: image, mask outline, map, score."""
-    top = colour_scale(maps, normal_max)
+    """One PNG per image, `<kind>/<name>.png`: image, mask outline, map, score.
+
+    `normal` holds the pixel_levels and image scores of held-out good images; without any the test maps set the scale.
+    """
+    levels = normal["pixel_levels"] if normal else pixel_levels(maps)
     for kind in {sample.kind for sample in dataset.samples}:
         (folder / kind).mkdir()
 
     def draw(index: int) -> None:
-        sample = dataset.samples[index]
-        image = denormalise(dataset[index]["image"])
-        picture = overlay(image, maps[index], masks[index], top)
-        caption(picture, f"{sample.kind} / {sample.path.stem}", maps[index].max(), top, normal_max)
+        sample, score = dataset.samples[index], maps[index].max()
+        picture = overlay(denormalise(dataset[index]["image"]), maps[index], masks[index], levels)
+        lines = (f"{sample.kind} / {sample.path.stem}", f"score {score:.4g}{standing(score, normal)}")
+        caption(picture, lines, "rarity on held-out good images" if normal else "rarity on the test images")
         picture.save(folder / sample.kind / f"{sample.path.stem}.png")
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # drawing and PNG coding release the interpreter lock
@@ -52,7 +55,15 @@ def write_overlays(
             pass
 
 
-def overlay(image: np.ndarray, anomaly_map: np.ndarray, mask: np.ndarray, top: float) -> Image.Image:
+def standing(score: float, normal: dict[str, list[float]] | None) -> str:
+    """Where a score stands among those of held-out good images, if there are any."""
+    if not normal:
+        return ""
+    below = sum(other < score for other in normal["scores"])
+    return f", above {below} of {len(normal['scores'])} held-out good images"
+
+
+def overlay(image: np.ndarray, anomaly_map: np.ndarray, mask: np.ndarray, levels: list[float]) -> Image.Image:
     """Three panels side by side above room for a caption: the image, the mask's outline on it, the map.
 
     image [H,W,3] uint8, anomaly_map [H,W], mask [H,W] bool.
@@ -64,41 +75,34 @@ def overlay(image: np.ndarray, anomaly_map: np.ndarray, mask: np.ndarray, top: f
     mask = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
     contours, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     panels = [image, cv2.drawContours(image.copy(), contours, -1, OUTLINE, 1)]
-    panels.append(cv2.drawContours(heat(anomaly_map, top), contours, -1, OUTLINE, 1))
+    panels.append(cv2.drawContours(heat(anomaly_map, levels), contours, -1, OUTLINE, 1))
     picture = Image.new("RGB", (3 * size[0] + 2 * GAP, size[1] + CAPTION), "white")
     for i, panel in enumerate(panels):
         picture.paste(Image.fromarray(panel), (i * (size[0] + GAP), 0))
     return picture
 
 
-def heat(anomaly_map: np.ndarray, top: float) -> np.ndarray:
-    """[H,W] -> [H,W,3] uint8: black at 0, pale yellow from `top` on.
-
-    Colours go with the square root, since maps span decades (a product of levels all the more) and a faint
-    response should still be seen.
-    """
-    scaled = (np.sqrt(np.clip(anomaly_map / top, 0, 1)) * 255).astype(np.uint8)
-    return cv2.cvtColor(cv2.applyColorMap(scaled, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+def heat(anomaly_map: np.ndarray, levels: list[float]) -> np.ndarray:
+    """[H,W] -> [H,W,3] uint8: black for common values, pale yellow from the top of `levels` on."""
+    positions = np.interp(anomaly_map, [min(0.0, levels[0]), *levels], [0.0, *POSITIONS])
+    colours = cv2.applyColorMap((positions * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    return cv2.cvtColor(colours, cv2.COLOR_BGR2RGB)
 
 
-def caption(picture: Image.Image, name: str, score: float, top: float, normal_max: float | None) -> None:
+def caption(picture: Image.Image, lines: tuple[str, str], scale: str) -> None:
     """Below the panels: which image, its score, and what the colours mean."""
     draw = ImageDraw.Draw(picture)
-    large, small = ImageFont.load_default(15), ImageFont.load_default(11)
+    large, small = ImageFont.load_default(14), ImageFont.load_default(10)
     y = picture.height - CAPTION
-    ratio = f"  =  {score / normal_max:.2f} x highest held-out good" if normal_max else ""
-    draw.text((6, y + 4), name, "black", large)
-    draw.text((6, y + 24), f"score {score:.4g}{ratio}", "black", large)
-    bar = heat(np.linspace(0, top, PANEL - 12, dtype=np.float32)[None].repeat(10, axis=0), top)
-    x = picture.width - PANEL + 6
-    picture.paste(Image.fromarray(bar), (x, y + 8))
-    width = bar.shape[1]
-    draw.text((x, y + 22), "0", "black", small)
-    draw.text((x + width, y + 22), f"{top:.3g}", "black", small, anchor="ra")
-    if normal_max:
-        middle = x + width * (normal_max / top) ** 0.5
-        draw.line((middle, y + 6, middle, y + 20), "black")
-        draw.text((middle, y + 22), "highest good", "black", small, anchor="ma")
+    draw.text((6, y + 6), lines[0], "black", large)
+    draw.text((6, y + 28), lines[1], "black", large)
+    width = PANEL - 24
+    x = picture.width - width - 12
+    bar = heat(np.linspace(0, 1, width)[None].repeat(10, axis=0), list(POSITIONS))
+    picture.paste(Image.fromarray(bar), (x, y + 18))
+    draw.text((x + width / 2, y + 4), scale, "black", small, anchor="ma")
+    for position, text in zip(POSITIONS, ("1:10", "1:100", "1:1000", "1:10000", "max"), strict=True):
+        draw.text((x + position * width, y + 31), text, "black", small, anchor="ma")
 
 
 def draw_curves(path: Path, history: list[dict[str, float]], best_epoch: int) -> None:

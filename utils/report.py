@@ -70,13 +70,13 @@ def write_test_report(
     trainer, dataset: MVTecDataset, maps: np.ndarray, masks: np.ndarray, result: Result, seconds: float
 ) -> None:
     """metrics.json, scores.csv and maps/."""
-    run_dir, normal_max = trainer.run_dir, trainer.record.get("normal_max")
+    run_dir, normal = trainer.run_dir, trainer.record.get("normal")
     rows = [
         (str(sample.path), int(sample.kind != "good"), float(score))
         for sample, score in zip(dataset.samples, result.scores, strict=True)
     ]
     write_csv(run_dir / "scores.csv", ["path", "label", "score"], rows)
-    replace_folder(run_dir / "maps", lambda folder: write_overlays(folder, dataset, maps, masks, normal_max))
+    replace_folder(run_dir / "maps", lambda folder: write_overlays(folder, dataset, maps, masks, normal))
     write_json(run_dir / "metrics.json", _report(trainer, result, seconds))
 
 
@@ -89,7 +89,7 @@ def _report(trainer, result: Result, seconds: float) -> dict[str, Any]:
         "teacher": {"weights": trainer.record["weights"], "sha256": trainer.record["teacher"]},
         "seed": trainer.config.seed,
         "best_epoch": trainer.record.get("best_epoch"),
-        "highest_score_of_held_out_good_images": trainer.record.get("normal_max"),
+        "scores_of_held_out_good_images": (trainer.record.get("normal") or {}).get("scores"),
         "durations": {
             "train_seconds": trainer.record.get("train_seconds"),
             "test_seconds": seconds,
