@@ -8,7 +8,7 @@ from utils.report import summary
 
 
 def main() -> None:
-    args = run_flags(__doc__).parse_args()
+    args = run_flags(__doc__).parse_intermixed_args()
     trainer = build_trainer(args.config, args.overrides)
     start(trainer.device)
     ensure_demo(trainer.config)

@@ -9,7 +9,7 @@ import torch
 
 from datasets.demo import ensure_demo
 from datasets.images import denormalise
-from datasets.mvtec import MVTecDataset, Sample, test_dataset
+from datasets.mvtec import MVTecDataset, Sample
 from trainer import BaseTrainer, build_trainer
 from utils.command import run, run_flags
 from utils.console import progress
@@ -23,7 +23,7 @@ def main() -> None:
     trainer = build_trainer(args.config, [*args.overrides, "phase=test"])
     ensure_demo(trainer.config)
     trainer.load()
-    dataset, _ = test_dataset(trainer.config)
+    dataset, _ = trainer.test_set
     chosen = choose_images(dataset.samples, args.images, read_scores(trainer.run_dir))
     folder = trainer.run_dir / "features"
     check_writable(folder)
@@ -108,7 +108,7 @@ def _flags() -> argparse.Namespace:
     )
     parser.add_argument("--layers", default="all", metavar="all|1,2,..", help="levels, shallow to deep (default: all)")
     parser.add_argument("--channels", type=_count, default=8, metavar="N", help="per level (default: %(default)s)")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
 def _count(text: str) -> int:

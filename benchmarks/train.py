@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
 from datasets.demo import render
-from datasets.mvtec import collate, test_dataset, train_datasets
+from datasets.mvtec import MVTecDataset, as_it_is, test_dataset, train_datasets
 from trainer import BaseTrainer, build_trainer
 from trainer.batches import Batches, training_batches
 from trainer.engine import train_epoch
@@ -115,14 +115,15 @@ def without_channels_last(trainer: BaseTrainer) -> None:
 
 
 def our_epoch(trainer: BaseTrainer) -> Callable[[], None]:
-    train, _ = training_batches(trainer.config, trainer.teacher, trainer.device, trainer.dtype)
+    nothing = MVTecDataset([], trainer.options)
+    train, _ = training_batches(trainer.config, trainer.teacher, trainer.device, trainer.dtype, nothing)
     training = Training(trainer.student, *trainer.build_optimizer(1), trainer.dtype == torch.float16)
     return lambda: train_epoch(trainer, trainer.loss, train, training, 0, progress(None, ""))
 
 
 def our_test(trainer: BaseTrainer, batch_size: int) -> None:
     dataset, _ = test_dataset(trainer.config)
-    for batch in DataLoader(dataset, batch_size, collate_fn=collate):
+    for batch in DataLoader(dataset, batch_size, collate_fn=as_it_is):
         trainer.anomaly_map(batch["image"]).cpu()
 
 
@@ -134,7 +135,7 @@ def plain_epoch(trainer: BaseTrainer) -> Callable[[], None]:
 
     def epoch() -> None:
         student.train()
-        for batch in DataLoader(dataset, trainer.options.batch_size, shuffle=True, collate_fn=collate):
+        for batch in DataLoader(dataset, trainer.options.batch_size, shuffle=True, collate_fn=as_it_is):
             image = batch["image"].to(trainer.device)
             with torch.no_grad():
                 targets = teacher(image)
@@ -153,7 +154,7 @@ def plain_epoch(trainer: BaseTrainer) -> Callable[[], None]:
 def plain_test(trainer: BaseTrainer, batch_size: int) -> None:
     dataset, _ = test_dataset(trainer.config)
     trainer.student.eval()
-    for batch in DataLoader(dataset, 1, collate_fn=collate):
+    for batch in DataLoader(dataset, 1, collate_fn=as_it_is):
         image, product = batch["image"].to(trainer.device), 1
         for target, output in zip(trainer.teacher.net(image), trainer.student(image), strict=True):
             difference = F.normalize(target, dim=1) - F.normalize(output, dim=1)

@@ -26,7 +26,7 @@ DEFAULT_ROOT = "demo_data"
 def ensure_demo(config: Config) -> None:
     """Draw the demo set if the config asks for a category of it that is not there; touch no other data_path."""
     missing = not (Path(config.data_path) / config.obj).exists()
-    if config.data_path == DEFAULT_ROOT and config.obj in CATEGORIES and missing:
+    if Path(config.data_path) == Path(DEFAULT_ROOT) and config.obj in CATEGORIES and missing:
         if is_main():
             note(f"drawing the demo category '{config.obj}' into {DEFAULT_ROOT}/")
             render(DEFAULT_ROOT, [config.obj])

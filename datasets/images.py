@@ -14,7 +14,7 @@ from utils.console import note
 from utils.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-SYSTEM_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")  # written by file browsers, nobody's picture
+SYSTEM_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}  # written by file browsers, nobody's picture
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in [0, 1]
 
 # A line camera's picture may pass Pillow's limit against decompression bombs; these files are the user's own.
@@ -29,7 +29,7 @@ def list_images(folder: Path) -> list[Path]:
     """
     files = sorted(p for p in folder.iterdir() if p.is_file()) if folder.is_dir() else []
     images = [path for path in files if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
-    left_out = [path.name for path in files if path not in set(images) and path.name not in SYSTEM_FILES]
+    left_out = sorted({path.name for path in files} - {path.name for path in images} - SYSTEM_FILES)
     if left_out:
         note(f"{folder}: left out {len(left_out)} file(s) that are no {'/'.join(SUFFIXES)}: {', '.join(left_out[:5])}")
     return images
@@ -60,7 +60,7 @@ def _decode(path: Path) -> np.ndarray:
             image.load()
             deep_colour = image.mode in ("RGB", "RGBA") and _bits_per_sample(data, image) == 16
             pixels = None if deep_colour else _from_pillow(image)
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises SyntaxError for a broken PNG
+    except Exception as error:  # by format: OSError, SyntaxError, MemoryError, OverflowError ...
         raise UserError(f"{path}: cannot be read as an image ({error})") from None
     if deep_colour:  # Pillow would cut it down to 8 bits
         pixels = _from_opencv(data)
@@ -117,9 +117,9 @@ def _centre_crop(image: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
 
 
 def normalise(image: np.ndarray) -> torch.Tensor:
-    """[3,h,w] uint8 or uint16 -> float32, [0, full scale] mapped to [0, 1], then ImageNet mean and std."""
-    scaled = torch.from_numpy(image.astype(np.float32) / np.iinfo(image.dtype).max)
-    return (scaled - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    """[...,3,h,w] uint8 or uint16 -> float32: full scale mapped to [0, 1], then ImageNet mean and std."""
+    scaled = torch.from_numpy(image.astype(np.float32)).div_(np.iinfo(image.dtype).max)
+    return scaled.sub_(torch.tensor(MEAN).view(3, 1, 1)).div_(torch.tensor(STD).view(3, 1, 1))
 
 
 def denormalise(image: torch.Tensor) -> np.ndarray:

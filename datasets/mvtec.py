@@ -1,5 +1,6 @@
 """A data set in MVTec layout: <data_path>/<obj>/{train/good, test/<kind>, ground_truth/<kind>}."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,15 +36,20 @@ class MVTecDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         """image [3,H,W] float32 normalised, mask [H,W] bool, label 0/1, kind, path, index."""
-        sample = self.samples[index]
-        pixels, mask = self.read(index) if self.decoded is None else self.decoded[index]
+        return {key: values[0] for key, values in self.__getitems__([index]).items()}
+
+    def __getitems__(self, indices: list[int]) -> dict:
+        """A batch at once, which DataLoader asks for: image [B,3,H,W], mask [B,H,W], label and index [B], lists."""
+        pixels, masks = zip(*(self.read(i) if self.decoded is None else self.decoded[i] for i in indices), strict=True)
+        samples = [self.samples[i] for i in indices]
+        one_depth = len({image.dtype for image in pixels}) == 1
         return {
-            "image": normalise(pixels),
-            "mask": torch.from_numpy(mask),
-            "label": int(sample.kind != "good"),
-            "kind": sample.kind,
-            "path": str(sample.path),
-            "index": index,
+            "image": normalise(np.stack(pixels)) if one_depth else torch.stack([normalise(p) for p in pixels]),
+            "mask": torch.from_numpy(np.stack(masks)),
+            "label": torch.tensor([int(sample.kind != "good") for sample in samples]),
+            "index": torch.tensor(indices),
+            "kind": [sample.kind for sample in samples],
+            "path": [str(sample.path) for sample in samples],
         }
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -64,7 +70,7 @@ class MVTecDataset(Dataset):
 
         Threads, not processes: decoding and resizing release the interpreter lock, and nothing is copied.
         """
-        if not self.samples:
+        if not self.samples or self.decoded is not None:
             return 0
         needed = len(self) * sum(array.nbytes for array in self.read(0))
         if needed > budget:
@@ -73,6 +79,11 @@ class MVTecDataset(Dataset):
             reads = pool.map(self.read, range(len(self)))
             self.decoded = list(progress(reads, "reading images", len(self)))
         return needed
+
+    def fingerprint(self) -> str:
+        """Changes with the names and file sizes of the images: tells data sets apart without reading them."""
+        files = "\n".join(f"{s.path.name} {s.path.stat().st_size}" for s in self.samples)
+        return hashlib.sha256(files.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 class EpochBatches(Sampler):
@@ -131,20 +142,24 @@ def test_dataset(config: Config) -> tuple[MVTecDataset, list[str]]:
     """The images below test/, and sentences about what the folder lacks.
 
     Without test images the held-out good ones stand in, so that a set of good parts alone can be tried.
-    Raises UserError for two images of one name, a mask without image, or masks for only some defective images.
+    Raises UserError for pictures outside the kinds' folders, two images of one name, a mask without image, or
+    masks for only some defective images.
     """
     root = category(config)
     folder = root / "test"
+    stray = list_images(folder)
+    if stray:
+        raise UserError(f"{stray[0]}: test images belong into a folder per kind, such as {folder / 'good'}")
     kinds = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
-    found = {kind: list_images(folder / kind) for kind in kinds}
-    masks = {kind: _masks(root / "ground_truth" / kind, paths) for kind, paths in found.items() if kind != "good"}
-    for paths in found.values():
-        _check_names(paths)
-    samples = [Sample(path, masks.get(kind, {}).get(path), kind) for kind in kinds for path in found[kind]]
+    found = {kind: _unique(list_images(folder / kind)) for kind in kinds}
+    masks = _masks(root / "ground_truth", found)
+    samples = [Sample(path, masks.get(path), kind) for kind in kinds for path in found[kind]]
     notes = []
     if not samples:
-        samples = train_datasets(config)[1].samples or train_datasets(config)[0].samples
-        notes.append(f"no images in {folder}: the {len(samples)} held-out good images are scored instead")
+        train, val = train_datasets(config)
+        samples = val.samples or train.samples
+        which = "held-out" if val.samples else "training (val_ratio is 0)"
+        notes.append(f"no images in {folder}: the {len(samples)} {which} good images are scored instead")
     _check_masks(samples, root / "ground_truth")
     return MVTecDataset(samples, config.TrainingData), notes
 
@@ -161,21 +176,27 @@ def category(config: Config) -> Path:
     raise UserError(f"obj: {root} has no category '{config.obj}' (it has: {', '.join(there) or 'none'})")
 
 
-def _masks(folder: Path, images: list[Path]) -> dict[Path, Path]:
-    """Mask of each image: <stem>_mask.png as in MVTec, or <stem>.png; any image format."""
-    by_stem = {path.stem.removesuffix("_mask"): path for path in list_images(folder)}
-    found = {image: by_stem.pop(image.stem) for image in images if image.stem in by_stem}
-    if by_stem:
-        raise UserError(f"{next(iter(by_stem.values()))}: no image of this name among the test images")
-    return found
+def _masks(ground_truth: Path, found: dict[str, list[Path]]) -> dict[Path, Path]:
+    """Mask of each defective image: <kind>/<stem>_mask.png as in MVTec, or <kind>/<stem>.png; any image format."""
+    masks = {}
+    for folder in sorted(p for p in ground_truth.iterdir() if p.is_dir()) if ground_truth.is_dir() else []:
+        images = {image.stem: image for image in found.get(folder.name, [])}
+        for mask in _unique(list_images(folder), "_mask"):
+            stem = mask.stem.removesuffix("_mask")
+            if stem not in images:
+                raise UserError(f"{mask}: there is no image {folder.name}/{stem} among the test images")
+            masks[images[stem]] = mask
+    return masks
 
 
-def _check_names(images: list[Path]) -> None:
-    """Masks and result pictures are told apart by the name without suffix."""
+def _unique(images: list[Path], ending: str = "") -> list[Path]:
+    """The same images. Masks and result pictures are told apart by the name, so raises UserError where two share it."""
     seen: dict[str, Path] = {}
     for image in images:
-        if seen.setdefault(image.stem, image) != image:
-            raise UserError(f"{image}: {seen[image.stem].name} has the same name; rename one of them")
+        other = seen.setdefault(image.stem.removesuffix(ending), image)
+        if other != image:
+            raise UserError(f"{image}: {other.name} has the same name; rename one of them")
+    return images
 
 
 def _check_masks(samples: list[Sample], folder: Path) -> None:
@@ -188,11 +209,8 @@ def _check_masks(samples: list[Sample], folder: Path) -> None:
         )
 
 
-def collate(samples: list[dict]) -> dict:
-    """Dict of batches: image [B,3,H,W], mask [B,H,W], label and index [B], lists of kind and path."""
-    batch = {key: [sample[key] for sample in samples] for key in samples[0]}
-    batch["image"], batch["mask"] = torch.stack(batch["image"]), torch.stack(batch["mask"])
-    batch["label"], batch["index"] = torch.tensor(batch["label"]), torch.tensor(batch["index"])
+def as_it_is(batch: dict) -> dict:
+    """MVTecDataset makes whole batches itself; there is nothing left to collate."""
     return batch
 
 
@@ -207,7 +225,7 @@ def loader(
         **order,
         num_workers=workers,
         persistent_workers=workers > 0,
-        collate_fn=collate,
+        collate_fn=as_it_is,
         pin_memory=device.type == "cuda",
     )
 

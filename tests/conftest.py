@@ -56,7 +56,11 @@ def tiny_mvtec(tmp_path_factory):
 
 
 # Per method, what makes it small enough for a test; everything else is the method's own default.
-SMALL = {"st": {"backbone": "resnet18"}}
+SMALL = {}
+
+
+def small(method):
+    return {"backbone": "resnet18"} | SMALL.get(method, {})
 
 
 @pytest.fixture
@@ -66,7 +70,7 @@ def config(tiny_mvtec, tmp_path):
     def make(method="st", training=None, obj="part", **top):
         section = {"epochs": 2, "batch_size": 4, "img_size": 64} | (training or {})
         base = {"data_path": str(tiny_mvtec), "obj": obj, "save_path": str(tmp_path / "results")}
-        return base | {"distillType": method, "weights": "random", "TrainingData": section} | SMALL[method] | top
+        return base | {"distillType": method, "weights": "random", "TrainingData": section} | small(method) | top
 
     return make
 

@@ -62,7 +62,7 @@ def test_the_value_in_the_file_is_the_value_used(text):
         ("out_indice=[]", ["out_indice"]),
         ("out_indice=[3, 1]", ["out_indice", "increasing"]),
         ("out_indice=[1, x]", ["out_indice"]),
-        ("obj=7", ["obj", "string", "7"]),
+        ("obj=[7]", ["obj", "string", "7"]),
         ("obj=../x", ["obj", "one folder"]),
         ("obj=", ["obj"]),
         ("phase=training", ["phase", "train"]),
@@ -83,6 +83,12 @@ def test_a_wrong_key_or_value_is_one_sentence_that_names_it(override, words):
     assert "\n" not in sentence
     for word in words:
         assert word in sentence
+
+
+def test_a_category_of_digits_is_text():
+    assert check(["obj=01"]).obj == "01"
+    with pytest.raises(UserError, match="'obj'.*got 1; write it in quotes"):
+        check(obj=1)
 
 
 def test_missing_key_is_named():

@@ -11,13 +11,13 @@ from datasets.mvtec import (
     EpochBatches,
     MVTecDataset,
     Sample,
-    collate,
+    as_it_is,
     loader,
     split_train,
     test_dataset,
     train_datasets,
 )
-from tests.conftest import SMALL, draw_good, write_image, write_mvtec
+from tests.conftest import draw_good, small, write_image, write_mvtec
 from trainer.stpm import STPMTrainer
 from utils.config import check_config
 from utils.errors import UserError
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 def make_config(root, obj="part", **training):
     raw = {"data_path": str(root), "obj": obj, "distillType": "st", "TrainingData": {"img_size": 64} | training}
-    return check_config(raw | SMALL["st"], STPMTrainer.Options)
+    return check_config(raw | small("st"), STPMTrainer.Options)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_images_of_many_sizes_and_formats(tmp_path):
     ):
         Image.fromarray(draw_good(rng, size)).save(folder / f"{i}{suffix}")
     dataset = train_datasets(make_config(tmp_path, "mixed", val_ratio=0))[0]
-    assert collate([dataset[i] for i in range(5)])["image"].shape == (5, 3, 64, 64)
+    assert dataset.__getitems__(list(range(5)))["image"].shape == (5, 3, 64, 64)
 
 
 def test_caching_changes_nothing_and_respects_the_budget(tiny_mvtec):
@@ -148,7 +148,7 @@ def test_caching_reads_each_file_once(tiny_mvtec, monkeypatch):
 def test_reading_processes_can_be_spawned(tiny_mvtec):
     """macOS and Windows start workers from scratch: the data set must travel to them."""
     train, _ = train_datasets(make_config(tiny_mvtec))
-    spawned = DataLoader(train, batch_size=4, num_workers=2, collate_fn=collate, multiprocessing_context="spawn")
+    spawned = DataLoader(train, batch_size=4, num_workers=2, collate_fn=as_it_is, multiprocessing_context="spawn")
     images = torch.cat([batch["image"] for batch in spawned])
     assert torch.equal(images, torch.stack([train[i]["image"] for i in range(len(train))]))
 
@@ -157,7 +157,7 @@ def test_an_error_in_a_reading_process_stays_one_sentence(tiny_mvtec, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     dataset = MVTecDataset([Sample(tmp_path / "broken.png", None, "good")], make_config(tiny_mvtec).TrainingData)
     with pytest.raises(UserError) as error:
-        list(DataLoader(dataset, num_workers=1, collate_fn=collate))
+        list(DataLoader(dataset, num_workers=1, collate_fn=as_it_is))
     assert "broken.png" in str(error.value) and "\n" not in str(error.value)
 
 
@@ -185,7 +185,7 @@ def test_some_masks_missing_is_an_error_that_names_one(tmp_path):
 def test_a_mask_without_image_is_named(tmp_path):
     root = write_mvtec(tmp_path)
     (root / "part/test/square/001.png").unlink()
-    with pytest.raises(UserError, match="001_mask.png: no image"):
+    with pytest.raises(UserError, match="001_mask.png: there is no image square/001"):
         test_dataset(make_config(root))
 
 
@@ -226,3 +226,43 @@ def test_two_images_of_one_name_are_refused(tmp_path):
     Image.fromarray(draw_good(np.random.default_rng(0))).save(root / "part/test/square/001.jpg")
     with pytest.raises(UserError, match="square/001.png: 001.jpg has the same name"):
         test_dataset(make_config(root))
+
+
+def test_masks_of_a_kind_without_test_images_are_named(tmp_path):
+    """ground_truth/Square beside test/square would otherwise mean that no image has a mask."""
+    root = write_mvtec(tmp_path)
+    (root / "part/ground_truth/square").rename(root / "part/ground_truth/Square")
+    with pytest.raises(UserError, match="Square/000_mask.png: there is no image Square/000"):
+        test_dataset(make_config(root))
+
+
+def test_two_masks_of_one_image_are_refused(tmp_path):
+    root = write_mvtec(tmp_path)
+    write_image(root / "part/ground_truth/square/001.png", np.zeros((64, 64), np.uint8))
+    with pytest.raises(UserError, match="has the same name"):
+        test_dataset(make_config(root))
+
+
+def test_pictures_lying_in_test_itself_are_named(tmp_path):
+    root = write_mvtec(tmp_path)
+    (root / "part/test/good/000.png").rename(root / "part/test/stray.png")
+    with pytest.raises(UserError, match="stray.png.*folder per kind"):
+        test_dataset(make_config(root))
+
+
+def test_eight_and_sixteen_bits_in_one_batch(tmp_path):
+    folder = tmp_path / "deep/train/good"
+    write_image(folder / "a.png", draw_good(np.random.default_rng(0)))
+    write_image(folder / "b.png", draw_good(np.random.default_rng(0)).astype(np.uint16) * 257)
+    dataset = train_datasets(make_config(tmp_path, "deep", val_ratio=0))[0]
+    a, b = dataset.__getitems__([0, 1])["image"]
+    torch.testing.assert_close(a, b, atol=0.01, rtol=0)
+
+
+def test_fingerprint_tells_data_sets_apart(tmp_path):
+    config = make_config(write_mvtec(tmp_path))
+    before = train_datasets(config)[0].fingerprint()
+    assert train_datasets(config)[0].fingerprint() == before
+    for path in (tmp_path / "part/train/good").iterdir():
+        write_image(path, draw_good(np.random.default_rng(99)))
+    assert train_datasets(config)[0].fingerprint() != before

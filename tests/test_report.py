@@ -11,7 +11,7 @@ from datasets.mvtec import Sample
 from utils.feature_pages import channel_importance, level_shares
 from utils.files import replace_folder, write_atomic, write_csv
 from utils.pictures import heat, overlay, pixel_levels, standing
-from utils.report import LABELS, evaluate, summary
+from utils.report import LABELS, _table, evaluate, summary
 from visualization import choose_images, choose_levels
 
 RNG = np.random.default_rng(0)
@@ -30,19 +30,28 @@ def test_evaluate_gives_every_figure_and_a_row_per_defect():
 
 
 def test_evaluate_says_what_is_missing():
-    assert "no masks" in evaluate(SAMPLES, MAPS, MASKS & False, []).notes[0]
+    assert "the masks in ground_truth are missing" in evaluate(SAMPLES, MAPS, MASKS & False, []).notes[0]
     only_good = evaluate(SAMPLES[:4], MAPS[:4], MASKS[:4], ["first"])
     assert only_good.figures == {} and only_good.notes[0] == "first" and "defective" in only_good.notes[1]
     vanished = MASKS.copy()
     vanished[5] = False
-    assert "1 masks have no pixel left" in evaluate(SAMPLES, MAPS, vanished, []).notes[0]
+    assert "1 defective images have no mask pixel" in evaluate(SAMPLES, MAPS, vanished, []).notes[0]
+
+
+def test_a_defect_type_without_masks_has_empty_cells_in_the_table(tmp_path):
+    masks = MASKS.copy()
+    masks[4:8] = False  # no hole has a mask any more
+    result = evaluate(SAMPLES, MAPS, masks, [])
+    assert "aupro" not in result.per_defect["hole"] and "aupro" in result.per_defect["stain"]
+    rows = _table(result.per_defect)
+    assert "AUPRO" in rows[0] and len(rows) == 3 and rows[1].rstrip().endswith("1.0000")
 
 
 def test_summary_is_what_metrics_json_says(tmp_path):
     result = evaluate(SAMPLES, MAPS, MASKS, ["a note"])
     config = {"obj": "screw", "distillType": "st", "backbone": "resnet18"}
     report = {"metrics": result.figures, "per_defect": result.per_defect, "notes": result.notes, "config": config}
-    (tmp_path / "metrics.json").write_text(json.dumps(report | {"teacher": {"weights": ["random"]}}))
+    (tmp_path / "metrics.json").write_text(json.dumps(report | {"teacher": {"weights": {"resnet18": "random"}}}))
     text = summary(tmp_path)
     for words in ("screw", "image AUROC     1.0000", "hole", "stain", "a note", "random", str(tmp_path)):
         assert words in text

@@ -8,7 +8,7 @@ import torch
 import yaml
 from torch import nn
 
-from tests.conftest import SMALL, draw_defect, draw_good, write_image, write_mvtec
+from tests.conftest import draw_defect, draw_good, small, write_image, write_mvtec
 from trainer import TRAINERS, build_trainer
 from utils.errors import UserError
 
@@ -31,7 +31,7 @@ def finished(tiny_mvtec, tmp_path_factory):
                 "save_path": str(tmp_path_factory.mktemp("results")),
                 "TrainingData": {"epochs": 2, "batch_size": 4, "img_size": 64},
             }
-            trainer = build_trainer(config | SMALL[method])
+            trainer = build_trainer(config | small(method))
             trainer.train()
             runs[method] = (trainer, trainer.test())
         return runs[method]
@@ -69,7 +69,7 @@ def test_the_run_folder(finished, method):
     }
     report = json.loads((trainer.run_dir / "metrics.json").read_text())
     assert report["metrics"] == figures and set(report["per_defect"]) == {"square"}
-    assert report["teacher"]["weights"] == ["random"] and report["seed"] == 0
+    assert report["teacher"]["weights"] == {trainer.config.backbone: "random"} and report["seed"] == 0
     assert {"python", "torch", "timm"} <= set(report["versions"]) and "cores" in report["hardware"]
     assert report["durations"]["train_seconds"] > 0 and report["durations"]["test_seconds"] > 0
     assert len(list((trainer.run_dir / "maps").rglob("*.png"))) == 6
@@ -113,25 +113,19 @@ def test_save_and_load_round_trip(config, method):
 def test_a_planted_defect_is_found_once_the_normals_are_fitted(tmp_path, method):
     """Train on few, nearly equal good pictures; the map of a defective one must peak inside its mask."""
     write_mvtec(tmp_path, train=8, good=0, bad=0)
-    training = {"epochs": 25, "batch_size": 4, "img_size": 64, "val_ratio": 0.25}
-    top = {"weights": "bundled", "precision": "fp32", "save_path": str(tmp_path / "r")}
-    raw = {"data_path": str(tmp_path), "obj": "part", "distillType": method, "TrainingData": training}
-    trainer = build_trainer(raw | SMALL[method] | top)
-    trainer.train()
     image, mask = draw_defect(np.random.default_rng(11))
     write_image(tmp_path / "part/test/square/000.png", image)
     write_image(tmp_path / "part/test/good/000.png", draw_good(np.random.default_rng(12)))
     write_image(tmp_path / "part/ground_truth/square/000_mask.png", mask)
+    training = {"epochs": 25, "batch_size": 4, "img_size": 64, "val_ratio": 0.25}
+    top = {"weights": "bundled", "precision": "fp32", "save_path": str(tmp_path / "r")}
+    raw = {"data_path": str(tmp_path), "obj": "part", "distillType": method, "TrainingData": training}
+    trainer = build_trainer(raw | small(method) | top)
+    trainer.train()
     figures = trainer.test()
     assert figures["image_auroc"] == 1 and figures["pixel_auroc"] > 0.9
-    maps, masks = trainer.score(_test_set(trainer))
+    maps, masks = trainer.score(trainer.test_set[0])
     assert masks[1].flatten()[maps[1].argmax()]
-
-
-def _test_set(trainer):
-    from datasets.mvtec import test_dataset
-
-    return test_dataset(trainer.config)[0]
 
 
 @every_method
@@ -155,7 +149,7 @@ def test_auto_weights_are_those_of_the_training(config, monkeypatch):
     """ImageNet weights that turn up later must not be used to test a run trained with the bundled teacher."""
     raw = config("st", weights="auto")
     trained = build_trainer(raw)
-    assert trained.record["weights"] == ["bundled"]
+    assert trained.record["weights"] == {"resnet18": "bundled"}
     trained.run_dir.mkdir(parents=True)
     trained.save()
     monkeypatch.setattr("models.weights._imagenet", lambda backbone: pytest.fail("looked for ImageNet weights"))
@@ -179,14 +173,14 @@ def test_two_methods_on_one_object_have_folders_of_their_own(config, monkeypatch
 
 
 def test_an_unknown_method_lists_the_known_ones(config):
-    with pytest.raises(UserError, match="distillType: 'stpm' is none of st"):
+    with pytest.raises(UserError, match="'distillType' must be one of st .got 'stpm'"):
         build_trainer(config("st", distillType="stpm"))
 
 
 def test_the_batch_size_of_the_test_changes_nothing(finished):
     trainer, _ = finished("st")
     raw = yaml.safe_load((trainer.run_dir / "config.yaml").read_text())
-    dataset = _test_set(trainer)
+    dataset = trainer.test_set[0]
     ours = trainer.score(dataset)[0]
     raw["TrainingData"]["batch_size"] = 1
     single = build_trainer(raw | {"phase": "test"})
@@ -197,7 +191,7 @@ def test_the_batch_size_of_the_test_changes_nothing(finished):
 @pytest.mark.parametrize(
     ("layout", "absent", "words"),
     [
-        ({"masks": False}, {"pixel_auroc", "pixel_ap", "pixel_f1max", "aupro"}, "no masks"),
+        ({"masks": False}, {"pixel_auroc", "pixel_ap", "pixel_f1max", "aupro"}, "are missing"),
         ({"bad": 0}, FIGURES, "no defective"),
         ({"good": 0}, {"image_auroc", "image_ap", "image_f1max"}, "no good"),
         ({"good": 0, "bad": 0}, FIGURES, "held-out good images"),
@@ -232,7 +226,7 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_earlier_results(finished, co
     raw = yaml.safe_load((trainer.run_dir / "config.yaml").read_text())
     raw["TrainingData"]["lr"] = 1e30
     raw["TrainingData"]["norm"] = False
-    with pytest.raises(UserError, match="lower TrainingData.lr .*precision: fp32"):
+    with pytest.raises(UserError, match="lower TrainingData.lr .*precision=fp32.*resume=false"):
         build_trainer(raw | {"precision": "fp32"}).train()
     for path, content in before.items():
         assert path.read_bytes() == content
@@ -292,3 +286,44 @@ def test_a_method_that_reads_the_teachers_maps_fits_the_house(config, monkeypatc
     again = build_trainer(raw, ["phase=test"])
     again.load()
     assert again.test() == figures
+
+
+def test_testing_with_other_map_settings_says_so_and_drops_the_comparison(finished, capsys):
+    trainer, _ = finished("st")
+    raw = yaml.safe_load((trainer.run_dir / "config.yaml").read_text())
+    other = build_trainer(raw, ["TrainingData.sigma=4", "phase=test"])
+    other.load()
+    assert "sigma differ from the training's" in capsys.readouterr().err
+    assert other.record["normal"] is None
+
+
+def test_an_own_map_is_used_everywhere(config, monkeypatch):
+    class Constant(TRAINERS["st"]):
+        def map_from(self, image, teacher):
+            return torch.full((len(image), 1, *image.shape[-2:]), 7.0)
+
+    monkeypatch.setitem(TRAINERS, "constant", Constant)
+    trainer = build_trainer(config("st", {"epochs": 1}, distillType="constant"))
+    trainer.train()
+    assert trainer.test()["image_auroc"] == 0.5
+    assert trainer.record["normal"]["scores"] == [7, 7]
+    assert ",7.0," in (trainer.run_dir / "training.csv").read_text()
+
+
+def test_a_fault_in_the_test_images_shows_before_training(tmp_path, config):
+    root = write_mvtec(tmp_path)
+    (root / "part/test/square/001.png").write_bytes(b"rubbish")
+    trainer = build_trainer(config("st", data_path=str(root)))
+    with pytest.raises(UserError, match="square/001.png"):
+        trainer.train()
+    assert not list(trainer.run_dir.iterdir())
+
+
+def test_a_new_student_takes_the_old_figures_away(finished, config):
+    raw = config("st", {"epochs": 1})
+    trainer = build_trainer(raw)
+    trainer.train()
+    trainer.test()
+    build_trainer(raw, ["seed=1"]).train()
+    names = {path.name for path in trainer.run_dir.iterdir()}
+    assert names == {"config.yaml", "student.safetensors", "training.csv", "training.png"}

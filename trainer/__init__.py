@@ -19,9 +19,9 @@ def build_trainer(source: str | Path | Mapping, overrides: Iterable[str] = ()) -
     Raises UserError naming the key at fault.
     """
     raw = read_config(source, overrides)
-    method = raw.get("distillType")
-    if method not in TRAINERS:
-        raise UserError(f"distillType: '{method}' is none of {', '.join(TRAINERS)}")
-    trainer = TRAINERS[method]
     name = "config" if isinstance(source, Mapping) else str(source)
+    method = raw.get("distillType")
+    if not isinstance(method, str) or method not in TRAINERS:
+        raise UserError(f"{name}: 'distillType' must be one of {', '.join(TRAINERS)} (got {method!r})")
+    trainer = TRAINERS[method]
     return trainer(check_config(raw, trainer.Options, name))

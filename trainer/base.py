@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ from trainer.engine import fit
 from trainer.student_file import check_record, fingerprint, load_student, read_record, save_student
 from utils.anomaly_map import smooth, sum_levels
 from utils.config import Config, TrainingData
-from utils.console import progress
+from utils.console import note, progress
 from utils.device import autocast, choose_device, choose_dtype
 from utils.distributed import is_main
 from utils.files import check_writable
 from utils.losses import squared_distance
 from utils.pictures import pixel_levels
-from utils.report import evaluate, write_test_report, write_training_report
+from utils.report import evaluate, remove_test_report, write_test_report, write_training_report
 from utils.seed import set_seed
 
 
@@ -52,8 +53,9 @@ class BaseTrainer:
         # What the student is and learns from; training adds how it went. Saved with the student.
         self.record: dict[str, Any] = {
             **config.model_dump(mode="json", include={"distillType", "backbone", "out_indice"}),
-            "weights": [net.source.name for net in backbones],
+            "weights": {net.backbone: net.source.name for net in backbones},
             "teacher": fingerprint(self.teacher),
+            "maps": self.options.model_dump(mode="json", exclude={"epochs", "batch_size", "lr", "val_ratio"}),
         }
 
     # ---- what a method writes or overrides -------------------------------------------------------------------
@@ -74,6 +76,12 @@ class BaseTrainer:
         """Scalar: the distance averaged over batch and positions, summed over levels."""
         student = self.student_maps(batch["image"], batch["teacher"])
         return sum(level.mean() for level in self.level_maps(batch["teacher"], student))
+
+    def map_from(self, image: torch.Tensor, teacher: list[torch.Tensor]) -> torch.Tensor:
+        """The anomaly map of images [B,3,H,W], given the teacher's maps: [B,1,H,W] float32."""
+        with autocast(self.device, self.dtype):
+            student = self.student_maps(image, teacher)
+        return self.final_map(self.level_maps(teacher, student), image.shape[-2:])
 
     def combine(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
         """One distance map per level, L x [B,1,h,w], to one of image size: [B,1,H,W]."""
@@ -100,7 +108,7 @@ class BaseTrainer:
         """A backbone with the weights that the key `weights` asks for; a tested run gets those it was trained with."""
         weights = self.config.weights
         if weights == "auto" and self.config.phase == "test" and self.student_file.exists():
-            weights = read_record(self.student_file)["weights"][0]
+            weights = read_record(self.student_file)["weights"].get(backbone, weights)
         return pretrained_features(backbone, out_indice, weights, self.config.seed)
 
     @torch.inference_mode()
@@ -122,25 +130,28 @@ class BaseTrainer:
     @torch.inference_mode()
     def anomaly_map(self, image: torch.Tensor) -> torch.Tensor:
         """Normalised images [B,3,H,W] -> [B,1,H,W] float32; an image's score is the maximum of its map."""
-        return self.final_map(self.level_maps(*self.features(image)), image.shape[-2:])
+        self.student.eval()
+        image = image.to(self.device, memory_format=torch.channels_last)
+        with autocast(self.device, self.dtype):
+            teacher = self.teacher(image)
+        return self.map_from(image, teacher)
 
     @torch.inference_mode()
     def maps(self, batches: Batches) -> Iterator[torch.Tensor]:
         """The anomaly maps of each batch, the teacher's part not computed twice."""
         self.student.eval()
         for batch in batches:
-            with autocast(self.device, self.dtype):
-                student = self.student_maps(batch["image"], batch["teacher"])
-            yield self.final_map(self.level_maps(batch["teacher"], student), batch["image"].shape[-2:])
+            yield self.map_from(batch["image"], batch["teacher"])
 
     def train(self) -> None:
         """Fit the student on train/good and write the run folder; goes on where an interrupted run stopped.
 
         Raises UserError for unusable data, an unwritable folder, or a loss that is no longer finite.
         """
+        test_set, _ = self.test_set
         if is_main():
             check_writable(self.run_dir)
-        train, val = training_batches(self.config, self.teacher, self.device, self.dtype)
+        train, val = training_batches(self.config, self.teacher, self.device, self.dtype, test_set)
         self.before_training(train)
         training = fit(self, train, val)
         self.student.load_state_dict(training.best)
@@ -151,6 +162,7 @@ class BaseTrainer:
             "normal": self._normal(val),
         }
         if is_main():
+            remove_test_report(self.run_dir)  # it speaks of the student that is now replaced
             self.save()
             write_training_report(self.run_dir, self.config, training.history, training.best_epoch)
             (self.run_dir / "checkpoint.pt").unlink(missing_ok=True)
@@ -167,14 +179,19 @@ class BaseTrainer:
 
         Raises UserError for unusable data or an unwritable folder.
         """
+        dataset, notes = self.test_set
         check_writable(self.run_dir)
-        dataset, notes = test_dataset(self.config)
         begin = time.perf_counter()
         maps, masks = self.score(dataset)
         seconds = time.perf_counter() - begin
         result = evaluate(dataset.samples, maps, masks, notes)
         write_test_report(self, dataset, maps, masks, result, seconds)
         return result.figures
+
+    @cached_property
+    def test_set(self) -> tuple[MVTecDataset, list[str]]:
+        """The test images, and sentences about what they lack."""
+        return test_dataset(self.config)
 
     def score(self, dataset: MVTecDataset) -> tuple[np.ndarray, np.ndarray]:
         """Anomaly maps [N,H,W] float32 and masks [N,H,W] bool of a data set, in its order."""
@@ -197,4 +214,10 @@ class BaseTrainer:
         record = read_record(self.student_file)
         check_record(self.student_file, record, self.record)
         load_student(self.student_file, self.student)
+        changed = [key for key, value in self.record["maps"].items() if record["maps"].get(key) != value]
+        if changed:
+            note(
+                f"{', '.join(changed)} differ from the training's; scores do not compare with its held-out good images"
+            )
+            record["normal"] = None
         self.record = record

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import DataLoader
 
-from datasets.mvtec import EpochBatches, loader, train_datasets
+from datasets.mvtec import EpochBatches, MVTecDataset, loader, train_datasets
 from models.features import Frozen
 from utils.config import Config
 from utils.console import progress
@@ -61,25 +61,26 @@ class Batches:
         # and a resumed run must find the same values.
         kept = [maps.new_empty(self.images, *maps.shape[2:], maps.shape[1]) for maps in first]
         for start in progress(range(0, self.images, size), "teacher features"):
-            part = range(start, min(start + size, self.images))
+            part = list(range(start, min(start + size, self.images)))
             for store, maps in zip(kept, self._maps_of(part), strict=True):
-                store[part.start : part.stop] = maps.permute(0, 2, 3, 1)
+                store[part] = maps.permute(0, 2, 3, 1)
         self.remembered = kept
         return needed
 
-    def _maps_of(self, indices) -> list[torch.Tensor]:
-        dataset = self.loader.dataset
-        image = torch.stack([dataset[index]["image"] for index in indices])
-        return self.teacher_maps({"image": self.to_device(image)})
+    def _maps_of(self, indices: list[int]) -> list[torch.Tensor]:
+        return self.teacher_maps({"image": self.to_device(self.loader.dataset.__getitems__(indices)["image"])})
 
 
 def training_batches(
-    config: Config, teacher: Frozen, device: torch.device, dtype: torch.dtype
+    config: Config, teacher: Frozen, device: torch.device, dtype: torch.dtype, test_set: MVTecDataset
 ) -> tuple[Batches, Batches]:
-    """Shuffled training batches and held-out batches in order; whatever fits `cache_mb` is read and computed once."""
+    """Shuffled training batches and held-out batches in order.
+
+    Whatever fits `cache_mb` is read and computed once; `test_set` too, so that a fault in it shows before training.
+    """
     budget = config.cache_mb * 2**20
     train_set, val_set = train_datasets(config)
-    for dataset in (train_set, val_set):
+    for dataset in (train_set, val_set, test_set):
         budget -= dataset.cache(budget)
     shuffled = EpochBatches(len(train_set), config.TrainingData.batch_size, config.seed, rank(), world())
     train = Batches(loader(train_set, config, device, shuffled), teacher, device, dtype)

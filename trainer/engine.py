@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
@@ -25,7 +26,11 @@ def fit(trainer, train: Batches, val: Batches) -> Training:
     optimizer, scheduler = trainer.build_optimizer(epochs * len(train))
     training = Training(trainer.student, optimizer, scheduler, trainer.dtype == torch.float16)
     checkpoint = trainer.run_dir / "checkpoint.pt"
-    settings = result_settings(config) | {"teacher": trainer.record["teacher"]}
+    settings = result_settings(config) | {
+        "teacher": trainer.record["teacher"],
+        "good images": train.loader.dataset.fingerprint() + val.loader.dataset.fingerprint(),
+        "arithmetic": f"{trainer.dtype} on {trainer.device.type}",
+    }
     if config.resume and checkpoint.exists():
         training.resume(checkpoint, settings)
         note(f"going on with the interrupted training after epoch {len(training.history)} of {epochs}")
@@ -53,7 +58,7 @@ def train_epoch(trainer, loss_function: Callable, train: Batches, training: Trai
             loss = loss_function(batch)
         total += _finite(loss.item(), f"the loss of epoch {epoch + 1}", trainer)
         training.step(loss)
-        bar.set_postfix(epoch=epoch + 1, loss=f"{loss.item():.4f}", refresh=False)
+        bar.set_postfix(epoch=epoch + 1, loss=f"{loss.item():.4f}", best=training.best_epoch, refresh=False)
         bar.update()
     return total / len(train)
 
@@ -68,8 +73,8 @@ def _finite(value: float, what: str, trainer) -> float:
     if math.isfinite(value):
         return value
     raise UserError(
-        f"{what} is {value}: lower TrainingData.lr (now {trainer.options.lr:g}), "
-        "or set precision: fp32; results of earlier runs are untouched"
+        f"{what} is {value}: lower TrainingData.lr (now {trainer.options.lr:g}) or set precision=fp32, "
+        "and start over with resume=false; results of earlier runs are untouched"
     )
 
 
@@ -78,7 +83,8 @@ def _loss_function(trainer) -> Callable[[dict], torch.Tensor]:
     if world() == 1:
         return trainer.loss
     if trainer.device.type == "cuda":  # torch has no synchronised batch norm for CPUs
-        trainer.student = nn.SyncBatchNorm.convert_sync_batchnorm(trainer.student)
+        # timm's conversion, since torch's drops the activation inside timm's fused norm layers.
+        trainer.student = convert_sync_batchnorm(trainer.student)
     # Some timm networks keep blocks behind the last level that is asked for; those get no gradient.
     return DistributedDataParallel(_Loss(trainer), find_unused_parameters=True)
 

@@ -1,5 +1,6 @@
 """The state of a training: everything an interrupted run needs to go on as if nothing had happened."""
 
+import io
 import random
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from utils.errors import UserError
-from utils.files import write_atomic
+from utils.files import write_bytes
 
 
 class Training:
@@ -49,7 +50,9 @@ class Training:
         begin = time.monotonic()
         if begin < self._next_save:
             return
-        write_atomic(path, lambda temporary: torch.save(self.state_dict(settings), temporary))
+        content = io.BytesIO()  # torch.save's own file writing turns a full disk into an error of no class
+        torch.save(self.state_dict(settings), content)
+        write_bytes(path, content.getvalue())
         self._next_save = time.monotonic() + 20 * (time.monotonic() - begin)
 
     def state_dict(self, settings: dict[str, Any]) -> dict[str, Any]:
@@ -72,21 +75,31 @@ class Training:
         """
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
+            changed = _difference(state["settings"], settings)
         except Exception as error:  # torch.load's failures have no common class
-            raise UserError(f"{path}: the checkpoint is damaged ({error}); start over with resume=false") from None
-        changed = _difference(state["settings"], settings)
+            raise _damaged(path, error) from None
         if changed:
             raise UserError(
                 f"{path}: an interrupted training with other settings ({changed}) is waiting there; finish it with "
                 "those settings, or start over with resume=false"
             )
-        self.student.load_state_dict(state["student"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(state["scheduler"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.history, self.best_epoch, self.best = state["history"], state["best_epoch"], state["best"]
-        _set_random_state(state["random"])
+        try:
+            self.student.load_state_dict(state["student"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.scheduler is not None:
+                self.scheduler.load_state_dict(state["scheduler"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.history, self.best_epoch, self.best = state["history"], state["best_epoch"], state["best"]
+            _set_random_state(state["random"])
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return UserError(
+        f"{path}: the checkpoint is damaged or of another version ({reason}); start over with resume=false"
+    )
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:

@@ -5,6 +5,8 @@ import os
 import sys
 from collections.abc import Callable
 
+import torch
+
 from utils.distributed import stop
 from utils.errors import UserError
 
@@ -25,9 +27,11 @@ def run(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         sys.exit(_say(f"error: {error}", 2))
+    except torch.OutOfMemoryError:
+        sys.exit(_say("error: out of GPU memory: lower TrainingData.batch_size or TrainingData.img_size", 2))
     except KeyboardInterrupt:
         # Worker threads may still be busy; nothing they do matters any more, and a traceback helps nobody.
-        code = _say("\ninterrupted; the same command goes on from the last checkpoint", 130)
+        code = _say("\ninterrupted; a training goes on from its last checkpoint with the same command", 130)
         sys.stderr.flush()
         os._exit(code)
     finally:

@@ -120,6 +120,8 @@ class Config(Section, Generic[Options]):
     TrainingData: Options
 
 
+TEXT_KEYS = {"data_path", "backbone", "obj", "save_path", "weights"}
+
 # These say where and how fast; a run may go on with others than it began with.
 WITHOUT_EFFECT = {"phase", "resume", "workers", "cache_mb", "data_path", "save_path"}
 
@@ -139,7 +141,9 @@ def read_config(source: str | Path | Mapping, overrides: Iterable[str] = ()) -> 
         if not equals or not key:
             raise UserError(f"'{word}' is no override: write key=value, such as TrainingData.epochs=10")
         try:
-            _assign(raw, key.strip(), yaml.safe_load(text))
+            value = yaml.safe_load(text)
+            # A category may be called 01, which YAML takes for a number.
+            _assign(raw, key.strip(), text if key in TEXT_KEYS and isinstance(value, int | float) else value)
         except yaml.YAMLError:
             raise UserError(f"override '{word}': the value is not valid YAML") from None
     return raw
@@ -223,4 +227,5 @@ def _sentence(error: dict[str, Any], known: list[str]) -> str:
         return f"key '{'.'.join(path)}' is missing"
     if isinstance(error["input"], dict):
         return f"'{key}': {error['msg'].removeprefix('Value error, ')}"
-    return f"'{key}': {error['msg'].removeprefix('Value error, ')} (got {error['input']!r})"
+    quotes = "; write it in quotes" if error["type"] == "string_type" else ""
+    return f"'{key}': {error['msg'].removeprefix('Value error, ')} (got {error['input']!r}{quotes})"

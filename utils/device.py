@@ -33,7 +33,7 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
         return DTYPES[precision]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    capabilities = torch.cpu.get_capabilities()
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot tell
     return torch.bfloat16 if any(capabilities.get(k) for k in ("avx512_bf16", "amx_bf16")) else torch.float32
 
 

@@ -17,7 +17,7 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
 
     Raises UserError naming the file when the disk refuses it.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    temporary = path.with_name(f".{path.name}.tmp{path.suffix}")  # one name: the next run overwrites what a kill left
     try:
         write(temporary)
         os.replace(temporary, path)
@@ -32,7 +32,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(errors="surrogateescape"))  # file names need not be valid UTF-8 on Linux
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -50,9 +50,10 @@ def write_csv(path: Path, header: list[str], rows: Iterable[Iterable[Any]]) -> N
 
 def replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     """Let `fill` write into a new folder, then put it in the place of `folder` as a whole."""
-    fresh = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    stale = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    fresh, stale = (folder.with_name(f".{folder.name}.{state}") for state in ("tmp", "old"))
     try:
+        for left_by_a_kill in (fresh, stale):
+            shutil.rmtree(left_by_a_kill, ignore_errors=True)
         fresh.mkdir(parents=True)
         fill(fresh)
         if folder.exists():
@@ -70,7 +71,7 @@ def check_writable(folder: Path) -> None:
 
     Raises UserError naming the folder.
     """
-    probe = folder / f".probe.{os.getpid()}"
+    probe = folder / ".probe"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"")

@@ -2,12 +2,16 @@
 
 import json
 import platform
+import shutil
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
+import PIL
+import timm
+import torch
 import yaml
 
 from datasets.mvtec import MVTecDataset, Sample
@@ -49,12 +53,13 @@ def evaluate(samples: list[Sample], maps: np.ndarray, masks: np.ndarray, notes: 
     else:
         figures |= detection(scores, labels)
     if not masks.any():
-        notes.append("no pixel figures and no AUPRO: there are no masks in ground_truth")
+        what = "hold no defective pixel" if any(sample.mask for sample in samples) else "are missing"
+        notes.append(f"no pixel figures and no AUPRO: the masks in ground_truth {what}")
     else:
         figures |= segmentation(maps, masks)
         vanished = int((labels & ~masks.any(axis=(1, 2))).sum())
         if vanished:
-            notes.append(f"{vanished} masks have no pixel left at this img_size and crop_size; they count as good")
+            notes.append(f"{vanished} defective images have no mask pixel at this img_size and crop_size")
     table = per_defect(scores, maps, masks if masks.any() else None, kinds) if "image_auroc" in figures else {}
     return Result(figures, table, scores, notes)
 
@@ -80,8 +85,16 @@ def write_test_report(
     write_json(run_dir / "metrics.json", _report(trainer, result, seconds))
 
 
+def remove_test_report(run_dir: Path) -> None:
+    """Take away what describes a student that is about to be replaced."""
+    for name in ("metrics.json", "scores.csv"):
+        (run_dir / name).unlink(missing_ok=True)
+    for name in ("maps", "features"):
+        shutil.rmtree(run_dir / name, ignore_errors=True)
+
+
 def _report(trainer, result: Result, seconds: float) -> dict[str, Any]:
-    packages = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless", "pillow")
+    packages = {"torch": torch, "timm": timm, "numpy": np, "opencv": cv2, "pillow": PIL}
     return {
         "metrics": result.figures,
         "per_defect": result.per_defect,
@@ -97,7 +110,8 @@ def _report(trainer, result: Result, seconds: float) -> dict[str, Any]:
         },
         "hardware": hardware(trainer.device),
         "precision": str(trainer.dtype).removeprefix("torch."),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "versions": {"python": platform.python_version()}
+        | {name: package.__version__ for name, package in packages.items()},
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "config": trainer.config.model_dump(mode="json"),
     }
@@ -107,7 +121,7 @@ def summary(run_dir: Path) -> str:
     """The figures of a finished test as a table for the screen."""
     report = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
     config, figures = report["config"], report["metrics"]
-    weights = ", ".join(report["teacher"]["weights"])
+    weights = ", ".join(report["teacher"]["weights"].values())
     lines = ["", f"{config['obj']}   {config['distillType']}   {config['backbone']}   teacher weights: {weights}", ""]
     lines += [f"  {LABELS[key]:<14}{value:8.4f}" for key, value in figures.items()]
     if report["per_defect"]:
@@ -118,13 +132,11 @@ def summary(run_dir: Path) -> str:
 
 
 def _table(per_defect: dict[str, dict[str, float]]) -> list[str]:
+    """A line per defect type; a figure that a type does not have (its masks were cropped away) stays empty."""
     width = max(len("defect"), *map(len, per_defect)) + 2
-    keys = list(next(iter(per_defect.values())))
-    head = "  " + "defect".ljust(width) + "".join(LABELS.get(key, key).rjust(13) for key in keys)
-    rows = [
-        "  "
-        + kind.ljust(width)
-        + "".join(f"{row[key]:13d}" if key == "images" else f"{row[key]:13.4f}" for key in keys)
-        for kind, row in per_defect.items()
-    ]
-    return [head, *rows]
+    keys = list(dict.fromkeys(key for row in per_defect.values() for key in row))
+    lines = ["defect".ljust(width) + "".join(LABELS.get(key, key).rjust(13) for key in keys)]
+    for kind, row in per_defect.items():
+        cells = {key: f"{row[key]:.4f}" if isinstance(row[key], float) else str(row[key]) for key in row}
+        lines.append(kind.ljust(width) + "".join(cells.get(key, "").rjust(13) for key in keys))
+    return ["  " + line for line in lines]
