@@ -3,12 +3,14 @@
 from datasets.demo import ensure_demo
 from trainer import build_trainer
 from utils.command import run, run_flags
+from utils.device import keep_freed_memory
 from utils.distributed import is_main, start
 from utils.report import summary
 
 
 def main() -> None:
     args = run_flags(__doc__).parse_intermixed_args()
+    keep_freed_memory()
     trainer = build_trainer(args.config, args.overrides)
     start(trainer.device)
     ensure_demo(trainer.config)
