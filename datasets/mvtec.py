@@ -36,10 +36,10 @@ class MVTecDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         """image [3,H,W] float32 normalised, mask [H,W] bool, label 0/1, kind, path, index."""
-        return {key: values[0] for key, values in self.__getitems__([index]).items()}
+        return {key: values[0] for key, values in self.batch([index]).items()}
 
-    def __getitems__(self, indices: list[int]) -> dict:
-        """A batch at once, which DataLoader asks for: image [B,3,H,W], mask [B,H,W], label and index [B], lists."""
+    def batch(self, indices: list[int]) -> dict:
+        """The same of several images: image [B,3,H,W], mask [B,H,W], label and index [B], lists of kind and path."""
         pixels, masks = zip(*(self.read(i) if self.decoded is None else self.decoded[i] for i in indices), strict=True)
         samples = [self.samples[i] for i in indices]
         one_depth = len({image.dtype for image in pixels}) == 1
@@ -51,6 +51,8 @@ class MVTecDataset(Dataset):
             "kind": [sample.kind for sample in samples],
             "path": [str(sample.path) for sample in samples],
         }
+
+    __getitems__ = batch  # what DataLoader calls where a data set makes whole batches
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Pixels [3,H,W] uint8 or uint16 and mask [H,W] bool, resized and cropped."""

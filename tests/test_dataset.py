@@ -124,7 +124,7 @@ def test_images_of_many_sizes_and_formats(tmp_path):
     ):
         Image.fromarray(draw_good(rng, size)).save(folder / f"{i}{suffix}")
     dataset = train_datasets(make_config(tmp_path, "mixed", val_ratio=0))[0]
-    assert dataset.__getitems__(list(range(5)))["image"].shape == (5, 3, 64, 64)
+    assert dataset.batch(list(range(5)))["image"].shape == (5, 3, 64, 64)
 
 
 def test_caching_changes_nothing_and_respects_the_budget(tiny_mvtec):
@@ -255,7 +255,7 @@ def test_eight_and_sixteen_bits_in_one_batch(tmp_path):
     write_image(folder / "a.png", draw_good(np.random.default_rng(0)))
     write_image(folder / "b.png", draw_good(np.random.default_rng(0)).astype(np.uint16) * 257)
     dataset = train_datasets(make_config(tmp_path, "deep", val_ratio=0))[0]
-    a, b = dataset.__getitems__([0, 1])["image"]
+    a, b = dataset.batch([0, 1])["image"]
     torch.testing.assert_close(a, b, atol=0.01, rtol=0)
 
 

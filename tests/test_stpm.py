@@ -115,6 +115,26 @@ def test_the_student_is_never_the_teacher(config, weights):
     assert trainer.anomaly_map(torch.rand(1, 3, 64, 64)).max() > 0.01
 
 
+@pytest.mark.parametrize(
+    ("backbone", "levels"),
+    [
+        ("wide_resnet50_2", [1, 2, 3]),
+        ("efficientnet_b0", [1, 2, 3]),
+        ("mobilenetv3_large_100", [1, 2, 3]),
+        ("convnext_atto", [0, 1, 2]),
+        ("densenet121", [1, 2, 3]),
+    ],
+)
+def test_other_backbones_train_and_come_back(config, backbone, levels):
+    raw = config("st", {"epochs": 1, "lr": 0.05}, backbone=backbone, out_indice=levels)
+    trainer = build_trainer(raw)
+    trainer.train()
+    figures = trainer.test()
+    again = build_trainer(raw, ["phase=test"])
+    again.load()
+    assert again.test() == figures and "aupro" in figures
+
+
 def test_model_choice_is_the_mean_product_map(trainer):
     class Two:
         def __iter__(self):

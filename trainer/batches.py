@@ -10,7 +10,7 @@ from models.features import Frozen
 from utils.config import Config
 from utils.console import progress
 from utils.device import autocast
-from utils.distributed import rank, world
+from utils.distributed import is_main, rank, world
 
 
 class Batches:
@@ -68,7 +68,7 @@ class Batches:
         return needed
 
     def _maps_of(self, indices: list[int]) -> list[torch.Tensor]:
-        return self.teacher_maps({"image": self.to_device(self.loader.dataset.__getitems__(indices)["image"])})
+        return self.teacher_maps({"image": self.to_device(self.loader.dataset.batch(indices)["image"])})
 
 
 def training_batches(
@@ -77,10 +77,11 @@ def training_batches(
     """Shuffled training batches and held-out batches in order.
 
     Whatever fits `cache_mb` is read and computed once; `test_set` too, so that a fault in it shows before training.
+    Only the first process validates and tests.
     """
     budget = config.cache_mb * 2**20
     train_set, val_set = train_datasets(config)
-    for dataset in (train_set, val_set, test_set):
+    for dataset in (train_set, val_set, test_set) if is_main() else (train_set,):
         budget -= dataset.cache(budget)
     shuffled = EpochBatches(len(train_set), config.TrainingData.batch_size, config.seed, rank(), world())
     train = Batches(loader(train_set, config, device, shuffled), teacher, device, dtype)
