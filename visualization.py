@@ -113,8 +113,8 @@ def _flags() -> argparse.Namespace:
 
 def _count(text: str) -> int:
     number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
+    if not 1 <= number <= 16:
+        raise argparse.ArgumentTypeError("must be 1 to 16, what fits on a page")
     return number
 
 

@@ -135,7 +135,9 @@ def train_datasets(config: Config) -> tuple[MVTecDataset, MVTecDataset]:
     options = config.TrainingData
     train, val = split_train(len(images), options.val_ratio, config.seed)
     if not train:
-        raise UserError(f"{folder}: {len(images)} image is too few to hold out TrainingData.val_ratio of them")
+        raise UserError(
+            f"{folder}: {len(images)} image is too few to hold out a share; TrainingData.val_ratio=0 holds none"
+        )
     samples = [Sample(path, None, "good") for path in images]
     return tuple(MVTecDataset([samples[i] for i in part], options) for part in (train, val))
 

@@ -63,7 +63,7 @@ def _find(backbone: str, weights: str) -> Source:
         return _auto(backbone)
     path = Path(weights).expanduser()
     if not path.is_file():
-        raise UserError(f"weights: there is no file {path} (or write imagenet, bundled, random or auto)")
+        raise UserError(f"weights: {path} is no file (or write imagenet, bundled, random or auto)")
     return Source("file", path)
 
 
@@ -166,10 +166,10 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as a weights file ({str(error).splitlines()[0]})") from None
+        raise UserError(f"weights: {path} cannot be read as a weights file ({str(error).splitlines()[0]})") from None
     except Exception:  # pickle.UnpicklingError: code instead of tensors, or no checkpoint at all
-        raise UserError(f"{path}: is no file of tensors that can be loaded safely") from None
+        raise UserError(f"weights: {path} is no file of tensors that can be loaded safely") from None
     content = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or not all(isinstance(t, torch.Tensor) for t in content.values()):
-        raise UserError(f"{path}: holds something else than a state_dict")
+        raise UserError(f"weights: {path} holds something else than a state_dict")
     return content

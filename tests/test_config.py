@@ -85,6 +85,19 @@ def test_a_wrong_key_or_value_is_one_sentence_that_names_it(override, words):
         assert word in sentence
 
 
+def test_a_dotted_key_in_a_file_is_explained():
+    with pytest.raises(UserError, match="'TrainingData.epochs' must stand below 'TrainingData:'"):
+        check(**{"TrainingData.epochs": 3})
+
+
+def test_a_mistake_is_blamed_on_where_it_stands():
+    raw = MINIMAL | {"seed": -1}
+    with pytest.raises(UserError, match="^my.yaml: 'seed'"):
+        check_config(raw, STPMTrainer.Options, "my.yaml", ["obj=x"])
+    with pytest.raises(UserError, match="^command line: 'seed'"):
+        check_config(raw, STPMTrainer.Options, "my.yaml", ["seed=-1"])
+
+
 def test_a_category_of_digits_is_text():
     assert check(["obj=01"]).obj == "01"
     with pytest.raises(UserError, match="'obj'.*got 1; write it in quotes"):

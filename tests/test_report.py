@@ -30,7 +30,7 @@ def test_evaluate_gives_every_figure_and_a_row_per_defect():
 
 
 def test_evaluate_says_what_is_missing():
-    assert "the masks in ground_truth are missing" in evaluate(SAMPLES, MAPS, MASKS & False, []).notes[0]
+    assert "there are no masks in ground_truth" in evaluate(SAMPLES, MAPS, MASKS & False, []).notes[0]
     only_good = evaluate(SAMPLES[:4], MAPS[:4], MASKS[:4], ["first"])
     assert only_good.figures == {} and only_good.notes[0] == "first" and "defective" in only_good.notes[1]
     vanished = MASKS.copy()

@@ -158,7 +158,7 @@ def test_auto_weights_are_those_of_the_training(config, monkeypatch):
 
 def test_missing_or_damaged_student(config):
     trainer = build_trainer(config("st"))
-    with pytest.raises(UserError, match="student.safetensors: train first"):
+    with pytest.raises(UserError, match="student.safetensors does not exist: train first"):
         trainer.load()
     trainer.run_dir.mkdir(parents=True)
     trainer.student_file.write_bytes(b"rubbish")
@@ -191,7 +191,7 @@ def test_the_batch_size_of_the_test_changes_nothing(finished):
 @pytest.mark.parametrize(
     ("layout", "absent", "words"),
     [
-        ({"masks": False}, {"pixel_auroc", "pixel_ap", "pixel_f1max", "aupro"}, "are missing"),
+        ({"masks": False}, {"pixel_auroc", "pixel_ap", "pixel_f1max", "aupro"}, "no masks"),
         ({"bad": 0}, FIGURES, "no defective"),
         ({"good": 0}, {"image_auroc", "image_ap", "image_f1max"}, "no good"),
         ({"good": 0, "bad": 0}, FIGURES, "held-out good images"),
@@ -293,7 +293,7 @@ def test_testing_with_other_map_settings_says_so_and_drops_the_comparison(finish
     raw = yaml.safe_load((trainer.run_dir / "config.yaml").read_text())
     other = build_trainer(raw, ["TrainingData.sigma=4", "phase=test"])
     other.load()
-    assert "sigma differ from the training's" in capsys.readouterr().err
+    assert "sigma was 0.0, is 4.0" in capsys.readouterr().err
     assert other.record["normal"] is None
 
 

@@ -18,10 +18,11 @@ def build_trainer(source: str | Path | Mapping, overrides: Iterable[str] = ()) -
 
     Raises UserError naming the key at fault.
     """
+    overrides = list(overrides)
     raw = read_config(source, overrides)
     name = "config" if isinstance(source, Mapping) else str(source)
     method = raw.get("distillType")
     if not isinstance(method, str) or method not in TRAINERS:
         raise UserError(f"{name}: 'distillType' must be one of {', '.join(TRAINERS)} (got {method!r})")
     trainer = TRAINERS[method]
-    return trainer(check_config(raw, trainer.Options, name))
+    return trainer(check_config(raw, trainer.Options, name, overrides))

@@ -17,7 +17,7 @@ from trainer.batches import Batches, training_batches
 from trainer.engine import fit
 from trainer.student_file import check_record, fingerprint, load_student, read_record, save_student
 from utils.anomaly_map import smooth, sum_levels
-from utils.config import Config, TrainingData
+from utils.config import Config, TrainingData, difference, result_settings
 from utils.console import note, progress
 from utils.device import autocast, choose_device, choose_dtype
 from utils.distributed import is_main
@@ -55,7 +55,7 @@ class BaseTrainer:
             **config.model_dump(mode="json", include={"distillType", "backbone", "out_indice"}),
             "weights": {net.backbone: net.source.name for net in backbones},
             "teacher": fingerprint(self.teacher),
-            "maps": self.options.model_dump(mode="json", exclude={"epochs", "batch_size", "lr", "val_ratio"}),
+            "settings": result_settings(config),
         }
 
     # ---- what a method writes or overrides -------------------------------------------------------------------
@@ -214,10 +214,14 @@ class BaseTrainer:
         record = read_record(self.student_file)
         check_record(self.student_file, record, self.record)
         load_student(self.student_file, self.student)
-        changed = [key for key, value in self.record["maps"].items() if record["maps"].get(key) != value]
+        if (self.run_dir / "checkpoint.pt").exists():
+            note(f"an unfinished training waits in {self.run_dir}; this is the student of the last finished one")
+        # The teacher itself was compared above, whatever `weights` calls it.
+        then, now = (
+            {k: v for k, v in r["settings"].items() if k not in ("weights", "device")} for r in (record, self.record)
+        )
+        changed = difference(then, now)
         if changed:
-            note(
-                f"{', '.join(changed)} differ from the training's; scores do not compare with its held-out good images"
-            )
+            note(f"not the settings of the training ({changed}): its held-out good images are no yardstick here")
             record["normal"] = None
         self.record = record

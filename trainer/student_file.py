@@ -21,7 +21,7 @@ def save_student(path: Path, student: nn.Module, record: dict[str, Any]) -> None
 def read_record(path: Path) -> dict[str, Any]:
     """The record alone. Raises UserError naming a file that is missing, damaged or not ours."""
     if not path.is_file():
-        raise UserError(f"{path}: train first (phase: train) or fix save_path")
+        raise UserError(f"{path} does not exist: train first (phase: train) or fix save_path")
     try:
         with safe_open(path, framework="pt") as file:
             return json.loads(file.metadata()["record"])

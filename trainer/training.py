@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from utils.config import difference
 from utils.errors import UserError
 from utils.files import write_bytes
 
@@ -75,7 +76,7 @@ class Training:
         """
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            changed = _difference(state["settings"], settings)
+            changed = difference(state["settings"], settings)
         except Exception as error:  # torch.load's failures have no common class
             raise _damaged(path, error) from None
         if changed:
@@ -100,11 +101,6 @@ def _damaged(path: Path, error: Exception) -> UserError:
     return UserError(
         f"{path}: the checkpoint is damaged or of another version ({reason}); start over with resume=false"
     )
-
-
-def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
-    keys = [key for key in old | new if old.get(key) != new.get(key)]
-    return ", ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in keys)
 
 
 def _random_state() -> dict[str, Any]:

@@ -31,7 +31,7 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(_say("error: out of GPU memory: lower TrainingData.batch_size or TrainingData.img_size", 2))
     except KeyboardInterrupt:
         # Worker threads may still be busy; nothing they do matters any more, and a traceback helps nobody.
-        code = _say("\ninterrupted; a training goes on from its last checkpoint with the same command", 130)
+        code = _say("\ninterrupted; the same command takes a training up again from its last checkpoint", 130)
         sys.stderr.flush()
         os._exit(code)
     finally:

@@ -149,15 +149,21 @@ def read_config(source: str | Path | Mapping, overrides: Iterable[str] = ()) -> 
     return raw
 
 
-def check_config(raw: Mapping[str, Any], options: type[Options], name: str = "config") -> Config[Options]:
+def check_config(
+    raw: Mapping[str, Any], options: type[Options], name: str = "config", overrides: Iterable[str] = ()
+) -> Config[Options]:
     """The mapping as a checked, complete Config whose TrainingData is the method's `options`.
 
-    Raises UserError naming the first wrong key and, for an unknown one, the nearest right one.
+    Raises UserError naming the first wrong key, where it stands (file `name` or `overrides`), and, for an
+    unknown one, the nearest right one.
     """
     try:
         return Config[options].model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{name}: {_sentence(error.errors()[0], _known_keys(options))}") from None
+        first = error.errors()[0]
+        typed = {word.partition("=")[0].rpartition(".")[2] for word in overrides}
+        where = "command line" if typed & {str(part) for part in first["loc"]} else name
+        raise UserError(f"{where}: {_sentence(first, _known_keys(options))}") from None
 
 
 def result_settings(config: Config) -> dict[str, Any]:
@@ -165,6 +171,12 @@ def result_settings(config: Config) -> dict[str, Any]:
     values = config.model_dump(mode="json", exclude=WITHOUT_EFFECT)
     section = values.pop("TrainingData")
     return values | {f"TrainingData.{key}": value for key, value in section.items()}
+
+
+def difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """Where two settings differ, in words; empty where they do not."""
+    keys = [key for key in old | new if old.get(key) != new.get(key)]
+    return ", ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in keys)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -221,6 +233,8 @@ def _sentence(error: dict[str, Any], known: list[str]) -> str:
     # Positions inside a list or a union's branch names say nothing to the user; known keys do.
     path = [str(part) for part in error["loc"]]
     key = next((".".join(path[:n]) for n in range(len(path), 0, -1) if ".".join(path[:n]) in known), ".".join(path))
+    if error["type"] == "extra_forbidden" and len(path) == 1 and path[0] in known:
+        return f"key '{path[0]}' must stand below 'TrainingData:', indented and without the prefix"
     if error["type"] == "extra_forbidden":
         return f"unknown key '{'.'.join(path)}'.{_nearest('.'.join(path), known)}"
     if error["type"] == "missing":

@@ -11,6 +11,8 @@ matplotlib.use("Agg")  # no screen needed
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import font_manager
+from matplotlib.ticker import NullFormatter
 from PIL import Image, ImageDraw, ImageFont
 
 from datasets.images import denormalise
@@ -92,7 +94,8 @@ def heat(anomaly_map: np.ndarray, levels: list[float]) -> np.ndarray:
 def caption(picture: Image.Image, lines: tuple[str, str], scale: str) -> None:
     """Below the panels: which image, its score, and what the colours mean."""
     draw = ImageDraw.Draw(picture)
-    large, small = ImageFont.load_default(14), ImageFont.load_default(10)
+    # matplotlib's own font: the feature pages use it too, and it knows more than the letters of English.
+    large, small = (ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size) for size in (13, 10))
     y = picture.height - CAPTION
     draw.text((6, y + 6), lines[0], "black", large)
     draw.text((6, y + 28), lines[1], "black", large)
@@ -117,6 +120,8 @@ def draw_curves(path: Path, history: list[dict[str, float]], best_epoch: int) ->
         other.plot(epochs, [row["val_score"] for row in history], color="tab:orange", marker=".")
         other.set_yscale("log")
         other.set_ylabel("validation score (held-out good images)", color="tab:orange")
+    for each in figure.axes:
+        each.yaxis.set_minor_formatter(NullFormatter())
     axis.axvline(best_epoch, color="gray", linestyle="--", linewidth=1)
     axis.xaxis.get_major_locator().set_params(integer=True)
     figure.savefig(path, dpi=120)

@@ -53,8 +53,10 @@ def evaluate(samples: list[Sample], maps: np.ndarray, masks: np.ndarray, notes: 
     else:
         figures |= detection(scores, labels)
     if not masks.any():
-        what = "hold no defective pixel" if any(sample.mask for sample in samples) else "are missing"
-        notes.append(f"no pixel figures and no AUPRO: the masks in ground_truth {what}")
+        why = "the masks in ground_truth hold no defective pixel"
+        if not any(sample.mask for sample in samples):
+            why = "there are no masks in ground_truth" if labels.any() else "nothing is defective"
+        notes.append(f"no pixel figures and no AUPRO: {why}")
     else:
         figures |= segmentation(maps, masks)
         vanished = int((labels & ~masks.any(axis=(1, 2))).sum())
@@ -100,7 +102,7 @@ def _report(trainer, result: Result, seconds: float) -> dict[str, Any]:
         "per_defect": result.per_defect,
         "notes": result.notes,
         "teacher": {"weights": trainer.record["weights"], "sha256": trainer.record["teacher"]},
-        "seed": trainer.config.seed,
+        "seed": trainer.record["settings"]["seed"],
         "best_epoch": trainer.record.get("best_epoch"),
         "scores_of_held_out_good_images": (trainer.record.get("normal") or {}).get("scores"),
         "durations": {
@@ -113,6 +115,7 @@ def _report(trainer, result: Result, seconds: float) -> dict[str, Any]:
         "versions": {"python": platform.python_version()}
         | {name: package.__version__ for name, package in packages.items()},
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "trained_with": trainer.record["settings"],
         "config": trainer.config.model_dump(mode="json"),
     }
 
