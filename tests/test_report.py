@@ -61,14 +61,14 @@ def test_colours_say_how_rare_a_value_is():
     normal = np.linspace(0, 1, 100_001).reshape(1, 1, -1)
     levels = pixel_levels(normal)
     assert levels == pytest.approx([0.9, 0.99, 0.999, 0.9999, 1.0])
-    common, rare, top, beyond = heat(np.array([[0.5, 0.995, 1.0, 50.0]]), levels)[0].sum(axis=1)
-    assert common < 60 < rare < top == beyond
+    common, rare, top, beyond, far = heat(np.array([[0.5, 0.995, 1.0, 50.0, 1e4]]), levels)[0].sum(axis=1)
+    assert common < 60 < rare < top < beyond < far
 
 
 def test_one_odd_good_image_does_not_leave_all_maps_black():
     normal = np.full((100, 32, 32), 1e-4) + RNG.random((100, 32, 32)) * 1e-4
     normal[7, :3, :3] = 0.5
-    assert heat(np.array([[0.002]]), pixel_levels(normal)).sum() > 200
+    assert heat(np.array([[0.002]]), pixel_levels(normal)).sum() > 100
 
 
 def test_constant_maps_have_colours_too():
@@ -89,7 +89,7 @@ def test_overlay_shows_image_outline_and_map(size):
     panels = [picture[: size[0] * scale, i * (size[1] * scale + 8) :][:, : size[1] * scale] for i in range(3)]
     assert (panels[0] == 100).all()
     assert (panels[1] != 100).any() and (panels[1][20 * scale, 20 * scale] == 100).all()
-    assert panels[2][20 * scale, 20 * scale].sum() > 600 and panels[2][-1, -1].sum() < 30
+    assert panels[2][20 * scale, 20 * scale].sum() > 300 and panels[2][-1, -1].sum() < 30
 
 
 def test_write_atomic_leaves_the_old_file_when_writing_fails(tmp_path):

@@ -21,7 +21,8 @@ from utils.console import progress
 
 PANEL = 256  # pixels, the least width of one panel; smaller images are enlarged
 GAP, CAPTION = 8, 50
-POSITIONS = (0.05, 0.3, 0.55, 0.8, 1.0)  # of pixel_levels() on the colour scale
+TICKS = ("1:10", "1:100", "1:1k", "1:10k", "max", "x10", "x100")
+POSITIONS = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)  # of pixel_levels(), then of 10 and 100 times the last of them
 OUTLINE = (0, 255, 160)
 
 
@@ -85,10 +86,15 @@ def overlay(image: np.ndarray, anomaly_map: np.ndarray, mask: np.ndarray, levels
 
 
 def heat(anomaly_map: np.ndarray, levels: list[float]) -> np.ndarray:
-    """[H,W] -> [H,W,3] uint8: black for common values, pale yellow from the top of `levels` on."""
-    positions = np.interp(anomaly_map, [min(0.0, levels[0]), *levels], [0.0, *POSITIONS])
-    colours = cv2.applyColorMap((positions * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
-    return cv2.cvtColor(colours, cv2.COLOR_BGR2RGB)
+    """[H,W] -> [H,W,3] uint8: black for common values, orange at the top of `levels`, pale yellow 100 times above."""
+    top = max(levels[-1], np.finfo(np.float32).tiny)
+    positions = np.interp(anomaly_map, [min(0.0, levels[0]), *levels, 10 * top, 100 * top], [0.0, *POSITIONS])
+    return colours(positions)
+
+
+def colours(positions: np.ndarray) -> np.ndarray:
+    """[H,W] in 0..1 -> [H,W,3] uint8."""
+    return cv2.cvtColor(cv2.applyColorMap((positions * 255).astype(np.uint8), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
 
 
 def caption(picture: Image.Image, lines: tuple[str, str], scale: str) -> None:
@@ -101,10 +107,10 @@ def caption(picture: Image.Image, lines: tuple[str, str], scale: str) -> None:
     draw.text((6, y + 28), lines[1], "black", large)
     width = PANEL - 24
     x = picture.width - width - 12
-    bar = heat(np.linspace(0, 1, width)[None].repeat(10, axis=0), list(POSITIONS))
+    bar = colours(np.linspace(0, 1, width)[None].repeat(10, axis=0))
     picture.paste(Image.fromarray(bar), (x, y + 18))
     draw.text((x + width / 2, y + 4), scale, "black", small, anchor="ma")
-    for position, text in zip(POSITIONS, ("1:10", "1:100", "1:1000", "1:10000", "max"), strict=True):
+    for position, text in zip(POSITIONS, TICKS, strict=True):
         draw.text((x + position * width, y + 31), text, "black", small, anchor="ma")
 
 
