@@ -114,13 +114,12 @@ class BaseTrainer:
     @torch.inference_mode()
     def features(self, image: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Normalised images [B,3,H,W] -> (teacher maps, student maps), each L x [B,C,h,w]."""
-        self.student.eval()
-        image = image.to(self.device, memory_format=torch.channels_last)
+        image, teacher = self._show_teacher(image)
         with autocast(self.device, self.dtype):
-            teacher = self.teacher(image)
             return teacher, self.student_maps(image, teacher)
 
     def level_maps(self, teacher: list[torch.Tensor], student: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The distance at every level: two L x [B,C,h,w] -> L x [B,1,h,w]."""
         return [self.distance(t, s) for t, s in zip(teacher, student, strict=True)]
 
     def final_map(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
@@ -130,11 +129,14 @@ class BaseTrainer:
     @torch.inference_mode()
     def anomaly_map(self, image: torch.Tensor) -> torch.Tensor:
         """Normalised images [B,3,H,W] -> [B,1,H,W] float32; an image's score is the maximum of its map."""
+        return self.map_from(*self._show_teacher(image))
+
+    def _show_teacher(self, image: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The images on the device and the teacher's maps of them, the student ready to be asked."""
         self.student.eval()
         image = image.to(self.device, memory_format=torch.channels_last)
         with autocast(self.device, self.dtype):
-            teacher = self.teacher(image)
-        return self.map_from(image, teacher)
+            return image, self.teacher(image)
 
     @torch.inference_mode()
     def maps(self, batches: Batches) -> Iterator[torch.Tensor]:

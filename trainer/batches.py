@@ -14,7 +14,7 @@ from utils.distributed import is_main, rank, world
 
 
 class Batches:
-    """A loader's batches as dicts (see datasets.mvtec.collate) on `device`, plus "teacher": L x [B,C,h,w]."""
+    """A loader's batches as dicts (see MVTecDataset.batch) on `device`, plus "teacher": L x [B,C,h,w]."""
 
     def __init__(self, loader: DataLoader, teacher: Frozen, device: torch.device, dtype: torch.dtype):
         self.loader, self.teacher = loader, teacher
