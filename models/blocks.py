@@ -1,0 +1,106 @@
+"""Residual blocks that halve, keep or double the size of a map, and what a ResNet is made of."""
+
+from typing import Literal, NamedTuple
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.models.resnet import BasicBlock, Bottleneck
+from torch import nn
+
+from utils.errors import UserError
+
+Resample = Literal["down", "same", "up"]
+
+
+class Residual(nn.Module):
+    """ReLU of main path plus shortcut (He et al., CVPR 2016)."""
+
+    def __init__(self, main: nn.Module, skip: nn.Module):
+        super().__init__()
+        self.main, self.skip = main, skip
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.main(x) + self.skip(x))
+
+
+class ResNetPlan(NamedTuple):
+    """What of a ResNet a student needs to know to be built like it."""
+
+    depths: tuple[int, ...]  # blocks of layer1 to layer4
+    width: float | None  # a bottleneck block's inner channels per output channel; None: basic blocks
+
+    def stage(self, inputs: int, outputs: int, depth: int, resample: Resample) -> nn.Sequential:
+        """`depth` blocks, the first of which changes size and channels: [B,inputs,h,w] -> [B,outputs,h',w']."""
+        first, rest = (inputs, outputs, resample), (outputs, outputs, "same")
+        return nn.Sequential(*(self.block(*(rest if k else first)) for k in range(depth)))
+
+    def block(self, inputs: int, outputs: int, resample: Resample) -> Residual:
+        if self.width is None:
+            layers = [_sized(inputs, outputs, resample), nn.ReLU(inplace=True), _conv(outputs, outputs, 3)]
+        else:  # the middle convolution changes the size, as in torchvision ("v1.5")
+            inner = int(outputs * self.width)
+            layers = [_conv(inputs, inner, 1), nn.ReLU(inplace=True), _sized(inner, inner, resample)]
+            layers += [nn.ReLU(inplace=True), _conv(inner, outputs, 1)]
+        return Residual(nn.Sequential(*layers), _skip(inputs, outputs, resample))
+
+
+BASIC = ResNetPlan((2, 2, 2, 2), None)  # ResNet-18
+
+
+def resnet_plan(backbone: str) -> ResNetPlan:
+    """How the ResNet of that timm name is built. Raises UserError for any other network."""
+    with torch.device("meta"):  # shapes only, no memory
+        net = timm.create_model(backbone, pretrained=False)
+    stages = [getattr(net, f"layer{k}", None) for k in (1, 2, 3, 4)]
+    if any(stage is None or not isinstance(stage[0], BasicBlock | Bottleneck) for stage in stages):
+        raise UserError(
+            f"backbone '{backbone}' is no ResNet; this method mirrors one: resnet18, resnet34, resnet50, "
+            "wide_resnet50_2 and the like"
+        )
+    block = stages[0][0]
+    width = block.conv1.out_channels / block.conv3.out_channels if isinstance(block, Bottleneck) else None
+    return ResNetPlan(tuple(map(len, stages)), width)
+
+
+def stem() -> nn.Sequential:
+    """A ResNet's entrance: [B,3,H,W] -> [B,64,H/4,W/4]."""
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
+    )
+
+
+def init_convolutions(net: nn.Module) -> None:
+    """Kaiming-normal (fan out) for every Conv2d, as the papers' codes do; transposed ones keep PyTorch's default."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def halving(inputs: int, outputs: int) -> nn.Sequential:
+    """3 x 3 convolution of stride 2 with batch norm: [B,inputs,h,w] -> [B,outputs,h/2,w/2]."""
+    return _sized(inputs, outputs, "down")
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs))
+
+
+def _doubling(inputs: int, outputs: int) -> nn.Sequential:
+    deconv = nn.ConvTranspose2d(inputs, outputs, 2, 2, bias=False)
+    return nn.Sequential(deconv, nn.BatchNorm2d(outputs))
+
+
+def _sized(inputs: int, outputs: int, resample: Resample) -> nn.Sequential:
+    if resample == "up":
+        return _doubling(inputs, outputs)
+    return _conv(inputs, outputs, 3, 2 if resample == "down" else 1)
+
+
+def _skip(inputs: int, outputs: int, resample: Resample) -> nn.Module:
+    if resample == "up":
+        return _doubling(inputs, outputs)
+    if resample == "same" and inputs == outputs:
+        return nn.Identity()
+    return _conv(inputs, outputs, 1, 2 if resample == "down" else 1)
