@@ -12,6 +12,7 @@ from datasets.images import denormalise
 from datasets.mvtec import MVTecDataset, Sample
 from trainer import BaseTrainer, build_trainer
 from utils.command import run, run_flags
+from utils.config import joined
 from utils.console import progress
 from utils.errors import UserError
 from utils.feature_pages import ImageView, LevelView, channel_importance, draw_level, draw_overview, level_shares
@@ -54,7 +55,7 @@ def look(trainer: BaseTrainer, dataset: MVTecDataset, index: int) -> ImageView:
         levels.append(LevelView(t[0].cpu(), s[0].cpu(), distance[0, 0].float().cpu(), importance.cpu(), share))
     return ImageView(
         title=f"{trainer.config.obj} · {sample.kind} / {sample.path.stem}",
-        method=f"{trainer.config.distillType} · {trainer.config.backbone}",
+        method=f"{trainer.config.distillType} · {joined(trainer.config.backbone)}",
         image=denormalise(item["image"]),
         mask=item["mask"].numpy(),
         final=final[0, 0].cpu().numpy(),

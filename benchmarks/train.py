@@ -120,8 +120,8 @@ def without_channels_last(trainer: BaseTrainer) -> None:
 
 
 def our_epoch(trainer: BaseTrainer) -> Callable[[], None]:
-    nothing = MVTecDataset([], trainer.options)
-    train, _ = training_batches(trainer.config, trainer.teacher, trainer.device, trainer.dtype, nothing)
+    trainer.test_set = (MVTecDataset([], trainer.options), [])  # nothing else is read or kept
+    train, _ = training_batches(trainer)
     training = Training(trainer.student, *trainer.build_optimizer(1), trainer.dtype == torch.float16)
     return lambda: train_epoch(trainer, trainer.loss, train, training, 0, progress(None, ""))
 

@@ -34,6 +34,24 @@ class Features(nn.Module):
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
         return self.net(image)
 
+    def cut_last(self) -> nn.Module:
+        """Take the last level's stage out, so that it is no longer computed, and return it; for ResNets."""
+        self.channels.pop()
+        self.reduction.pop()
+        return self.net.pop(list(self.net)[-1])
+
+    def check_neighbours(self, first: int | None = None) -> None:
+        """Raises UserError unless each level halves the one before, the first one being of stride `first` if given."""
+        expected = [(first or self.reduction[0]) * 2**k for k in range(len(self.reduction))]
+        if self.reduction != expected:
+            raise UserError(f"out_indice: this method needs levels of strides {expected}, these have {self.reduction}")
+
+    def check_multiple(self, size: Sequence[int]) -> None:
+        """Raises UserError unless the last level of images of `size` can be halved once more without a rest."""
+        multiple = 2 * self.reduction[-1]
+        if any(side % multiple for side in size):
+            raise UserError(f"TrainingData.crop_size {tuple(size)}: this method needs multiples of {multiple}")
+
     @torch.inference_mode()
     def check_size(self, size: Sequence[int]) -> None:
         """Raises UserError unless a [1,3,*size] image gives maps [1,C,h,w]: some networks fix their input size."""

@@ -1,11 +1,13 @@
 """The trainable half of reverse distillation: a bottleneck that merges the teacher's levels, and a decoder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
 from models.blocks import ResNetPlan, halving, init_convolutions
+from models.sspcab import SSPCAB
+from utils.errors import UserError
 
 
 class Bottleneck(nn.Module):
@@ -35,23 +37,74 @@ class Decoder(nn.Module):
     """A ResNet in reverse: embedding [B,2*C_L,h,w] -> maps of the teacher's shapes, shallow to deep.
 
     No output convolution: the maps are ends of residual blocks, as the teacher's are, and never negative.
+    `memories` by stage, 0 reading the embedding, double the channels that the stage reads (Remembering Normality).
+    With `sspcab` an SSPCAB takes the place of the last but one convolution.
     """
 
-    def __init__(self, plan: ResNetPlan, channels: Sequence[int]):
+    def __init__(
+        self, plan: ResNetPlan, channels: Sequence[int], memories: Mapping[int, nn.Module] = {}, sspcab: bool = False
+    ):
         super().__init__()
-        deep_first = list(reversed(channels))
-        inputs = [2 * channels[-1], *deep_first]
+        outputs = list(reversed(channels))
+        inputs = [c * (2 if k in memories else 1) for k, c in enumerate([2 * channels[-1], *outputs[:-1]])]
         # Depths in the order of decoding, as published: the largest maps get the most blocks.
-        self.stages = nn.ModuleList(
-            plan.stage(a, b, depth, "up") for a, b, depth in zip(inputs, deep_first, plan.depths, strict=False)
-        )
+        depths = plan.depths[: len(outputs)]
+        stages = zip(inputs, outputs, depths, strict=True)
+        self.stages = nn.ModuleList(plan.stage(*stage, "up") for stage in stages)
+        self.memories = nn.ModuleDict({str(k): memory for k, memory in memories.items()})
         init_convolutions(self)
+        if sspcab:
+            if depths[-1] < 2:
+                raise UserError("TrainingData.sspcab: the last stage has one block, whose convolutions change the size")
+            before_last = self.stages[-1][-1].main[-3]
+            before_last[0] = SSPCAB(before_last[0].out_channels)
 
     def forward(self, embedding: torch.Tensor) -> list[torch.Tensor]:
         maps = [embedding]
-        for stage in self.stages:
-            maps.append(stage(maps[-1]))
+        for k, stage in enumerate(self.stages):
+            remember = self.memories[str(k)] if str(k) in self.memories else nn.Identity()
+            maps.append(stage(remember(maps[-1])))
         return maps[:0:-1]
+
+
+class ReverseStudent(nn.Module):
+    """Bottleneck and decoder: the teacher's maps L x [B,C_l,h_l,w_l] -> maps of the same shapes."""
+
+    def __init__(self, bottleneck: Bottleneck, decoder: Decoder):
+        super().__init__()
+        self.bottleneck, self.decoder = bottleneck, decoder
+
+    def forward(self, teacher: list[torch.Tensor]) -> list[torch.Tensor]:
+        return self.decoder(self.bottleneck(teacher))
+
+
+def projection(channels: int) -> nn.Sequential:
+    """RD++'s layer between one teacher level and the bottleneck: [B,C,h,w] -> same (Tien et al., CVPR 2023).
+
+    Norms over each image alone, the last block's included, so training and testing compute the same.
+    """
+    widths = [channels, channels // 2, channels // 4, channels // 2, channels]
+    return nn.Sequential(
+        *(
+            nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.InstanceNorm2d(b), nn.LeakyReLU(0.01))
+            for a, b in zip(widths, widths[1:], strict=False)
+        )
+    )
+
+
+class ProjectedStudent(nn.Module):
+    """RD++'s student: RD's behind a projection of each level, L x [B,C_l,h_l,w_l] -> same shapes."""
+
+    def __init__(self, reverse: ReverseStudent, channels: Sequence[int]):
+        super().__init__()
+        self.projections = nn.ModuleList(map(projection, channels))
+        self.reverse = reverse
+
+    def forward(self, teacher: list[torch.Tensor]) -> list[torch.Tensor]:
+        return self.reverse(self.project(teacher))
+
+    def project(self, teacher: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [project(maps) for project, maps in zip(self.projections, teacher, strict=True)]
 
 
 def _halving_relu(inputs: int, outputs: int) -> nn.Sequential:

@@ -55,24 +55,36 @@ def tiny_mvtec(tmp_path_factory):
     return write_mvtec(tmp_path_factory.mktemp("mvtec"))
 
 
-# Per method, what makes it small enough for a test; everything else is the method's own default.
-SMALL = {}
+# Per method, what a test with a small backbone needs; everything else is the method's own default.
+SMALL = {
+    "dbfad": {"out_indice": [0, 1, 2, 3]},
+    "mixed": {"backbone": ["resnet18", "resnet18"], "out_indice": [[1, 2], [3]]},
+    "rnrd": {"TrainingData": {"memories": [1, 2]}},  # the bundled weights have no layer4 for memory 0
+}
 
 
-def small(method):
-    return {"backbone": "resnet18"} | SMALL.get(method, {})
+def small(method, training=None, **top):
+    """A configuration for build_trainer that trains within seconds; `training` holds keys under TrainingData."""
+    own = SMALL.get(method, {})
+    section = {"epochs": 2, "batch_size": 4, "img_size": 64} | own.get("TrainingData", {}) | (training or {})
+    base = {"distillType": method, "backbone": "resnet18", "weights": "random", "obj": "part"}
+    return base | own | top | {"TrainingData": section}
 
 
 @pytest.fixture
 def config(tiny_mvtec, tmp_path):
     """config("st", {"lr": 0.1}, seed=1) -> a dict for build_trainer: keys under TrainingData first, then top ones."""
 
-    def make(method="st", training=None, obj="part", **top):
-        section = {"epochs": 2, "batch_size": 4, "img_size": 64} | (training or {})
-        base = {"data_path": str(tiny_mvtec), "obj": obj, "save_path": str(tmp_path / "results")}
-        return base | {"distillType": method, "weights": "random", "TrainingData": section} | small(method) | top
+    def make(method="st", training=None, **top):
+        where = {"data_path": str(tiny_mvtec), "save_path": str(tmp_path / "results")}
+        return small(method, training, **(where | top))
 
     return make
+
+
+def count(net):
+    """Its number of learned values."""
+    return sum(parameter.numel() for parameter in net.parameters())
 
 
 def run_script(*words, cwd=REPO, **env):

@@ -2,14 +2,14 @@ import pytest
 import yaml
 
 from trainer.stpm import STPMTrainer
-from utils.config import check_config, read_config
+from utils.config import Config, check_config, read_config
 from utils.errors import UserError
 
 MINIMAL = {"data_path": "d", "distillType": "st", "backbone": "resnet18", "obj": "screw"}
 
 
 def check(overrides=(), **keys):
-    return check_config(read_config(MINIMAL | keys, overrides), STPMTrainer.Options)
+    return check_config(read_config(MINIMAL | keys, overrides), Config[STPMTrainer.Options])
 
 
 def test_defaults_are_the_papers():
@@ -93,9 +93,9 @@ def test_a_dotted_key_in_a_file_is_explained():
 def test_a_mistake_is_blamed_on_where_it_stands():
     raw = MINIMAL | {"seed": -1}
     with pytest.raises(UserError, match="^my.yaml: 'seed'"):
-        check_config(raw, STPMTrainer.Options, "my.yaml", ["obj=x"])
+        check_config(raw, Config[STPMTrainer.Options], "my.yaml", ["obj=x"])
     with pytest.raises(UserError, match="^command line: 'seed'"):
-        check_config(raw, STPMTrainer.Options, "my.yaml", ["seed=-1"])
+        check_config(raw, Config[STPMTrainer.Options], "my.yaml", ["seed=-1"])
 
 
 def test_a_category_of_digits_is_text():
@@ -107,7 +107,7 @@ def test_a_category_of_digits_is_text():
 def test_missing_key_is_named():
     raw = {key: value for key, value in MINIMAL.items() if key != "obj"}
     with pytest.raises(UserError, match="key 'obj' is missing"):
-        check_config(read_config(raw), STPMTrainer.Options)
+        check_config(read_config(raw), Config[STPMTrainer.Options])
 
 
 def test_file_problems_name_the_file(tmp_path):
@@ -131,5 +131,5 @@ def test_the_source_is_left_alone():
 
 def test_a_written_config_reads_back_equal():
     config = check(["TrainingData.img_size=[64, 128]", "TrainingData.crop_size=[64, 96]"])
-    again = check_config(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json"))), STPMTrainer.Options)
+    again = check_config(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json"))), Config[STPMTrainer.Options])
     assert again == config and again.TrainingData.crop_size == (64, 96)

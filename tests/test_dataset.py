@@ -19,7 +19,7 @@ from datasets.mvtec import (
 )
 from tests.conftest import draw_good, small, write_image, write_mvtec
 from trainer.stpm import STPMTrainer
-from utils.config import check_config
+from utils.config import Config, check_config
 from utils.errors import UserError
 
 test_dataset.__test__ = False  # a function of ours, not a test
@@ -27,8 +27,7 @@ CPU = torch.device("cpu")
 
 
 def make_config(root, obj="part", **training):
-    raw = {"data_path": str(root), "obj": obj, "distillType": "st", "TrainingData": {"img_size": 64} | training}
-    return check_config(raw | small("st"), STPMTrainer.Options)
+    return check_config(small("st", training, data_path=str(root), obj=obj), Config[STPMTrainer.Options])
 
 
 @pytest.mark.parametrize(

@@ -108,5 +108,5 @@ def test_the_best_epoch_is_the_first_with_the_lowest_validation_score():
     for epoch, score in enumerate([3.0, 1.0, 2.0, 1.0], start=1):
         with torch.no_grad():
             student.weight.fill_(epoch)
-        training.end_epoch({"epoch": epoch, "val_score": score})
-    assert training.best_epoch == 2 and training.best["weight"].item() == 2
+        training.end_epoch({"epoch": epoch}, {"": score})
+    assert training.kept == 2 and training.best["weight"].item() == 2

@@ -150,7 +150,7 @@ def test_train_epoch_sets_train_mode(trainer, monkeypatch):
     from trainer.batches import training_batches
     from utils.console import progress
 
-    train, val = training_batches(trainer.config, trainer.teacher, trainer.device, trainer.dtype, trainer.test_set[0])
+    train, val = training_batches(trainer)
     training = Training(trainer.student, *trainer.build_optimizer(4), False)
     modes = []
 

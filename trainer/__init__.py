@@ -4,12 +4,23 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from trainer.base import BaseTrainer
+from trainer.dbfad import DBFADTrainer
+from trainer.mixed import MixedTrainer
+from trainer.rd import RDTrainer
+from trainer.rdpp import RDPPTrainer
+from trainer.remembering import RNRDTrainer, RNSTTrainer
 from trainer.stpm import STPMTrainer
 from utils.config import check_config, read_config
 from utils.errors import UserError
 
 TRAINERS: dict[str, type[BaseTrainer]] = {
     "st": STPMTrainer,
+    "rd": RDTrainer,
+    "rdpp": RDPPTrainer,
+    "dbfad": DBFADTrainer,
+    "mixed": MixedTrainer,
+    "rnst": RNSTTrainer,
+    "rnrd": RNRDTrainer,
 }
 
 
@@ -25,4 +36,4 @@ def build_trainer(source: str | Path | Mapping, overrides: Iterable[str] = ()) -
     if not isinstance(method, str) or method not in TRAINERS:
         raise UserError(f"{name}: 'distillType' must be one of {', '.join(TRAINERS)} (got {method!r})")
     trainer = TRAINERS[method]
-    return trainer(check_config(raw, trainer.Options, name, overrides))
+    return trainer(check_config(raw, trainer.Config[trainer.Options], name, overrides))

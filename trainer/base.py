@@ -1,7 +1,7 @@
 """What every method shares: the networks' life from building to scoring, saving and loading."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,10 @@ class BaseTrainer:
     however many parts it has. Per-batch hooks return values and leave nothing on `self`.
     """
 
-    Options = TrainingData  # a method with keys of its own subclasses it
+    Config = Config  # a method with other keys beside TrainingData subclasses it
+    Options = TrainingData  # a method with keys of its own below TrainingData subclasses it
+    accumulate = 1  # batches whose gradients are summed for one step of the optimizer
+    patience: int | None = None  # epochs without a better validation score after which training ends
 
     def __init__(self, config: Config):
         self.config, self.options = config, config.TrainingData
@@ -72,8 +75,16 @@ class BaseTrainer:
         """Disagreement at each position of a level, trained and scored alike: two [B,C,h,w] -> [B,1,h,w]."""
         return squared_distance(teacher, student, self.options.norm)
 
+    def prepare(self, image: torch.Tensor) -> torch.Tensor:
+        """What training and validation make of normalised images [B,3,H,W] before any network sees them."""
+        return image
+
     def loss(self, batch: dict) -> torch.Tensor:
-        """Scalar: the distance averaged over batch and positions, summed over levels."""
+        """Scalar: the distance averaged over batch and positions, summed over levels.
+
+        `batch` is what MVTecDataset.batch gives, and "teacher": L x [B,C,h,w]. In training also "step", the number
+        of batches before it in all epochs: draw randomness from (seed, step), and a resumed run repeats it.
+        """
         student = self.student_maps(batch["image"], batch["teacher"])
         return sum(level.mean() for level in self.level_maps(batch["teacher"], student))
 
@@ -92,9 +103,19 @@ class BaseTrainer:
         return torch.optim.Adam(self.student.parameters(), lr=self.options.lr), None
 
     @torch.inference_mode()
-    def validate(self, val: Batches) -> float:
-        """What the choice of the model minimises: the mean anomaly map of the held-out good images."""
+    def validate(self, val: Batches) -> float | dict[str, float] | None:
+        """What the choice of the model minimises: the mean anomaly map of the held-out good images.
+
+        A dict holds a score for each of `student`'s children by name, chosen independently; None keeps the last epoch.
+        """
         return float(torch.cat([maps.mean(dim=(1, 2, 3)) for maps in self.maps(val)]).double().mean())
+
+    @torch.inference_mode()
+    def mean_per_image(self, losses: Callable[[dict], torch.Tensor], val: Batches) -> torch.Tensor:
+        """A loss that sums over the images of a batch (or several losses, [n]) as a mean over all of `val`."""
+        self.student.eval()
+        with autocast(self.device, self.dtype):
+            return sum(losses(batch).double() for batch in val) / val.images
 
     def before_training(self, train: Batches) -> None:
         """Set what outlives a batch: statistics, exemplars."""
@@ -150,16 +171,15 @@ class BaseTrainer:
 
         Raises UserError for unusable data, an unwritable folder, or a loss that is no longer finite.
         """
-        test_set, _ = self.test_set
         if is_main():
             check_writable(self.run_dir)
-        train, val = training_batches(self.config, self.teacher, self.device, self.dtype, test_set)
+        train, val = training_batches(self)
         self.before_training(train)
         training = fit(self, train, val)
         self.student.load_state_dict(training.best)
         self.after_training(val)
         self.record |= {
-            "best_epoch": training.best_epoch,
+            "best_epoch": training.kept,
             "train_seconds": sum(row["seconds"] for row in training.history),
             "normal": self._normal(val),
         }
@@ -173,7 +193,7 @@ class BaseTrainer:
         """How the finished student answers good images it was not trained on: the yardstick of the pictures."""
         if not val.images:
             return None
-        maps = torch.cat([maps.squeeze(1) for maps in self.maps(val)]).cpu().numpy()
+        maps, _ = self.score(val.loader.dataset, "held-out images")  # as in a test, whatever `prepare` does
         return {"scores": sorted(maps.max(axis=(1, 2)).tolist()), "pixel_levels": pixel_levels(maps)}
 
     def test(self) -> dict[str, float]:
@@ -195,11 +215,11 @@ class BaseTrainer:
         """The test images, and sentences about what they lack."""
         return test_dataset(self.config)
 
-    def score(self, dataset: MVTecDataset) -> tuple[np.ndarray, np.ndarray]:
+    def score(self, dataset: MVTecDataset, what: str = "testing") -> tuple[np.ndarray, np.ndarray]:
         """Anomaly maps [N,H,W] float32 and masks [N,H,W] bool of a data set, in its order."""
         maps = np.empty((len(dataset), *self.options.crop_size), np.float32)
         masks = np.empty(maps.shape, bool)
-        with progress(None, "testing", len(dataset)) as bar:
+        with progress(None, what, len(dataset)) as bar:
             for batch in loader(dataset, self.config, self.device):
                 index = batch["index"].numpy()
                 maps[index] = self.anomaly_map(batch["image"]).squeeze(1).cpu().numpy()

@@ -23,8 +23,8 @@ def fit(trainer, train: Batches, val: Batches) -> Training:
     """Train `trainer.student` for all epochs, from the run folder's checkpoint if there is one."""
     config, epochs = trainer.config, trainer.options.epochs
     loss = _loss_function(trainer)
-    optimizer, scheduler = trainer.build_optimizer(epochs * len(train))
-    training = Training(trainer.student, optimizer, scheduler, trainer.dtype == torch.float16)
+    optimizer, scheduler = trainer.build_optimizer(epochs * len(train) // trainer.accumulate)
+    training = Training(trainer.student, optimizer, scheduler, trainer.dtype == torch.float16, trainer.accumulate)
     checkpoint = trainer.run_dir / "checkpoint.pt"
     settings = result_settings(config) | {
         "teacher": trainer.record["teacher"],
@@ -37,12 +37,15 @@ def fit(trainer, train: Batches, val: Batches) -> Training:
     with progress(None, "training", epochs * len(train), keep=True) as bar:
         bar.update(len(training.history) * len(train))
         for epoch in range(len(training.history), epochs):
+            if training.is_stale(trainer.patience):
+                note(f"stopped after epoch {epoch}: {trainer.patience} epochs without a better validation score")
+                break
             begin = time.perf_counter()
             row = {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"]}
             row["train_loss"] = train_epoch(trainer, loss, train, training, epoch, bar)
-            if val.images:
-                row["val_score"] = _validate(trainer, val)
-            training.end_epoch(row | {"seconds": time.perf_counter() - begin})
+            scores = _validate(trainer, val) if val.images else {}
+            row |= {f"val_score_{part}" if part else "val_score": score for part, score in scores.items()}
+            training.end_epoch(row | {"seconds": time.perf_counter() - begin}, scores)
             if is_main():
                 training.save(checkpoint, settings)
     return training
@@ -53,20 +56,25 @@ def train_epoch(trainer, loss_function: Callable, train: Batches, training: Trai
     trainer.student.train()
     train.loader.batch_sampler.epoch = epoch
     total = 0.0
-    for batch in train:
+    for number, batch in enumerate(train):
+        batch["step"] = epoch * len(train) + number
         with autocast(trainer.device, trainer.dtype):
             loss = loss_function(batch)
         total += _finite(loss.item(), f"the loss of epoch {epoch + 1}", trainer)
         training.step(loss)
-        bar.set_postfix(epoch=epoch + 1, loss=f"{loss.item():.4f}", best=training.best_epoch, refresh=False)
+        bar.set_postfix(epoch=epoch + 1, loss=f"{loss.item():.4f}", best=training.kept, refresh=False)
         bar.update()
     return total / len(train)
 
 
-def _validate(trainer, val: Batches) -> float:
+def _validate(trainer, val: Batches) -> dict[str, float]:
+    """The score of each part of the student, "" being all of it; empty if the method does not choose by scores."""
     # The first process has the running statistics that DDP hands to all; the others wait for its word.
-    value = trainer.validate(val) if is_main() else 0.0
-    return _finite(from_main(value, trainer.device), "the validation score", trainer)
+    scores = from_main(trainer.validate(val) if is_main() else None, trainer.device)
+    if scores is None:
+        return {}
+    scores = scores if isinstance(scores, dict) else {"": scores}
+    return {part: _finite(score, "the validation score", trainer) for part, score in scores.items()}
 
 
 def _finite(value: float, what: str, trainer) -> float:

@@ -1,6 +1,7 @@
 """The state of a training: everything an interrupted run needs to go on as if nothing had happened."""
 
 import io
+import math
 import random
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from utils.config import difference
 from utils.errors import UserError
@@ -18,30 +20,64 @@ from utils.files import write_bytes
 class Training:
     """Student, optimiser and what is known so far: one history row per finished epoch, the best student."""
 
-    def __init__(self, student: nn.Module, optimizer, scheduler, half_precision: bool):
+    def __init__(self, student: nn.Module, optimizer, scheduler, half_precision: bool, accumulate: int = 1):
         self.student, self.optimizer, self.scheduler = student, optimizer, scheduler
+        self.accumulate, self.pending = accumulate, 0  # batches to a step, and those waiting for theirs
         device = next(student.parameters()).device
         self.scaler = torch.amp.GradScaler(device.type, enabled=half_precision)  # float16 gradients underflow
         self.history: list[dict[str, float]] = []
-        self.best_epoch = 0  # counted from 1; 0 before any
+        # By part of the student, "" being all of it: its best epoch, counted from 1, and that epoch's score.
+        self.best_epoch: dict[str, int] = {}
+        self.lowest: dict[str, float] = {}
         self.best: dict[str, torch.Tensor] = {}
         self._next_save = 0.0
 
     def step(self, loss: torch.Tensor) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
+        """Add a batch's gradients; a step follows when `accumulate` batches are together.
+
+        Batches left over at the end of an epoch wait for the next one's: every step has equally many.
+        """
         self.scaler.scale(loss).backward()
+        self.pending += 1
+        if self.pending < self.accumulate:
+            return
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self.scheduler is not None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.pending = 0
+        if self.scheduler is not None and not self._waits_for_scores:
             self.scheduler.step()
 
-    def end_epoch(self, row: dict[str, float]) -> None:
-        """Add a row; keep the student if its `val_score` is the lowest so far, or always if there is none."""
-        earlier = [past["val_score"] for past in self.history if "val_score" in past]
+    def end_epoch(self, row: dict[str, float], scores: dict[str, float]) -> None:
+        """Add a row; keep each part of the student whose score is its lowest so far, or all of it if there are none."""
         self.history.append(row)
-        if not earlier or row["val_score"] < min(earlier):
-            self.best_epoch = len(self.history)
-            self.best = {key: tensor.detach().clone() for key, tensor in self.student.state_dict().items()}
+        if not scores:
+            self._keep("")
+        for part, score in scores.items():
+            if score < self.lowest.get(part, math.inf):
+                self.lowest[part] = score
+                self._keep(part)
+        if scores and self._waits_for_scores:
+            self.scheduler.step(sum(scores.values()))
+
+    def is_stale(self, patience: int | None) -> bool:
+        """Whether the last `patience` epochs brought no better score for any part."""
+        return bool(patience and self.history and len(self.history) - max(self.best_epoch.values()) >= patience)
+
+    @property
+    def kept(self) -> int | dict[str, int] | None:
+        """The best epoch of the student, or of each of its parts; None before any."""
+        return self.best_epoch.get("", self.best_epoch or None)
+
+    @property
+    def _waits_for_scores(self) -> bool:
+        return isinstance(self.scheduler, ReduceLROnPlateau)
+
+    def _keep(self, part: str) -> None:
+        self.best_epoch[part] = len(self.history)
+        for key, tensor in self.student.state_dict().items():
+            if not part or key.startswith(f"{part}."):
+                self.best[key] = tensor.detach().clone()
 
     def save(self, path: Path, settings: dict[str, Any]) -> None:
         """Write a checkpoint of a run with these `settings`, unless writing has lately taken 5 % of the time.
@@ -65,7 +101,10 @@ class Training:
             "scaler": self.scaler.state_dict(),
             "history": self.history,
             "best_epoch": self.best_epoch,
+            "lowest": self.lowest,
             "best": self.best,
+            "pending": self.pending,
+            "gradients": [parameter.grad for parameter in self.student.parameters()] if self.pending else [],
             "random": _random_state(),
         }
 
@@ -90,7 +129,10 @@ class Training:
             if self.scheduler is not None:
                 self.scheduler.load_state_dict(state["scheduler"])
             self.scaler.load_state_dict(state["scaler"])
-            self.history, self.best_epoch, self.best = state["history"], state["best_epoch"], state["best"]
+            for key in ("history", "best_epoch", "lowest", "best", "pending"):
+                setattr(self, key, state[key])
+            for parameter, gradient in zip(self.student.parameters(), state["gradients"], strict=False):
+                parameter.grad = None if gradient is None else gradient.to(parameter.device)
             _set_random_state(state["random"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise _damaged(path, error) from None

@@ -12,9 +12,17 @@ def resize(maps: torch.Tensor, size: Sequence[int], align_corners: bool = False)
     return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 
-def sum_levels(levels: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
+def sum_levels(levels: Sequence[torch.Tensor], size: Sequence[int], align_corners: bool = False) -> torch.Tensor:
     """Each level at image size, added up: L x [B,1,h,w] -> [B,1,H,W]."""
-    return torch.stack([resize(level, size) for level in levels]).sum(dim=0)
+    return torch.stack([resize(level, size, align_corners) for level in levels]).sum(dim=0)
+
+
+def share_out(levels: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Each level divided by its number of positions, so that coarse levels weigh most: L x [B,1,h,w].
+
+    At 256 px levels of 64, 32 and 16 positions a side get 1/4096, 1/1024 and 1/256 (DBFAD, MixedTeacher).
+    """
+    return [level / math.prod(level.shape[-2:]) for level in levels]
 
 
 def multiply_levels(levels: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:

@@ -56,8 +56,11 @@ def _increasing(value: list[int]) -> list[int]:
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
 Rate = Annotated[Number, Field(gt=0)]
+Weight = Annotated[Number, Field(ge=0)]
+Share = Annotated[Number, Field(ge=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
 Side = Annotated[int, Field(ge=32, le=8192)]
+Levels = Annotated[list[int], Field(min_length=1), AfterValidator(_increasing)]
 Size = Annotated[
     tuple[Side, Side],
     BeforeValidator(_height_width),
@@ -80,8 +83,8 @@ class TrainingData(Section):
     img_size: Size = (256, 256)  # pixels, height and width; the aspect ratio is not kept
     crop_size: Size = (256, 256)  # centre crop after the resize; metrics are at this size
     norm: bool = True  # compare unit-length feature vectors
-    val_ratio: Annotated[Number, Field(ge=0, lt=1)] = 0.2  # share of train/good held out to choose the model
-    sigma: Annotated[Number, Field(ge=0)] = 0.0  # Gaussian blur of the map, in pixels
+    val_ratio: Share = 0.2  # share of train/good held out to choose the model
+    sigma: Weight = 0.0  # Gaussian blur of the map, in pixels
 
     @model_validator(mode="before")
     @classmethod
@@ -106,7 +109,7 @@ class Config(Section, Generic[Options]):
     data_path: Text
     distillType: Text
     backbone: Text
-    out_indice: Annotated[list[int], Field(min_length=1), AfterValidator(_increasing)] = [1, 2, 3]
+    out_indice: Levels = [1, 2, 3]
     obj: Annotated[Text, AfterValidator(_single_folder)]
     phase: Literal["train", "test"] = "train"
     save_path: Text = "results"
@@ -150,20 +153,20 @@ def read_config(source: str | Path | Mapping, overrides: Iterable[str] = ()) -> 
 
 
 def check_config(
-    raw: Mapping[str, Any], options: type[Options], name: str = "config", overrides: Iterable[str] = ()
-) -> Config[Options]:
-    """The mapping as a checked, complete Config whose TrainingData is the method's `options`.
+    raw: Mapping[str, Any], model: type[Config], name: str = "config", overrides: Iterable[str] = ()
+) -> Config:
+    """The mapping as a checked, complete `model`, such as Config[STPMTrainer.Options].
 
     Raises UserError naming the first wrong key, where it stands (file `name` or `overrides`), and, for an
     unknown one, the nearest right one.
     """
     try:
-        return Config[options].model_validate(raw)
+        return model.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         typed = {word.partition("=")[0].rpartition(".")[2] for word in overrides}
         where = "command line" if typed & {str(part) for part in first["loc"]} else name
-        raise UserError(f"{where}: {_sentence(first, _known_keys(options))}") from None
+        raise UserError(f"{where}: {_sentence(first, _known_keys(model))}") from None
 
 
 def result_settings(config: Config) -> dict[str, Any]:
@@ -171,6 +174,11 @@ def result_settings(config: Config) -> dict[str, Any]:
     values = config.model_dump(mode="json", exclude=WITHOUT_EFFECT)
     section = values.pop("TrainingData")
     return values | {f"TrainingData.{key}": value for key, value in section.items()}
+
+
+def joined(backbone: str | list[str]) -> str:
+    """For the screen: resnet18 + efficientnet_b0."""
+    return backbone if isinstance(backbone, str) else " + ".join(backbone)
 
 
 def difference(old: dict[str, Any], new: dict[str, Any]) -> str:
@@ -215,8 +223,9 @@ def _assign(raw: dict[str, Any], key: str, value: Any) -> None:
         raise UserError(f"override '{key}': '{head}' has no keys below it")
 
 
-def _known_keys(options: type[TrainingData]) -> list[str]:
-    top = [key for key in Config.model_fields if key != "TrainingData"]
+def _known_keys(model: type[Config]) -> list[str]:
+    top = [key for key in model.model_fields if key != "TrainingData"]
+    options = model.model_fields["TrainingData"].annotation
     return [*top, "TrainingData", *(f"TrainingData.{key}" for key in options.model_fields)]
 
 

@@ -2,6 +2,7 @@
 
 import os
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -40,10 +41,9 @@ def wait() -> None:
         dist.barrier()
 
 
-def from_main(value: float, device: torch.device) -> float:
+def from_main(value: Any, device: torch.device) -> Any:
     """The first process's value, in every process."""
-    if not dist.is_initialized():
-        return value
-    shared = torch.tensor(value, dtype=torch.float64, device=device)
-    dist.broadcast(shared, src=0)
-    return shared.item()
+    shared = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(shared, src=0, device=device)
+    return shared[0]

@@ -1,6 +1,9 @@
 """Distances between feature maps: functions of tensors that know nothing of trainers."""
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 
 EPSILON = 1e-12  # smallest vector length that is divided by, as in torch's normalize
 
@@ -11,15 +14,52 @@ def squared_distance(teacher: torch.Tensor, student: torch.Tensor, norm: bool = 
     With `norm` both vectors are first scaled to unit length, so the value is 2(1 - cos), in [0, 4]
     (STPM, Wang et al., BMVC 2021, Eq. 1 without the 1/2; twice the distance of DBFAD and MixedTeacher).
     """
-    # Sums over channels suffer in half precision, whatever autocast made of the networks.
-    teacher, student = teacher.float(), student.float()
     if not norm:
-        return (teacher - student).square().sum(dim=1, keepdim=True)
-    # |t/|t| - s/|s||^2 multiplied out: three sums over the big tensors instead of two normalised copies,
-    # which halves the time of a training step's loss. A vector of zeros stays zero, as with normalize().
-    tt = teacher.square().sum(dim=1, keepdim=True)
-    ss = student.square().sum(dim=1, keepdim=True)
-    ts = (teacher * student).sum(dim=1, keepdim=True)
-    tn, sn = tt.clamp_min(EPSILON**2).sqrt(), ss.clamp_min(EPSILON**2).sqrt()
+        return (teacher.float() - student.float()).square().sum(dim=1, keepdim=True)
+    tt, ss, ts = _products(teacher, student)
+    tn, sn = _length(tt), _length(ss)
     distance = tt / tn.square() + ss / sn.square() - 2 * ts / (tn * sn)
     return distance.clamp_min(0)  # rounding may leave -1e-7 where the vectors agree
+
+
+def cosine_distance(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+    """One minus the cosine over channels at each position: two [B,C,H,W] -> [B,1,H,W], float32, in [0, 2].
+
+    Half the squared distance of unit vectors, but for a vector of zeros: it is at distance 1 from everything here,
+    at half of that there.
+    """
+    tt, ss, ts = _products(teacher, student)
+    return (1 - ts / (_length(tt) * _length(ss))).clamp_min(0)
+
+
+def flat_cosine_distance(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+    """One minus the cosine of whole maps, each taken as one vector: two [B,...] -> [B], float32.
+
+    The loss of reverse distillation's published code; the paper's formula averages `cosine_distance` instead.
+    """
+    return 1 - F.cosine_similarity(teacher.float().flatten(1), student.float().flatten(1), dim=1)
+
+
+def sum_over_images(levels: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Distance maps of L levels, [B,1,h,w] each, to a scalar: mean over levels and positions, sum over images.
+
+    The reduction of DBFAD's, MixedTeacher's and Remembering Normality's codes.
+    """
+    return sum(level.mean(dim=(1, 2, 3)).sum() for level in levels) / len(levels)
+
+
+def _products(teacher: torch.Tensor, student: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Sums over channels of t*t, s*s and t*s: two [B,C,H,W] -> three [B,1,H,W], float32.
+
+    Three sums over the big tensors instead of two normalised copies halve the time of a training step's loss.
+    """
+    # Sums over channels suffer in half precision, whatever autocast made of the networks.
+    teacher, student = teacher.float(), student.float()
+    return tuple(
+        (a * b).sum(dim=1, keepdim=True) for a, b in ((teacher, teacher), (student, student), (teacher, student))
+    )
+
+
+def _length(squares: torch.Tensor) -> torch.Tensor:
+    # A vector of zeros stays zero, as with torch's normalize().
+    return squares.clamp_min(EPSILON**2).sqrt()

@@ -12,6 +12,7 @@ matplotlib.use("Agg")  # no screen needed
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import font_manager
+from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 from PIL import Image, ImageDraw, ImageFont
 
@@ -114,21 +115,31 @@ def caption(picture: Image.Image, lines: tuple[str, str], scale: str) -> None:
         draw.text((x + position * width, y + 31), text, "black", small, anchor="ma")
 
 
-def draw_curves(path: Path, history: list[dict[str, float]], best_epoch: int) -> None:
-    """Training loss and validation score over epochs, the kept epoch marked."""
-    epochs = [row["epoch"] for row in history]
-    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
-    axis.plot(epochs, [row["train_loss"] for row in history], color="tab:blue", marker=".")
-    axis.set(xlabel="epoch", yscale="log", title=f"kept: epoch {best_epoch}")
-    axis.set_ylabel("training loss", color="tab:blue")
-    if "val_score" in history[0]:
-        other = axis.twinx()
-        other.plot(epochs, [row["val_score"] for row in history], color="tab:orange", marker=".")
-        other.set_yscale("log")
-        other.set_ylabel("validation score (held-out good images)", color="tab:orange")
-    for each in figure.axes:
-        each.yaxis.set_minor_formatter(NullFormatter())
-    axis.axvline(best_epoch, color="gray", linestyle="--", linewidth=1)
-    axis.xaxis.get_major_locator().set_params(integer=True)
+def draw_curves(path: Path, history: list[dict[str, float]], best_epoch: dict[str, int]) -> None:
+    """Training loss and, if there are any, validation scores over epochs, the kept epochs marked."""
+    scores = [key for key in history[0] if key.startswith("val_score")]
+    figure, axes = plt.subplots(1 + bool(scores), 1, figsize=(7, 5), sharex=True, layout="constrained", squeeze=False)
+    _curve(axes[0, 0], history, ["train_loss"], "training loss")
+    _curve(axes[-1, 0], history, scores, "validation score\n(held-out good images)")
+    if len(scores) > 1:
+        axes[-1, 0].legend()
+    for axis in axes.flat:
+        for epoch in best_epoch.values():
+            axis.axvline(epoch, color="gray", linestyle="--", linewidth=1)
+    kept = ", ".join(f"{part} {epoch}".strip() for part, epoch in best_epoch.items())
+    axes[0, 0].set_title(f"kept: epoch {kept}")
+    axes[-1, 0].set_xlabel("epoch")
+    axes[-1, 0].xaxis.get_major_locator().set_params(integer=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def _curve(axis: Axes, history: list[dict[str, float]], keys: list[str], label: str) -> None:
+    for key in keys:
+        values = [row[key] for row in history]
+        axis.plot([row["epoch"] for row in history], values, marker=".", label=key)
+        if min(values) > 0:  # some losses have a signed term
+            axis.set_yscale("log")
+            axis.yaxis.set_minor_formatter(NullFormatter())
+    if keys:
+        axis.set_ylabel(label)

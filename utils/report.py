@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from datasets.mvtec import MVTecDataset, Sample
-from utils.config import Config
+from utils.config import Config, joined
 from utils.device import hardware
 from utils.files import replace_folder, write_atomic, write_csv, write_json, write_text
 from utils.metrics import detection, per_defect, segmentation
@@ -66,7 +66,7 @@ def evaluate(samples: list[Sample], maps: np.ndarray, masks: np.ndarray, notes: 
     return Result(figures, table, scores, notes)
 
 
-def write_training_report(run_dir: Path, config: Config, history: list[dict], best_epoch: int) -> None:
+def write_training_report(run_dir: Path, config: Config, history: list[dict], best_epoch: dict[str, int]) -> None:
     """config.yaml, training.csv and its plot."""
     write_text(run_dir / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     write_csv(run_dir / "training.csv", list(history[0]), [row.values() for row in history])
@@ -125,7 +125,11 @@ def summary(run_dir: Path) -> str:
     report = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
     config, figures = report["config"], report["metrics"]
     weights = ", ".join(report["teacher"]["weights"].values())
-    lines = ["", f"{config['obj']}   {config['distillType']}   {config['backbone']}   teacher weights: {weights}", ""]
+    lines = [
+        "",
+        f"{config['obj']}   {config['distillType']}   {joined(config['backbone'])}   teacher weights: {weights}",
+        "",
+    ]
     lines += [f"  {LABELS[key]:<14}{value:8.4f}" for key, value in figures.items()]
     if report["per_defect"]:
         lines += ["", *_table(report["per_defect"])]

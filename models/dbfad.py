@@ -1,0 +1,103 @@
+"""Both halves of DBFAD (Thomine & Snoussi, Textile Research Journal 2024): pooled teacher and residual student."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models.blocks import BASIC, init_convolutions
+from models.features import Features
+from models.sspcab import SSPCAB
+from utils.errors import UserError
+
+
+class PooledFeatures(nn.Module):
+    """A backbone's stem, pooled, and its next three levels: [B,3,H,W] -> maps of strides 4, 4, 8 and 16.
+
+    Raises UserError unless `features` has levels of strides 2, 4, 8 and 16.
+    """
+
+    def __init__(self, features: Features):
+        super().__init__()
+        if features.reduction != [2, 4, 8, 16]:
+            raise UserError(
+                f"out_indice: this method needs levels of strides 2, 4, 8 and 16 ([0, 1, 2, 3] of a ResNet), "
+                f"these of '{features.backbone}' have {features.reduction}"
+            )
+        self.features, self.channels = features, features.channels
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        stem, *deeper = self.features(image)
+        # timm's level 0 is the stem before a ResNet's max-pooling; the method's first level is after it.
+        return [F.max_pool2d(stem, kernel_size=3, stride=2, padding=1), *deeper]
+
+
+class WidthAttention(nn.Module):
+    """A convolution's maps times a softmax along each of their rows: [B,C,h,w] -> same shape, about 1/w as large."""
+
+    def __init__(self, embed: nn.Module, weigh: nn.Module):
+        super().__init__()
+        self.embed, self.weigh = embed, weigh
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = self.embed(x)
+        return maps * self.weigh(maps).softmax(dim=-1)  # along the width alone, as published
+
+
+class DBFADStudent(nn.Module):
+    """Fuses the teacher's four maps and decodes them with links from one level up: maps -> maps of the same shapes.
+
+    `channels` are c0 to c3 of maps of strides 4, 4, 8 and 16, with sides that are multiples of 32 pixels in the
+    image. `residual=False`, for fabrics not trained on (domain generalisation), leaves the links out.
+    """
+
+    def __init__(self, channels: Sequence[int], residual: bool = True):
+        super().__init__()
+        c0, c1, c2, c3 = channels
+        self.shrink = nn.ModuleList(
+            [
+                nn.Sequential(_conv_relu_norm(c0, c2, 1, 2), _conv_relu_norm(c2, c3, 1, 2)),
+                nn.Sequential(_conv_relu_norm(c1, c2, 1, 2), _conv_relu_norm(c2, c3, 1, 2)),
+                _conv_relu_norm(c2, c3, 1, 2),
+                _conv_relu_norm(c3, c3, 1),
+            ]
+        )
+        points = _conv_relu_norm(c3, c3, 1), _conv_relu_norm(c3, c3, 1), _conv_relu_norm(c3, 2 * c3, 1, 2)
+        self.embed = nn.Sequential(*points, SSPCAB(2 * c3), _embedding_attention(2 * c3))
+        self.links = nn.ModuleList([_link(c0, c1, 1), _link(c1, c2, 2), _link(c2, c3, 2)] if residual else [])
+        self.stages = nn.ModuleList(BASIC.stage(a, b, 2, "up") for a, b in [(2 * c3, c3), (c3, c2), (c2, c1)])
+        self.stages.append(BASIC.stage(c1, c0, 2, "same"))
+        init_convolutions(self)
+
+    def forward(self, teacher: list[torch.Tensor]) -> list[torch.Tensor]:
+        x = self.embed(sum(shrink(maps) for shrink, maps in zip(self.shrink, teacher, strict=True)))
+        links = [link(maps) for link, maps in zip(self.links, teacher, strict=False)]  # the deepest level has none
+        outputs = []
+        for stage in self.stages:
+            x = stage(x)
+            if links:
+                x = x + links.pop()  # added after the stage's ReLU: the sum is compared and decoded further
+            outputs.append(x)
+        return outputs[::-1]
+
+
+def _conv_relu_norm(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """The norm comes after the ReLU, as published: its output may be negative."""
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+    return nn.Sequential(conv, nn.ReLU(inplace=True), nn.BatchNorm2d(outputs))
+
+
+def _embedding_attention(channels: int) -> WidthAttention:
+    embed, weigh = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+    return WidthAttention(nn.Sequential(embed, nn.ReLU(inplace=True)), weigh)
+
+
+def _link(inputs: int, outputs: int, pool: int) -> nn.Sequential:
+    """From a level to the output of the next: [B,inputs,h,w] -> [B,outputs,h/pool,w/pool]."""
+    embed, hidden, weigh = (nn.Conv2d(outputs, outputs, 1) for _ in range(3))
+    attention = WidthAttention(
+        nn.Sequential(embed, nn.ReLU(inplace=True)), nn.Sequential(hidden, nn.ReLU(inplace=True), weigh)
+    )
+    shrink = nn.AvgPool2d(pool) if pool > 1 else nn.Identity()
+    return nn.Sequential(_conv_relu_norm(inputs, outputs, 3), shrink, attention)

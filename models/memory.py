@@ -1,0 +1,73 @@
+"""Memories of what is normal, and the forward student that reads them (Gu et al., ICCV 2023)."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models.blocks import ResNetPlan, init_convolutions, stem
+from models.features import Features
+
+
+class NormalityMemory(nn.Module):
+    """`size` keys and values that are learned: [B,C,h,w] -> [B,2C,h,w], features beside what they recall."""
+
+    def __init__(self, size: int, channels: int, temperature: float = 1.0):
+        super().__init__()
+        self.keys = nn.Parameter(torch.randn(size, channels))
+        self.values = nn.Parameter(torch.randn(size, channels))
+        self.temperature = temperature
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return torch.cat([maps, self.recall(maps)], dim=1)
+
+    def recall(self, maps: torch.Tensor) -> torch.Tensor:
+        """Values weighted by how alike their keys are to each position: [B,C,h,w] -> same."""
+        return self._read(maps, self.keys)
+
+    def embed(self, maps: torch.Tensor) -> torch.Tensor:
+        """Values weighted by how alike they are themselves: what the memory has of these maps, [B,C,h,w] -> same."""
+        return self._read(maps, self.values)
+
+    def alignment(self) -> torch.Tensor:
+        """Cosine of each key with each value: [size,size]; all zero would be orthogonal."""
+        return F.normalize(self.keys, dim=1) @ F.normalize(self.values, dim=1).T
+
+    def _read(self, maps: torch.Tensor, addresses: torch.Tensor) -> torch.Tensor:
+        queries, addresses = F.normalize(maps, dim=1), F.normalize(addresses, dim=1)
+        likeness = torch.einsum("bchw,lc->blhw", queries, addresses)
+        weights = (likeness / self.temperature).softmax(dim=1)  # over the items of the memory
+        return torch.einsum("blhw,lc->bchw", weights, self.values)
+
+
+class ExemplarTeacher(nn.Module):
+    """A ResNet teacher whose last level exemplars alone are sent through: [B,3,H,W] -> the levels before it."""
+
+    def __init__(self, features: Features):
+        super().__init__()
+        self.deepest = features.cut_last()
+        self.features, self.channels = features, features.channels
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        return self.features(image)
+
+
+class RememberingStudent(nn.Module):
+    """A ResNet from scratch that reads a memory after each level but the last: [B,3,H,W] -> L x [B,C_l,h_l,w_l]."""
+
+    def __init__(self, plan: ResNetPlan, channels: Sequence[int], memories: Sequence[NormalityMemory]):
+        super().__init__()
+        self.stem = stem()
+        inputs = [64, *(2 * c for c in channels[:-1])]
+        sizes = ["same", *["down"] * len(memories)]
+        stages = zip(inputs, channels, plan.depths[: len(channels)], sizes, strict=True)
+        self.stages = nn.ModuleList(plan.stage(*stage) for stage in stages)
+        self.memories = nn.ModuleList(memories)
+        init_convolutions(self)
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        maps = [self.stages[0](self.stem(image))]
+        for memory, stage in zip(self.memories, self.stages[1:], strict=True):
+            maps.append(stage(memory(maps[-1])))
+        return maps

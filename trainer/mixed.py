@@ -1,0 +1,93 @@
+"""MixedTeacher: Knowledge Distillation for fast inference textural anomaly detection (Thomine et al., VISAPP 2023)."""
+
+from collections.abc import Sequence
+from typing import Annotated, Generic, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import nn
+
+from models.features import Features
+from models.mixed import HalvedFeatures, ReducedResNet, SideBySide
+from trainer.base import BaseTrainer
+from trainer.batches import Batches
+from utils.anomaly_map import share_out, sum_levels
+from utils.config import Config, Count, Levels, Options, Rate, Text, TrainingData, Weight
+from utils.losses import squared_distance, sum_over_images
+
+EPSILON = 1e-12  # keeps the division defined where a map is constant
+
+
+class PairConfig(Config[Options], Generic[Options]):
+    """A backbone and its levels for each of the two pairs."""
+
+    backbone: Annotated[list[Text], Field(min_length=2, max_length=2)]
+    out_indice: Annotated[list[Levels], Field(min_length=2, max_length=2)] = [[1, 2], [3, 4]]
+
+
+class MixedTrainer(BaseTrainer):
+    """Two pairs of teacher and student, a shallow and a deep one; a defect must be seen by both."""
+
+    Config = PairConfig
+
+    class Options(TrainingData):
+        epochs: Count = 100
+        batch_size: Count = 8
+        lr: Rate = 0.004  # reached after 30 % of the steps
+        sigma: Weight = 4.0
+        fusion: Literal["reference", "product"] = "reference"
+
+    def build_networks(self) -> tuple[nn.Module, nn.Module]:
+        pairs = [self.pair(*names) for names in zip(self.config.backbone, self.config.out_indice, strict=True)]
+        teachers, students = zip(*pairs, strict=True)
+        return SideBySide(*teachers), SideBySide(*students)
+
+    def pair(self, backbone: str, out_indice: list[int]) -> tuple[nn.Module, nn.Module]:
+        """Teacher and student; ResNet-18 has a smaller student, every other network one of its own architecture."""
+        teacher = self.pretrained(backbone, out_indice)
+        if backbone.partition(".")[0] == "resnet18":
+            return HalvedFeatures(teacher), ReducedResNet(out_indice)
+        return teacher, Features(backbone, out_indice)
+
+    def distance(self, teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+        return 0.5 * squared_distance(teacher, student, self.options.norm)
+
+    def loss(self, batch: dict) -> torch.Tensor:
+        # The pairs share no parameter, so training them together is training each alone.
+        return self.pair_losses(batch).sum()
+
+    def pair_losses(self, batch: dict) -> torch.Tensor:
+        """[2]: for each pair the distance, a mean over levels and positions, summed over images as published."""
+        levels = self.level_maps(batch["teacher"], self.student_maps(batch["image"], batch["teacher"]))
+        return torch.stack([sum_over_images(part) for part in self.parts(levels)])
+
+    def parts(self, levels: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        n = len(self.config.out_indice[0])
+        return levels[:n], levels[n:]
+
+    def validate(self, val: Batches) -> dict[str, float]:
+        """The mean loss of each pair on held-out good images; each keeps the epoch of its own least one."""
+        return dict(zip(("first", "second"), self.mean_per_image(self.pair_losses, val).tolist(), strict=True))
+
+    def combine(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
+        local, context = (sum_levels(share_out(part), size) for part in self.parts(levels))
+        return fuse(local, context, self.options.fusion)
+
+    def build_optimizer(self, total_steps: int) -> tuple[torch.optim.Optimizer, object]:
+        adam = torch.optim.Adam(self.student.parameters())
+        # Cycles beta1 from 0.95 to 0.85 and back too, as in the published code.
+        return adam, torch.optim.lr_scheduler.OneCycleLR(adam, self.options.lr, total_steps)
+
+
+def fuse(local: torch.Tensor, context: torch.Tensor, how: str) -> torch.Tensor:
+    """Two maps of the same images, [B,1,H,W] each, to one of the same shape.
+
+    "reference" is the published code's: the second map's columns are scaled to unit length, so the result depends on
+    which way up the image is, and a constant second map makes it zero. "product" scales to [0, 1] instead.
+    """
+    low, high = context.amin(dim=(2, 3), keepdim=True), context.amax(dim=(2, 3), keepdim=True)
+    span = high - low
+    if how == "reference":
+        return local * span * F.normalize(context, dim=2)
+    return local * span * (context - low) / (span + EPSILON)

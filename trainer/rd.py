@@ -1,0 +1,64 @@
+"""RD: Anomaly Detection via Reverse Distillation from One-Class Embedding (Deng & Li, CVPR 2022)."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import nn
+
+from models.blocks import resnet_plan
+from models.reverse_distillation import Bottleneck, Decoder, ReverseStudent
+from models.sspcab import sspcab_losses
+from trainer.base import BaseTrainer
+from trainer.batches import Batches
+from utils.anomaly_map import sum_levels
+from utils.config import Count, Rate, Share, TrainingData, Weight
+from utils.losses import cosine_distance, flat_cosine_distance
+
+
+class RDTrainer(BaseTrainer):
+    """A bottleneck compresses what the teacher sees of good parts; a decoder learns to restore it."""
+
+    class Options(TrainingData):
+        epochs: Count = 200
+        batch_size: Count = 16
+        lr: Rate = 0.005
+        norm: Literal[True] = True  # the distance is one minus the cosine
+        val_ratio: Share = 0.0  # the last epoch is kept, so all images may train
+        sigma: Weight = 4.0
+        sspcab: bool = False  # SSPCAB as the decoder's last but one convolution
+        sspcab_weight: Weight = 0.1  # of its self-supervised loss
+
+    def build_networks(self) -> tuple[nn.Module, nn.Module]:
+        c = self.config
+        teacher = self.pretrained(c.backbone, c.out_indice)
+        teacher.check_neighbours()
+        teacher.check_multiple(self.options.crop_size)
+        plan = resnet_plan(c.backbone)
+        decoder = Decoder(plan, teacher.channels, sspcab=self.options.sspcab)
+        return teacher, ReverseStudent(Bottleneck(plan, teacher.channels), decoder)
+
+    def student_maps(self, image: torch.Tensor, teacher: list[torch.Tensor]) -> list[torch.Tensor]:
+        return self.student(teacher)
+
+    def distance(self, teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+        return cosine_distance(teacher, student)
+
+    def loss(self, batch: dict) -> torch.Tensor:
+        """Scalar: one minus the cosine of whole maps, summed over levels, averaged over the batch."""
+        return self.distillation(batch["teacher"], self.student, batch["teacher"])
+
+    def distillation(self, teacher: list[torch.Tensor], restore: nn.Module, inputs: list[torch.Tensor]) -> torch.Tensor:
+        with sspcab_losses(restore) as extra:
+            levels = zip(teacher, restore(inputs), strict=True)
+        distances = [flat_cosine_distance(t, s).mean() for t, s in levels]
+        return sum(distances) + self.options.sspcab_weight * sum(extra)
+
+    def combine(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
+        return sum_levels(levels, size, align_corners=True)
+
+    def build_optimizer(self, total_steps: int) -> tuple[torch.optim.Optimizer, None]:
+        return torch.optim.Adam(self.student.parameters(), self.options.lr, betas=(0.5, 0.999)), None
+
+    def validate(self, val: Batches) -> None:
+        """None: the last epoch is kept, as published. Held-out images only tell what good parts score."""

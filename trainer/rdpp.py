@@ -1,0 +1,100 @@
+"""RD++: Revisiting Reverse Distillation for Anomaly Detection (Tien et al., CVPR 2023)."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from datasets.images import STD
+from models.reverse_distillation import ProjectedStudent
+from trainer.batches import Batches
+from trainer.rd import RDTrainer
+from utils.config import Count, Rate
+from utils.distributed import rank
+from utils.losses import cosine_distance, flat_cosine_distance
+from utils.simplex import fractal, permutation
+from utils.transport import sinkhorn_divergence
+
+# Weights, margin and noise are those of the published code, like everything here.
+PROJECTION_WEIGHT = 0.2 / 1.11
+RECONSTRUCT_WEIGHT, CONTRAST_WEIGHT = 0.01, 0.1
+MARGIN = 0.5  # of the cosine
+NOISE_STRENGTH = 0.2  # in units of the image's range
+SMALLEST, LARGEST = 10, 31  # pixels, sides of a noise patch
+FIELD = 128  # pixels, side of the noise that patches are cut from
+
+
+class RDPPTrainer(RDTrainer):
+    """RD with a projection before the bottleneck, which learns to take pseudo-anomalies out of what it lets through."""
+
+    class Options(RDTrainer.Options):
+        projection_lr: Rate = 0.001  # lr is the bottleneck's and the decoder's
+        accumulate: Count = 2
+        transport: bool = False
+
+    def build_networks(self) -> tuple[nn.Module, nn.Module]:
+        teacher, reverse = super().build_networks()
+        return teacher, ProjectedStudent(reverse, teacher.channels)
+
+    @property
+    def accumulate(self) -> int:
+        return self.options.accumulate
+
+    def before_training(self, train: Batches) -> None:
+        noise = fractal(permutation(self.config.seed), (3, FIELD, FIELD))
+        # The images are normalised already: x + noise in [0, 1] is (x - mean) / std + noise / std.
+        scaled = NOISE_STRENGTH * torch.from_numpy(noise) / torch.tensor(STD).view(3, 1, 1)
+        self.noise = scaled.to(self.device)
+
+    def loss(self, batch: dict) -> torch.Tensor:
+        """Scalar: RD's loss from projected maps, and the projection's own terms."""
+        generator = np.random.default_rng((self.config.seed, batch["step"], rank()))
+        noisy = self.teacher(add_noise(batch["image"], self.noise, generator))
+        projected, projected_noisy = (self.student.project(maps) for maps in (batch["teacher"], noisy))
+        restored = self.distillation(batch["teacher"], self.student.reverse, projected)
+        return restored + PROJECTION_WEIGHT * self.projection_loss(noisy, projected, projected_noisy)
+
+    def projection_loss(
+        self, noisy: list[torch.Tensor], projected: list[torch.Tensor], projected_noisy: list[torch.Tensor]
+    ) -> torch.Tensor:
+        """Scalar: reconstruct and contrast terms (and transport, if asked for) of three L x [B,C,h,w], over levels."""
+        reconstruct = sum(cosine_distance(n, p).mean() for n, p in zip(projected_noisy, projected, strict=True))
+        contrast = sum(
+            (1 - flat_cosine_distance(n, p) - MARGIN).clamp_min(0).mean() for n, p in zip(noisy, projected, strict=True)
+        )
+        loss = RECONSTRUCT_WEIGHT * reconstruct + CONTRAST_WEIGHT * contrast
+        # Off by default: the published code compares a batch with a permutation of itself as two clouds of
+        # points; they are the same cloud, so the term and its gradient are zero and only cost time.
+        return loss + sum(map(transport_to_shuffled, projected)) if self.options.transport else loss
+
+    def build_optimizer(self, total_steps: int) -> tuple[torch.optim.Optimizer, None]:
+        # The published code's two Adam optimizers step together, which is one with two learning rates.
+        groups = [
+            {"params": self.student.reverse.parameters()},
+            {"params": self.student.projections.parameters(), "lr": self.options.projection_lr},
+        ]
+        return torch.optim.Adam(groups, self.options.lr, betas=(0.5, 0.999)), None
+
+
+def transport_to_shuffled(maps: torch.Tensor) -> torch.Tensor:
+    """Sinkhorn divergence between a batch's maps [B,C,h,w], as probabilities, and the same maps in another order."""
+    clouds = maps.float().flatten(1).softmax(dim=1)
+    return sinkhorn_divergence(clouds, clouds.roll(1, dims=0))
+
+
+def add_noise(image: torch.Tensor, noise: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
+    """Images [B,3,H,W], each with a patch of `noise` [3,h,w] added somewhere, 10 to 31 px a side, off the border.
+
+    The published code always cuts the same corner of its noise; here the place is drawn as well.
+    """
+    image = image.clone()
+    for picture in image:
+        (rows, noise_rows), (columns, noise_columns) = (_place(side, generator) for side in image.shape[-2:])
+        picture[:, rows, columns] += noise[:, noise_rows, noise_columns]
+    return image
+
+
+def _place(side: int, generator: np.random.Generator) -> tuple[slice, slice]:
+    """A stretch of a picture's side that leaves out both ends, and one of equal length of the noise's side."""
+    length = generator.integers(SMALLEST, min(LARGEST, side - 2), endpoint=True)
+    start, cut = generator.integers(1, side - length), generator.integers(FIELD - length + 1)
+    return slice(start, start + length), slice(cut, cut + length)

@@ -1,0 +1,154 @@
+"""RNST and RNRD: Remembering Normality, memory-guided knowledge distillation (Gu et al., ICCV 2023)."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+
+from models.blocks import resnet_plan
+from models.features import Features
+from models.memory import ExemplarTeacher, NormalityMemory, RememberingStudent
+from models.reverse_distillation import Bottleneck, Decoder, ReverseStudent
+from trainer.base import BaseTrainer
+from trainer.batches import Batches
+from utils.anomaly_map import share_out, sum_levels
+from utils.config import Count, Rate, Share, TrainingData, Weight
+from utils.errors import UserError
+from utils.losses import cosine_distance, squared_distance, sum_over_images
+
+
+class RNSTTrainer(BaseTrainer):
+    """Forward: STPM's student, with memories of normal features that later stages read beside their input."""
+
+    class Options(TrainingData):
+        epochs: Count = 100
+        batch_size: Count = 32
+        lr: Rate = 0.4
+        norm: Literal[True] = True  # the distance is one minus the cosine
+        sigma: Weight = 4.0
+        embedDim: Count = 50  # items in a memory, L in the paper
+        n_embed: Count = 16  # normal images that remind the memories, in each step
+        lambda1: Weight = 0.1  # of normality embedding
+        lambda2: Weight = 0.1  # of orthogonality
+        orth: Literal["abs", "signed"] = "abs"
+        temperature: Rate = 1.0  # of the memories' softmax
+        layer_weight: Literal["none", "1/hw"] = "none"  # of a level in the map
+        one_cycle: bool = False  # Adam, lr rising to the one given and falling, instead of the host's optimizer
+
+    def build_networks(self) -> tuple[nn.Module, nn.Module]:
+        c = self.config
+        teacher = self.pretrained(c.backbone, c.out_indice)
+        teacher.check_neighbours(first=4)
+        plan = resnet_plan(c.backbone)
+        if plan.width is not None:
+            plan = plan._replace(width=0.25)  # a wide teacher has a student of ordinary width
+        return teacher, RememberingStudent(plan, teacher.channels, [self.memory(n) for n in teacher.channels[:-1]])
+
+    def memory(self, channels: int) -> NormalityMemory:
+        return NormalityMemory(self.options.embedDim, channels, self.options.temperature)
+
+    def distance(self, teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+        return cosine_distance(teacher, student)
+
+    def before_training(self, train: Batches) -> None:
+        self.exemplars = train
+
+    def loss(self, batch: dict) -> torch.Tensor:
+        """Scalar: distillation, lambda1 x normality embedding, lambda2 x orthogonality.
+
+        The first two are sums over images, as in the only public code, which its lambdas belong to.
+        """
+        o = self.options
+        levels = self.level_maps(batch["teacher"], self.student_maps(batch["image"], batch["teacher"]))
+        chosen = exemplars(batch["step"], o.n_embed, self.exemplars.images, self.config.seed)
+        pairs = self.reminders(self.exemplars.maps_of(chosen))
+        embedding = [0.5 * squared_distance(maps, memory.embed(maps)) for memory, maps in pairs]
+        orthogonality = sum(alignment(memory, o.orth) for memory, _ in pairs)
+        return sum_over_images(levels) + o.lambda1 * sum_over_images(embedding) + o.lambda2 * orthogonality
+
+    def reminders(self, teacher: list[torch.Tensor]) -> list[tuple[NormalityMemory, torch.Tensor]]:
+        """Each memory with the teacher's maps, L x [N,C,h,w], of exemplars that it should hold."""
+        return list(zip(self.student.memories, teacher[:-1], strict=True))
+
+    def combine(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
+        return sum_levels(share_out(levels) if self.options.layer_weight == "1/hw" else levels, size)
+
+    def build_optimizer(self, total_steps: int) -> tuple[torch.optim.Optimizer, object]:
+        if not self.options.one_cycle:
+            return self.host_optimizer(), None
+        adam = torch.optim.Adam(self.student.parameters(), self.options.lr, betas=(0.5, 0.999))
+        return adam, torch.optim.lr_scheduler.OneCycleLR(adam, self.options.lr, total_steps)
+
+    def host_optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.student.parameters(), self.options.lr, momentum=0.9, weight_decay=1e-4)
+
+
+class RNRDTrainer(RNSTTrainer):
+    """Reverse: RD's bottleneck and decoder, with memories before the decoder's stages."""
+
+    class Options(RNSTTrainer.Options):
+        epochs: Count = 200
+        batch_size: Count = 16
+        lr: Rate = 0.005
+        val_ratio: Share = 0.0  # the last epoch is kept, so all images may train
+        memories: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0, 1, 2]
+
+    def build_networks(self) -> tuple[nn.Module, nn.Module]:
+        c, places = self.config, self.options.memories
+        teacher = self.remembering_teacher()
+        channels = [2 * teacher.channels[-1], *reversed(teacher.channels)]  # of what each stage of the decoder reads
+        if max(places) >= len(teacher.channels):
+            raise UserError(
+                f"TrainingData.memories {places}: the decoder's stages are 0 to {len(teacher.channels) - 1}"
+            )
+        plan = resnet_plan(c.backbone)
+        decoder = Decoder(plan, teacher.channels, {k: self.memory(channels[k]) for k in places})
+        return teacher, ReverseStudent(Bottleneck(plan, teacher.channels), decoder)
+
+    def remembering_teacher(self) -> Features | ExemplarTeacher:
+        """The memory before the decoder's first stage holds what the teacher says one level below its last."""
+        c, deepest = self.config, self.config.out_indice[-1] + 1
+        if 0 not in self.options.memories:
+            features = teacher = self.pretrained(c.backbone, c.out_indice)
+        else:
+            try:
+                features = self.pretrained(c.backbone, [*c.out_indice, deepest])
+            except UserError as error:
+                raise UserError(
+                    f"{error} (without memory 0, TrainingData.memories=[1, 2], no level {deepest} is needed)"
+                ) from None
+            teacher = ExemplarTeacher(features)
+        features.check_neighbours()
+        features.check_multiple(self.options.crop_size)
+        return teacher
+
+    def student_maps(self, image: torch.Tensor, teacher: list[torch.Tensor]) -> list[torch.Tensor]:
+        return self.student(teacher)
+
+    def reminders(self, teacher: list[torch.Tensor]) -> list[tuple[NormalityMemory, torch.Tensor]]:
+        memories = {int(k): memory for k, memory in self.student.decoder.memories.items()}
+        inputs = [self.teacher.net.deepest(teacher[-1]) if 0 in memories else None, *reversed(teacher)]
+        return [(memory, inputs[k]) for k, memory in memories.items()]
+
+    def host_optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.student.parameters(), self.options.lr, betas=(0.5, 0.999))
+
+    def validate(self, val: Batches) -> None:
+        """None: the last epoch is kept, as RD does. Held-out images only tell what good parts score."""
+
+
+def alignment(memory: NormalityMemory, form: str) -> torch.Tensor:
+    """Scalar: how far keys and values are from orthogonal; "signed", the public code's, is least for opposite ones."""
+    cosines = memory.alignment()
+    return cosines.abs().mean() if form == "abs" else cosines.mean()
+
+
+def exemplars(step: int, count: int, images: int, seed: int) -> list[int]:
+    """The exemplars of a step: the next `count` of all images in a random order, over and over in new ones."""
+    places = range(step * count, (step + 1) * count)
+    passes = {place // images for place in places}
+    orders = {k: np.random.default_rng((seed, k)).permutation(images) for k in passes}
+    return [int(orders[place // images][place % images]) for place in places]
