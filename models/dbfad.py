@@ -48,8 +48,9 @@ class WidthAttention(nn.Module):
 class DBFADStudent(nn.Module):
     """Fuses the teacher's four maps and decodes them with links from one level up: maps -> maps of the same shapes.
 
-    `channels` are c0 to c3 of maps of strides 4, 4, 8 and 16, with sides that are multiples of 32 pixels in the
-    image. `residual=False`, for fabrics not trained on (domain generalisation), leaves the links out.
+    `channels` are those of the maps, of strides 4, 4, 8 and 16; the image's sides are multiples of 32, at least 96:
+    of 64 pixels two are left for SSPCAB, which then reads nothing but padding. `residual=False`, for fabrics not
+    trained on (domain generalisation), leaves the links out.
     """
 
     def __init__(self, channels: Sequence[int], residual: bool = True):

@@ -57,7 +57,7 @@ def tiny_mvtec(tmp_path_factory):
 
 # Per method, what a test with a small backbone needs; everything else is the method's own default.
 SMALL = {
-    "dbfad": {"out_indice": [0, 1, 2, 3]},
+    "dbfad": {"out_indice": [0, 1, 2, 3], "TrainingData": {"img_size": 96}},  # the least it takes
     "mixed": {"backbone": ["resnet18", "resnet18"], "out_indice": [[1, 2], [3]]},
     "rnrd": {"TrainingData": {"memories": [1, 2]}},  # the bundled weights have no layer4 for memory 0
 }

@@ -10,11 +10,11 @@ from tests.unit_fill import unit_fill
 
 @torch.no_grad()
 def filled(block, weight, bias):
-    """Each corner `weight` times identity plus `bias`, and a gate of one half everywhere."""
+    """Each corner passes `weight` of its channel at every position, plus `bias`; the gate is one half everywhere."""
     for parameter in block.parameters():
         parameter.zero_()
     for corner in block.corners:
-        corner.weight.copy_(weight * torch.eye(corner.out_channels).view(*corner.weight.shape))
+        corner.weight.diagonal().fill_(weight)
         corner.bias.fill_(bias)
     return block
 
@@ -60,9 +60,7 @@ def test_check_3_each_branch_sees_its_corner(corner, position):
 )
 def test_checks_4_and_9_the_receptive_field_is_four_corners(kernel_dim, dilation, offsets):
     """The gate is constant, so what is left is the masked convolution: neither the centre nor an edge is read."""
-    block = filled(SSPCAB(1, kernel_dim, dilation), 0, 1)
-    for corner in block.corners:
-        nn.init.ones_(corner.weight)
+    block = filled(SSPCAB(1, kernel_dim, dilation), 1, 0)
     x = torch.ones(1, 1, 15, 15, requires_grad=True)
     block(x)[0, 0, 7, 7].backward()
     read = {(row - 7, column - 7) for row, column in x.grad[0, 0].nonzero().tolist()}
@@ -102,7 +100,8 @@ def test_check_8_unit_fill(channels):
 def test_the_gate_weighs_each_channel_of_each_image():
     """Gates from the mean of the rectified sum; one image's must not depend on the others."""
     torch.manual_seed(0)
-    block, x = SSPCAB(16).eval(), torch.randn(3, 16, 6, 6)
+    block, x = SSPCAB(16), torch.randn(3, 16, 6, 6)
+    nn.init.ones_(block.gate[2].bias)  # above the ReLU, or the gates would be constants
     together = block(x)
     torch.testing.assert_close(together, torch.cat([block(image) for image in x.split(1)]))
     restored = filled(SSPCAB(16), 0, 0)

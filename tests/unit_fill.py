@@ -14,7 +14,7 @@ def unit_fill(net):
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.weight.fill_(1 / module.weight[0].numel())
         elif isinstance(module, nn.ConvTranspose2d):
-            module.weight.fill_(1 / module.in_channels)  # stride 2, kernel 2: one weight per input channel
+            module.weight.fill_(1 / module.in_channels)  # stride = kernel size: each output has one
         elif isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
             module.weight.fill_(1)

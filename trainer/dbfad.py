@@ -13,10 +13,12 @@ from trainer.base import BaseTrainer
 from trainer.batches import Batches
 from utils.anomaly_map import share_out, sum_levels
 from utils.config import Count, Rate, Share, TrainingData, Weight
+from utils.errors import UserError
 from utils.losses import squared_distance, sum_over_images
 
 FACTOR, PATIENCE = 0.1, 5  # of the learning rate, and epochs without a better loss before it
 SIGMA = 0.8  # pixels, of the blur
+SMALLEST = 96  # pixels; in the 2 x 2 positions that less leaves, SSPCAB would see nothing but its padding
 
 
 class DBFADTrainer(BaseTrainer):
@@ -34,8 +36,10 @@ class DBFADTrainer(BaseTrainer):
 
     def build_networks(self) -> tuple[nn.Module, nn.Module]:
         features = self.pretrained(self.config.backbone, self.config.out_indice)
-        features.check_multiple(self.options.crop_size)
         teacher = PooledFeatures(features)
+        features.check_multiple(self.options.crop_size)
+        if min(self.options.crop_size) < SMALLEST:
+            raise UserError(f"TrainingData.crop_size {self.options.crop_size}: this method needs at least {SMALLEST}")
         return teacher, DBFADStudent(teacher.channels, self.options.residual)
 
     @property

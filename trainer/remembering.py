@@ -1,11 +1,10 @@
 """RNST and RNRD: Remembering Normality, memory-guided knowledge distillation (Gu et al., ICCV 2023)."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import nn
 
 from models.blocks import resnet_plan
@@ -15,7 +14,7 @@ from models.reverse_distillation import Bottleneck, Decoder, ReverseStudent
 from trainer.base import BaseTrainer
 from trainer.batches import Batches
 from utils.anomaly_map import share_out, sum_levels
-from utils.config import Count, Rate, Share, TrainingData, Weight
+from utils.config import Count, Levels, Rate, Share, TrainingData, Weight
 from utils.errors import UserError
 from utils.losses import cosine_distance, squared_distance, sum_over_images
 
@@ -94,13 +93,13 @@ class RNRDTrainer(RNSTTrainer):
         batch_size: Count = 16
         lr: Rate = 0.005
         val_ratio: Share = 0.0  # the last epoch is kept, so all images may train
-        memories: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0, 1, 2]
+        memories: Levels = [0, 1, 2]  # before which stages of the decoder
 
     def build_networks(self) -> tuple[nn.Module, nn.Module]:
         c, places = self.config, self.options.memories
         teacher = self.remembering_teacher()
         channels = [2 * teacher.channels[-1], *reversed(teacher.channels)]  # of what each stage of the decoder reads
-        if max(places) >= len(teacher.channels):
+        if places[0] < 0 or places[-1] >= len(teacher.channels):
             raise UserError(
                 f"TrainingData.memories {places}: the decoder's stages are 0 to {len(teacher.channels) - 1}"
             )
