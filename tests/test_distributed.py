@@ -9,18 +9,19 @@ from safetensors.torch import load_file
 
 from tests.conftest import run_script
 
-WORDS = ["distillType=st", "weights=random", "obj=part", "precision=fp32", "TrainingData.epochs=2"]
+WORDS = ["weights=random", "obj=part", "precision=fp32", "TrainingData.epochs=2"]
 WORDS += ["TrainingData.batch_size=4", "TrainingData.img_size=64", "TrainingData.crop_size=64"]
 
 
-def both_ways(words, tmp_path):
+def both_ways(words, tmp_path, method="st"):
     """The run folders of one process and of two."""
+    words = [*words, f"distillType={method}"]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     for name, launcher in (("one", []), ("two", torchrun)):
         process = run_script(*launcher, "trainNet.py", *words, f"save_path={tmp_path / name}", OMP_NUM_THREADS="1")
         assert process.returncode == 0, process.stderr
         assert process.stdout.count("pictures, scores and figures") == 1
-    return tmp_path / "one/st/part", tmp_path / "two/st/part"
+    return tmp_path / "one" / method / "part", tmp_path / "two" / method / "part"
 
 
 def test_same_student_and_figures_without_batch_norm(tiny_mvtec, tmp_path):
@@ -35,11 +36,23 @@ def test_same_student_and_figures_without_batch_norm(tiny_mvtec, tmp_path):
     assert {p.name for p in one.iterdir()} == {p.name for p in two.iterdir()}
 
 
+def test_scores_by_part_reach_every_process(tiny_mvtec, tmp_path):
+    """MixedTeacher keeps each pair's own best epoch, which all processes must agree on."""
+    pairs = ["backbone=[convnext_atto, convnext_atto]", "out_indice=[[0], [1]]", "TrainingData.lr=0.004"]
+    one, two = both_ways([*WORDS, *pairs, f"data_path={tiny_mvtec}"], tmp_path, "mixed")
+    best = [json.loads((run / "metrics.json").read_text())["best_epoch"] for run in (one, two)]
+    assert best[0] == best[1] and set(best[0]) == {"first", "second"}
+    scores = [[row["val_score_first"] for row in history(run)] for run in (one, two)]
+    assert scores[0] == pytest.approx(scores[1], rel=0.01)  # Adam makes much of a gradient near zero
+
+
+def history(run):
+    with (run / "training.csv").open(newline="") as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
 def test_batch_norm_trains_in_two_processes(tiny_mvtec, tmp_path):
     """On a CPU each process normalises its half of the batch, so the runs agree closely, not exactly."""
     one, two = both_ways([*WORDS, f"data_path={tiny_mvtec}", "backbone=resnet18"], tmp_path)
-    losses = []
-    for run in (one, two):
-        with (run / "training.csv").open(newline="") as file:
-            losses.append([float(row["train_loss"]) for row in csv.DictReader(file)])
+    losses = [[row["train_loss"] for row in history(run)] for run in (one, two)]
     assert losses[0] == pytest.approx(losses[1], rel=0.1)

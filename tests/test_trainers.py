@@ -10,6 +10,7 @@ from torch import nn
 
 from tests.conftest import draw_defect, draw_good, small, write_image, write_mvtec
 from trainer import TRAINERS, build_trainer
+from trainer.training import Training
 from utils.errors import UserError
 
 FIGURES = {"image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap", "pixel_f1max", "aupro"}
@@ -118,6 +119,40 @@ def test_a_planted_defect_is_found_once_the_normals_are_fitted(tmp_path, method)
     assert figures["image_auroc"] == 1 and figures["pixel_auroc"] > 0.9
     maps, masks = trainer.score(trainer.test_set[0])
     assert masks[1].flatten()[maps[1].argmax()]
+
+
+@every_method
+def test_what_follows_the_networks_is_the_same_from_every_side(config, method):
+    """Distance, combination and blur of transposed maps give the transposed map; the earlier toolkit blurred rows."""
+    top = {"fusion": "product"} if method == "mixed" else {}  # the published fusion is bound to columns, and so tested
+    trainer = build_trainer(config(method, top | {"sigma": 2.0}, precision="fp32"))
+    teacher, student = trainer.features(torch.rand(2, 3, 96, 128))
+    final = trainer.final_map(trainer.level_maps(teacher, student), (96, 128))
+    turned = trainer.level_maps([maps.mT for maps in teacher], [maps.mT for maps in student])
+    torch.testing.assert_close(trainer.final_map(turned, (128, 96)).mT, final, rtol=1e-4, atol=1e-6)
+
+
+@every_method
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(config, tmp_path, monkeypatch, method):
+    """Weights, optimizer, schedule, waiting gradients, exemplars and noise all go on where they were."""
+    training = {"epochs": 4, "batch_size": 3}  # 8 images are 3 batches: with two to a step one is left over
+    runs = [config(method, training, save_path=str(tmp_path / name)) for name in ("straight", "broken")]
+    straight = build_trainer(runs[0])
+    straight.train()
+    save = Training.save
+
+    def save_and_die(training, *where):
+        save(training, *where)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Training, "save", save_and_die)
+        build_trainer(runs[1]).train()
+    resumed = build_trainer(runs[1])
+    resumed.train()
+    assert resumed.record["best_epoch"] == straight.record["best_epoch"]
+    for key, value in straight.student.state_dict().items():
+        assert torch.equal(value, resumed.student.state_dict()[key]), key
 
 
 @every_method
@@ -254,32 +289,6 @@ def test_precisions(config, precision):
     trainer.train()
     assert set(trainer.test()) == FIGURES
     assert all(p.dtype == torch.float32 for p in trainer.student.parameters())
-
-
-class TeacherCopy(TRAINERS["st"]):
-    """A method as the README tells a newcomer to write one: a student that reads the teacher's maps."""
-
-    def build_networks(self):
-        teacher = self.pretrained(self.config.backbone, self.config.out_indice)
-        return teacher, nn.ModuleList(nn.Conv2d(c, c, 3, padding=1) for c in teacher.channels)
-
-    def student_maps(self, image, teacher):
-        return [conv(level) for conv, level in zip(self.student, teacher, strict=True)]
-
-    def build_optimizer(self, total_steps):
-        adam = torch.optim.Adam(self.student.parameters(), lr=self.options.lr)
-        return adam, torch.optim.lr_scheduler.LinearLR(adam, total_iters=total_steps)
-
-
-def test_a_method_that_reads_the_teachers_maps_fits_the_house(config, monkeypatch):
-    monkeypatch.setitem(TRAINERS, "copy", TeacherCopy)
-    raw = config("st", {"lr": 1e-3}, distillType="copy")
-    trainer = build_trainer(raw)
-    trainer.train()
-    figures = trainer.test()
-    again = build_trainer(raw, ["phase=test"])
-    again.load()
-    assert again.test() == figures
 
 
 def test_testing_with_other_map_settings_says_so_and_drops_the_comparison(finished, capsys):
