@@ -205,6 +205,12 @@ def test_a_pair_is_for_mixed_alone(config):
         build_trainer(config("st", backbone=NETS))
 
 
+def test_the_deep_pair_is_of_one_architecture_even_as_a_resnet18(config):
+    trainer = build_trainer(config("mixed", backbone=["resnet18", "resnet18"], out_indice=[[1, 2], [3]]))
+    assert isinstance(trainer.student.first, ReducedResNet) and isinstance(trainer.student.second, Features)
+    assert [m.shape[-1] for m in trainer.features(torch.rand(1, 3, 64, 64))[1]] == [8, 4, 4]
+
+
 def test_the_reduced_student_is_made_of_ordinary_blocks():
     with torch.device("meta"):
         assert count(BASIC.stage(64, 64, 1, "down")) == 78_208

@@ -39,14 +39,14 @@ class MixedTrainer(BaseTrainer):
         fusion: Literal["reference", "product"] = "reference"
 
     def build_networks(self) -> tuple[nn.Module, nn.Module]:
-        pairs = [self.pair(*names) for names in zip(self.config.backbone, self.config.out_indice, strict=True)]
-        teachers, students = zip(*pairs, strict=True)
+        teachers, students = zip(*map(self.pair, range(2)), strict=True)
         return SideBySide(*teachers), SideBySide(*students)
 
-    def pair(self, backbone: str, out_indice: list[int]) -> tuple[nn.Module, nn.Module]:
-        """Teacher and student; ResNet-18 has a smaller student, every other network one of its own architecture."""
+    def pair(self, k: int) -> tuple[nn.Module, nn.Module]:
+        """Teacher and student of one architecture; a shallow ResNet-18 has a smaller student, as published."""
+        backbone, out_indice = self.config.backbone[k], self.config.out_indice[k]
         teacher = self.pretrained(backbone, out_indice)
-        if backbone.partition(".")[0] == "resnet18":
+        if k == 0 and backbone.partition(".")[0] == "resnet18":
             return HalvedFeatures(teacher), ReducedResNet(out_indice)
         return teacher, Features(backbone, out_indice)
 
