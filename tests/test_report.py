@@ -10,7 +10,7 @@ from PIL import Image
 from datasets.mvtec import Sample
 from utils.feature_pages import channel_importance, level_shares
 from utils.files import replace_folder, write_atomic, write_csv
-from utils.pictures import heat, overlay, pixel_levels, standing
+from utils.pictures import colour_scale, heat, overlay, pixel_levels, standing
 from utils.report import LABELS, _table, evaluate, summary
 from visualization import choose_images, choose_levels
 
@@ -61,18 +61,30 @@ def test_colours_say_how_rare_a_value_is():
     normal = np.linspace(0, 1, 100_001).reshape(1, 1, -1)
     levels = pixel_levels(normal)
     assert levels == pytest.approx([0.9, 0.99, 0.999, 0.9999, 1.0])
-    common, rare, top, beyond, far = heat(np.array([[0.5, 0.995, 1.0, 50.0, 1e4]]), levels)[0].sum(axis=1)
+    scale = colour_scale(normal, {"pixel_levels": levels})
+    common, rare, top, beyond, far = heat(np.array([[0.5, 0.995, 1.0, 50.0, 1e4]]), scale)[0].sum(axis=1)
     assert common < 60 < rare < top < beyond < far
+
+
+def test_without_held_out_images_the_strongest_map_is_the_brightest():
+    """Nothing can lie above the maps that set the scale, so no colours are kept for it."""
+    maps = np.linspace(0, 1, 100_001).reshape(1, 1, -1)
+    common, top = heat(np.array([[0.5, 1.0]]), colour_scale(maps, None))[0].sum(axis=1)
+    held_out = heat(np.array([[1.0]]), colour_scale(maps, {"pixel_levels": pixel_levels(maps)}))[0].sum(axis=1)
+    assert common < 60 and top > held_out[0]
 
 
 def test_one_odd_good_image_does_not_leave_all_maps_black():
     normal = np.full((100, 32, 32), 1e-4) + RNG.random((100, 32, 32)) * 1e-4
     normal[7, :3, :3] = 0.5
-    assert heat(np.array([[0.002]]), pixel_levels(normal)).sum() > 200
+    scale = colour_scale(normal, {"pixel_levels": pixel_levels(normal)})
+    assert heat(np.array([[0.002]]), scale).sum() > 200
 
 
 def test_constant_maps_have_colours_too():
-    assert heat(np.zeros((2, 2)), pixel_levels(np.zeros((3, 4, 4)))).shape == (2, 2, 3)
+    zeros = np.zeros((3, 4, 4))
+    for normal in (None, {"pixel_levels": pixel_levels(zeros)}):
+        assert heat(np.zeros((2, 2)), colour_scale(zeros, normal)).shape == (2, 2, 3)
 
 
 def test_standing_among_held_out_good_images():

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 
-from utils.pictures import heat, pixel_levels, standing
+from utils.pictures import colour_scale, heat, standing
 
 OUTLINE = "#00ffa0"
 
@@ -79,8 +79,7 @@ def draw_overview(path: Path, view: ImageView) -> None:
     for axis, (k, level) in zip(axes[2:-1], enumerate(view.levels), strict=True):
         title = f"level {k + 1}: {100 * level.share:.0f} % of the score"
         _heat(axis, level.distance.numpy(), title, view.mask, float(level.distance.max()))
-    levels = view.normal["pixel_levels"] if view.normal else pixel_levels(view.final)
-    _show(axes[-1], heat(view.final, levels), "anomaly map", view.mask)
+    _show(axes[-1], heat(view.final, colour_scale(view.final, view.normal)), "anomaly map", view.mask)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

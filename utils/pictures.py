@@ -23,7 +23,6 @@ from utils.console import progress
 PANEL = 256  # pixels, the least width of one panel; smaller images are enlarged
 GAP, CAPTION = 8, 50
 TICKS = ("1:10", "1:100", "1:1k", "1:10k", "max", "x10", "x100")
-POSITIONS = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)  # of pixel_levels(), then of 10 and 100 times the last of them
 OUTLINE = (0, 255, 160)
 
 
@@ -43,15 +42,15 @@ def write_overlays(
 
     `normal` holds the pixel_levels and image scores of held-out good images; without any the test maps set the scale.
     """
-    levels = normal["pixel_levels"] if normal else pixel_levels(maps)
+    scale = colour_scale(maps, normal)
     for kind in {sample.kind for sample in dataset.samples}:
         (folder / kind).mkdir()
 
     def draw(index: int) -> None:
         sample, score = dataset.samples[index], maps[index].max()
-        picture = overlay(denormalise(dataset[index]["image"]), maps[index], masks[index], levels)
+        picture = overlay(denormalise(dataset[index]["image"]), maps[index], masks[index], scale)
         lines = (f"{sample.kind} / {sample.path.stem}", f"score {score:.4g}{standing(score, normal)}")
-        caption(picture, lines, "rarity on held-out good images" if normal else "rarity on the test images")
+        caption(picture, lines, "rarity on held-out good images" if normal else "rarity on the test images", len(scale))
         picture.save(folder / sample.kind / f"{sample.path.stem}.png")
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # drawing and PNG coding release the interpreter lock
@@ -67,7 +66,7 @@ def standing(score: float, normal: dict[str, list[float]] | None) -> str:
     return f", above {below} of {len(normal['scores'])} held-out good images"
 
 
-def overlay(image: np.ndarray, anomaly_map: np.ndarray, mask: np.ndarray, levels: list[float]) -> Image.Image:
+def overlay(image: np.ndarray, anomaly_map: np.ndarray, mask: np.ndarray, scale: list[float]) -> Image.Image:
     """Three panels side by side above room for a caption: the image, the mask's outline on it, the map.
 
     image [H,W,3] uint8, anomaly_map [H,W], mask [H,W] bool.
@@ -79,18 +78,31 @@ def overlay(image: np.ndarray, anomaly_map: np.ndarray, mask: np.ndarray, levels
     mask = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
     contours, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     panels = [image, cv2.drawContours(image.copy(), contours, -1, OUTLINE, 1)]
-    panels.append(cv2.drawContours(heat(anomaly_map, levels), contours, -1, OUTLINE, 1))
+    panels.append(cv2.drawContours(heat(anomaly_map, scale), contours, -1, OUTLINE, 1))
     picture = Image.new("RGB", (3 * size[0] + 2 * GAP, size[1] + CAPTION), "white")
     for i, panel in enumerate(panels):
         picture.paste(Image.fromarray(panel), (i * (size[0] + GAP), 0))
     return picture
 
 
-def heat(anomaly_map: np.ndarray, levels: list[float]) -> np.ndarray:
-    """[H,W] -> [H,W,3] uint8: black for common values, orange at the top of `levels`, pale yellow 100 times above."""
-    top = max(levels[-1], np.finfo(np.float32).tiny)
-    positions = np.interp(anomaly_map, [min(0.0, levels[0]), *levels, 10 * top, 100 * top], [0.0, *POSITIONS])
-    return colours(positions)
+def colour_scale(maps: np.ndarray, normal: dict[str, list[float]] | None) -> list[float]:
+    """Values at even steps from black to pale yellow, as TICKS: how rare on held-out good images, then how far above.
+
+    Without such images the maps [N,H,W] to be shown set the scale, and nothing is above it.
+    """
+    if not normal:
+        return pixel_levels(maps)
+    top = max(normal["pixel_levels"][-1], float(np.finfo(np.float32).tiny))
+    return [*normal["pixel_levels"], 10 * top, 100 * top]
+
+
+def heat(anomaly_map: np.ndarray, scale: list[float]) -> np.ndarray:
+    """[H,W] -> [H,W,3] uint8 on a `colour_scale`."""
+    return colours(np.interp(anomaly_map, [min(0.0, scale[0]), *scale], [0.0, *_positions(len(scale))]))
+
+
+def _positions(steps: int) -> np.ndarray:
+    return np.linspace(0.05, 0.95, steps)
 
 
 def colours(positions: np.ndarray) -> np.ndarray:
@@ -98,7 +110,7 @@ def colours(positions: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(cv2.applyColorMap((positions * 255).astype(np.uint8), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
 
 
-def caption(picture: Image.Image, lines: tuple[str, str], scale: str) -> None:
+def caption(picture: Image.Image, lines: tuple[str, str], scale: str, steps: int) -> None:
     """Below the panels: which image, its score, and what the colours mean."""
     draw = ImageDraw.Draw(picture)
     # matplotlib's own font: the feature pages use it too, and it knows more than the letters of English.
@@ -111,7 +123,7 @@ def caption(picture: Image.Image, lines: tuple[str, str], scale: str) -> None:
     bar = colours(np.linspace(0, 1, width)[None].repeat(10, axis=0))
     picture.paste(Image.fromarray(bar), (x, y + 18))
     draw.text((x + width / 2, y + 4), scale, "black", small, anchor="ma")
-    for position, text in zip(POSITIONS, TICKS, strict=True):
+    for position, text in zip(_positions(steps), TICKS[:steps], strict=True):
         draw.text((x + position * width, y + 31), text, "black", small, anchor="ma")
 
 
