@@ -4,8 +4,8 @@
 
 Each run is `trainNet.py` with the recipe of the method's file in configs/ (images of 256 px, its optimizer and batch),
 but for the backbone, the teacher's weights and the number of epochs, which is the same for all methods on a set. A
-finished run is not repeated, so an interrupted table goes on; delete --save to measure anew. Alone on the machine:
-whatever else runs spoils the times.
+finished run is not repeated, so an interrupted table goes on; delete --save to measure anew, and after every change
+of the code. Whatever else runs on the machine spoils the times.
 """
 
 import argparse
@@ -21,8 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from utils.config import read_config
 
 ROOT = Path(__file__).parents[1]
-EPOCHS = {"weave": 40, "paper_brown": 100, "magnetic_tile": 5}  # by set; demo sets are drawn, others are below --data
-DEMO = {"weave", "washer"}
+EPOCHS = {"weave": 40, "paper_brown": 60, "magnetic_tile": 4}  # by set; weave is drawn, the others are below --data
 RESNET = ["backbone=resnet18.tv_in1k"]
 # What the bundled teacher needs: it is a ResNet-18 up to layer3, so both of MixedTeacher's pairs must be one.
 METHODS = {
@@ -61,11 +60,11 @@ def run(method: str, name: str, args: argparse.Namespace) -> Path:
     """The folder of the finished run; trains and tests if there is none yet."""
     config, words = METHODS[method]
     config = ROOT / f"configs/config{config}.yaml"
-    words = [*words, f"data_path={ROOT / 'demo_data' if name in DEMO else args.data}", f"obj={name}"]
-    words += [f"weights={args.weights}", f"TrainingData.epochs={EPOCHS[name]}", f"save_path={args.save}"]
+    words = [*words, f"data_path={'demo_data' if name == 'weave' else args.data.resolve()}", f"obj={name}"]
+    words += [f"weights={args.weights}", f"TrainingData.epochs={EPOCHS[name]}", f"save_path={args.save.resolve()}"]
     folder = args.save / method / name
     if not finished(folder, read_config(config, words)):
-        subprocess.run([sys.executable, ROOT / "trainNet.py", "--config", config, *words], stdout=2, check=True)
+        subprocess.run([sys.executable, "trainNet.py", "--config", config, *words], cwd=ROOT, stdout=2, check=True)
     return folder
 
 

@@ -49,7 +49,7 @@ BASIC = ResNetPlan((2, 2, 2, 2), None)  # ResNet-18
 
 
 def resnet_plan(backbone: str) -> ResNetPlan:
-    """How the ResNet of that timm name is built. Raises UserError for any other network."""
+    """How the ResNet of that timm name is built. Raises UserError for any other network of timm's."""
     with torch.device("meta"):  # shapes only, no memory
         net = timm.create_model(backbone, pretrained=False)
     stages = [getattr(net, f"layer{k}", None) for k in (1, 2, 3, 4)]

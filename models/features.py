@@ -34,12 +34,6 @@ class Features(nn.Module):
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
         return self.net(image)
 
-    def cut_last(self) -> nn.Module:
-        """Take the last level's stage out, so that it is no longer computed, and return it; for ResNets."""
-        self.channels.pop()
-        self.reduction.pop()
-        return self.net.pop(list(self.net)[-1])
-
     def check_neighbours(self, first: int | None = None) -> None:
         """Raises UserError unless each level halves the one before, the first one being of stride `first` if given."""
         expected = [(first or self.reduction[0]) * 2**k for k in range(len(self.reduction))]
@@ -66,6 +60,12 @@ class Features(nn.Module):
             self.train(training)
         if any(m.ndim != 4 or m.shape[1] != c for m, c in zip(maps, self.channels, strict=True)):
             raise UserError(f"backbone '{self.backbone}' gives no [B,C,H,W] feature maps; choose a CNN")
+
+
+def outline(backbone: str, out_indice: Sequence[int]) -> Features:
+    """A `Features` without values, to check what was asked for before any weights are fetched."""
+    with torch.device("meta"):
+        return Features(backbone, out_indice)
 
 
 def _check_levels(backbone: str, out_indice: Sequence[int]) -> None:

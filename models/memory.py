@@ -32,13 +32,16 @@ class NormalityMemory(nn.Module):
 
     def alignment(self) -> torch.Tensor:
         """Cosine of each key with each value: [size,size]; all zero would be orthogonal."""
-        return F.normalize(self.keys, dim=1) @ F.normalize(self.values, dim=1).T
+        with torch.autocast(self.keys.device.type, enabled=False):
+            return F.normalize(self.keys, dim=1) @ F.normalize(self.values, dim=1).T
 
     def _read(self, maps: torch.Tensor, addresses: torch.Tensor) -> torch.Tensor:
-        queries, addresses = F.normalize(maps, dim=1), F.normalize(addresses, dim=1)
-        likeness = torch.einsum("bchw,lc->blhw", queries, addresses)
-        weights = (likeness / self.temperature).softmax(dim=1)  # over the items of the memory
-        return torch.einsum("blhw,lc->bchw", weights, self.values)
+        # In full precision: the weights are nearly equal, and what tells them apart is lost in half precision.
+        with torch.autocast(maps.device.type, enabled=False):
+            queries, addresses = F.normalize(maps.float(), dim=1), F.normalize(addresses, dim=1)
+            likeness = torch.einsum("bchw,lc->blhw", queries, addresses)
+            weights = (likeness / self.temperature).softmax(dim=1)  # over the items of the memory
+            return torch.einsum("blhw,lc->bchw", weights, self.values).to(maps.dtype)
 
 
 class ExemplarTeacher(nn.Module):
@@ -46,7 +49,10 @@ class ExemplarTeacher(nn.Module):
 
     def __init__(self, features: Features):
         super().__init__()
-        self.deepest = features.cut_last()
+        # timm's ResNets are a dict of modules in order; without its last entry the last level is not computed.
+        self.deepest = features.net.pop(list(features.net)[-1])
+        features.channels.pop()
+        features.reduction.pop()
         self.features, self.channels = features, features.channels
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:

@@ -5,9 +5,20 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from models.blocks import ResNetPlan, halving, init_convolutions
+from models.blocks import ResNetPlan, halving, init_convolutions, resnet_plan
+from models.features import outline
 from models.sspcab import SSPCAB
 from utils.errors import UserError
+
+
+def mirrored(backbone: str, out_indice: Sequence[int], size: Sequence[int]) -> ResNetPlan:
+    """How the teacher to be mirrored is built. Raises UserError unless backbone, levels and image size allow it."""
+    shapes, plan = outline(backbone, out_indice), resnet_plan(backbone)
+    if len(out_indice) > len(plan.depths):
+        raise UserError(f"out_indice: this method takes up to {len(plan.depths)} levels (got {list(out_indice)})")
+    shapes.check_neighbours()
+    shapes.check_multiple(size)
+    return plan
 
 
 class Bottleneck(nn.Module):
@@ -62,8 +73,10 @@ class Decoder(nn.Module):
     def forward(self, embedding: torch.Tensor) -> list[torch.Tensor]:
         maps = [embedding]
         for k, stage in enumerate(self.stages):
-            remember = self.memories[str(k)] if str(k) in self.memories else nn.Identity()
-            maps.append(stage(remember(maps[-1])))
+            x = maps[-1]
+            if str(k) in self.memories:
+                x = self.memories[str(k)](x)
+            maps.append(stage(x))
         return maps[:0:-1]
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from models.features import Features
 from utils.console import note
-from utils.errors import UserError
+from utils.errors import IncompleteWeights, UserError
 
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
 PATIENCE = 4  # seconds a model hub has to answer before we go on without it
@@ -143,10 +143,11 @@ def load_weights(net: Features, path: Path) -> None:
     missing = [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")]
     unexpected = sorted(set(given) - set(wanted) - {_plain(key) for key in whole})
     misshapen = [key for key in wanted if key in given and given[key].shape != wanted[key].shape]
-    for what, keys in (("lacks", missing), ("has unknown", unexpected), ("has misshapen", misshapen)):
+    for what, keys in (("has unknown", unexpected), ("has misshapen", misshapen), ("lacks", missing)):
         if keys:
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-            raise UserError(f"weights: {path} is no '{net.backbone}': it {what} {', '.join(keys[:3])}{more}")
+            kind = IncompleteWeights if keys is missing else UserError
+            raise kind(f"weights: {path} is no '{net.backbone}': it {what} {', '.join(keys[:3])}{more}")
     with torch.no_grad():
         for key, tensor in wanted.items():
             if key in given:

@@ -9,7 +9,7 @@ from trainer import build_trainer
 from trainer.dbfad import blur
 from trainer.training import Training
 from utils.errors import UserError
-from utils.losses import sum_over_images
+from utils.losses import batch_sum
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def features(batch, channel, sign=1.0, sizes=(64, 64, 32, 16)):
 )
 def test_check_5_loss(trainer, batch, channel, sign, loss):
     levels = trainer.level_maps(features(batch, 0), features(batch, channel, sign))
-    assert sum_over_images(levels).item() == pytest.approx(loss)
+    assert batch_sum(levels, batch).item() == pytest.approx(loss)
 
 
 def test_check_6_constant_map(trainer):
@@ -113,6 +113,36 @@ def test_without_held_out_images_it_trains_to_the_end(config):
     assert trainer.record["best_epoch"] == 3
 
 
+def test_plateau_goes_on_in_a_resumed_run(config, monkeypatch):
+    """Five epochs without a better loss lie before the interruption, the sixth, which lowers the rate, after it."""
+    raw = config("dbfad", {"epochs": 8, "early_stop": 20})
+    save = Training.save
+
+    def save_and_die(training, *where):
+        training._next_save = 0.0
+        save(training, *where)
+        if len(training.history) == 6:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("trainer.dbfad.DBFADTrainer.validate", lambda self, val: 1.0)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Training, "save", save_and_die)
+        build_trainer(raw).train()
+    trainer = build_trainer(raw)
+    trainer.train()
+    rows = (trainer.run_dir / "training.csv").read_text().splitlines()
+    assert [row.split(",")[1] for row in rows[1:]] == ["0.005"] * 7 + ["0.0005"]
+    assert trainer.record["best_epoch"] == 1
+
+
+def test_validation_sees_images_as_precise_as_training_does(config, monkeypatch):
+    """Blurred in half precision they would be other images."""
+    trainer, seen = build_trainer(config("dbfad", precision="bf16")), []
+    monkeypatch.setattr("trainer.dbfad.blur", lambda image: seen.append(blur(image).dtype) or image)
+    trainer.train()
+    assert set(seen) == {torch.float32}
+
+
 def test_validation_is_the_mean_loss(trainer):
     class Held:
         images = 3
@@ -125,7 +155,8 @@ def test_validation_is_the_mean_loss(trainer):
 
     score = trainer.validate(Held())
     with torch.inference_mode():
-        assert score == pytest.approx(sum(trainer.loss(batch).item() for batch in Held()) / 3, rel=1e-5)
+        weighted = sum(trainer.loss(batch).item() * len(batch["image"]) for batch in Held()) / 3
+    assert score == pytest.approx(weighted, rel=1e-5)  # in the units of the training loss
 
 
 def test_sspcab_loss_by_its_weight(config):

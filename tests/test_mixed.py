@@ -4,6 +4,7 @@ import csv
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from models.blocks import BASIC
 from models.features import Features
@@ -128,8 +129,9 @@ def test_check_8_one_cycle(trainer):
     assert betas[-1] == pytest.approx(0.95, abs=1e-4)
 
 
-def test_loss_sums_over_images(trainer, monkeypatch):
+def test_loss_sums_over_a_batch(config, monkeypatch):
     for images in (1, 4):
+        trainer = build_trainer(config("mixed", {"batch_size": images}, backbone=NETS, out_indice=LEVELS))
         monkeypatch.setattr(trainer, "student_maps", lambda image, teacher, n=images: one_hot(1, n))
         losses = trainer.pair_losses({"image": None, "teacher": one_hot(0, images)})
         assert losses.tolist() == pytest.approx([images, images])
@@ -167,7 +169,7 @@ def test_validation_is_the_loss_of_each_pair(trainer):
     scores = trainer.validate(Held())
     assert set(scores) == {"first", "second"} and not trainer.student.training
     with torch.inference_mode():
-        losses = sum(trainer.pair_losses(batch) for batch in Held()) / 3
+        losses = sum(trainer.pair_losses(batch) * len(batch["image"]) for batch in Held()) / 3
     assert list(scores.values()) == pytest.approx(losses.tolist(), rel=1e-5)
 
 
@@ -182,6 +184,19 @@ def test_other_pairs_train_and_come_back(config, backbone, levels):
     again = build_trainer(raw, ["phase=test"])
     again.load()
     assert again.test() == figures and set(trainer.record["weights"]) == set(backbone)
+
+
+def test_weights_for_each_pair(config, tmp_path):
+    paths = []
+    for backbone, levels in zip(NETS, LEVELS, strict=True):
+        paths.append(str(tmp_path / f"{backbone}.safetensors"))
+        save_file(Features(backbone, levels).net.state_dict(), paths[-1])
+    trainer = build_trainer(config("mixed", backbone=NETS, out_indice=LEVELS, weights=paths))
+    assert trainer.record["weights"] == dict(zip(NETS, paths, strict=True))
+    given = load_file(paths[1])
+    assert torch.equal(trainer.teacher.net.second.net.state_dict()["conv_stem.weight"], given["conv_stem.weight"])
+    with pytest.raises(UserError, match="weights"):
+        build_trainer(config("mixed", backbone=NETS, out_indice=LEVELS, weights=paths[:1]))
 
 
 @pytest.mark.parametrize(

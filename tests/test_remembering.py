@@ -191,8 +191,8 @@ def one_hot(channel, batch=1, sizes=(64, 32, 16)):
 
 
 def test_check_8_distillation_and_maps(config, monkeypatch):
-    trainer = rnst(config, {"lambda1": 0.0, "lambda2": 0.0})
     for images in (1, 4):
+        trainer = rnst(config, {"lambda1": 0.0, "lambda2": 0.0, "batch_size": images})
         student = one_hot(1, images)
         monkeypatch.setattr(trainer, "student_maps", lambda image, teacher, maps=student: maps)
         loss = trainer.loss({"image": None, "teacher": one_hot(0, images), "step": 0})
@@ -305,7 +305,7 @@ def test_check_10_a_fresh_process_reproduces_the_scores(tiny_mvtec, tmp_path, me
 
 
 def test_memory_0_needs_a_teacher_with_layer4(config):
-    with pytest.raises(UserError, match=r"lacks .*without memory 0, TrainingData.memories=\[1, 2\], no level 4"):
+    with pytest.raises(UserError, match=r"lacks .*; TrainingData.memories=\[1, 2\] does without level 4"):
         build_trainer(config("rnrd", {"memories": [0, 1, 2]}, weights="bundled"))
 
 
@@ -313,6 +313,37 @@ def test_memory_0_needs_a_teacher_with_layer4(config):
 def test_memories_that_the_decoder_has_no_place_for(config, places):
     with pytest.raises(UserError, match="memories"):
         build_trainer(config("rnrd", {"memories": places}))
+
+
+def test_other_errors_do_not_blame_the_memory(config):
+    with pytest.raises(UserError, match="timm knows no 'resnet81'; did you mean [^;]*$"):
+        build_trainer(config("rnrd", {"memories": [0, 1, 2]}, backbone="resnet81"))
+    with pytest.raises(UserError, match="out_indice: with memory 0 the levels must lie in 1 to 3"):
+        build_trainer(config("rnrd", {"memories": [0]}, out_indice=[3, 4]))
+    with pytest.raises(UserError, match="out_indice: memories lie between levels"):
+        build_trainer(config("rnst", out_indice=[1]))
+
+
+def test_reading_is_done_in_full_precision():
+    """The weights are nearly equal; in half precision what tells them apart would be lost."""
+    net, maps = NormalityMemory(50, 64), torch.rand(1, 64, 4, 4)
+    exact = net.recall(maps)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(net.recall(maps), exact) and net.alignment().dtype == torch.float32
+
+
+def test_gradient_beside_its_host(config, monkeypatch):
+    """RNST's loss of a batch of 32 is 32 / 6 of STPM's: a sum over images, a mean over three levels of half of it."""
+    teacher = [torch.rand(2, 4, n, n) for n in (16, 8, 4)]
+    student = [torch.rand(2, 4, n, n) for n in (16, 8, 4)]
+    losses = {}
+    for method in ("st", "rnst"):
+        weights = {"lambda1": 0.0, "lambda2": 0.0} if method == "rnst" else {}
+        trainer = build_trainer(config(method, {"batch_size": 32} | weights, precision="fp32"))
+        trainer.exemplars = Exemplars(trainer, torch.rand(1, 3, 64, 64))
+        monkeypatch.setattr(trainer, "student_maps", lambda image, maps: student)
+        losses[method] = trainer.loss({"image": None, "teacher": teacher, "step": 0}).item()
+    assert losses["rnst"] / losses["st"] == pytest.approx(32 / 6, rel=1e-5)
 
 
 def test_forward_levels_begin_with_layer1(config):

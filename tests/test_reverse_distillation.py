@@ -189,6 +189,32 @@ def test_a_backbone_or_levels_that_do_not_fit_are_refused(config, method):
         build_trainer(config(method, backbone="resnet18", out_indice=[1, 3]))
 
 
+def test_what_does_not_fit_is_said_before_weights_are_fetched(config, monkeypatch):
+    monkeypatch.setattr("models.weights._find", lambda *where: pytest.fail("looked for weights"))
+    for method in ("rd", "rdpp", "rnrd", "rnst"):
+        with pytest.raises(UserError, match="is no ResNet"):
+            build_trainer(config(method, backbone="efficientnet_b0", weights="imagenet"))
+    for method in ("rd", "rdpp", "rnrd", "dbfad"):
+        with pytest.raises(UserError, match="crop_size"):
+            build_trainer(config(method, {"img_size": 72}, weights="imagenet"))
+    with pytest.raises(UserError, match="up to 4 levels"):
+        build_trainer(config("rd", out_indice=[0, 1, 2, 3, 4], weights="imagenet"))
+    with pytest.raises(UserError, match="memories"):
+        build_trainer(config("rnrd", {"memories": [3]}, weights="imagenet"))
+
+
+def test_one_image_of_one_position_is_explained(config):
+    trainer = build_trainer(config("rd", {"img_size": 32, "batch_size": 7, "val_ratio": 0.2}))  # 8 images: one is left
+    with pytest.raises(UserError, match=r"crop_size \(32, 32\) leaves one position .* batch_size"):
+        trainer.train()
+
+
+def test_too_few_batches_for_one_step(config):
+    trainer = build_trainer(config("rdpp", {"epochs": 1, "batch_size": 16}))
+    with pytest.raises(UserError, match="TrainingData.epochs 1: too few for one step of 2 batches"):
+        trainer.train()
+
+
 def test_norm_cannot_be_switched_off(config):
     with pytest.raises(UserError, match="TrainingData.norm"):
         build_trainer(config("rd", {"norm": False}))
@@ -371,12 +397,17 @@ def test_check_10_without_projections_it_is_rd(config, monkeypatch):
     assert rd.loss(batch).item() == rdpp.loss(batch).item()
 
 
-def test_the_map_compares_with_the_raw_teacher(rdpp):
+def test_the_map_compares_with_the_raw_teacher(rdpp, monkeypatch):
     """Not with the projected one (pitfall 10)."""
-    teacher, student = rdpp.features(torch.rand(1, 3, 64, 64))
-    raw = rdpp.teacher(torch.rand(1, 3, 64, 64))
-    assert [t.shape for t in teacher] == [r.shape for r in raw]
-    assert all(t.min() >= 0 for t in teacher)  # after a ReLU; a projection's output dips below zero
+    image, compared = torch.rand(1, 3, 64, 64), []
+    distance = rdpp.distance
+    monkeypatch.setattr(rdpp, "distance", lambda t, s: compared.append((t, s)) or distance(t, s))
+    rdpp.anomaly_map(image)
+    with torch.inference_mode():
+        teacher = rdpp.teacher(image)
+        restored = rdpp.student.reverse(rdpp.student.project(teacher))
+    for (t, s), raw, decoded in zip(compared, teacher, restored, strict=True):
+        assert torch.equal(t, raw) and torch.equal(s, decoded)
 
 
 def test_sspcab_in_the_decoder(config):

@@ -10,6 +10,8 @@ from torch import nn
 
 from tests.conftest import draw_defect, draw_good, small, write_image, write_mvtec
 from trainer import TRAINERS, build_trainer
+from trainer.batches import training_batches
+from trainer.student_file import fingerprint
 from trainer.training import Training
 from utils.errors import UserError
 
@@ -156,6 +158,51 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(config, tmp_path, mon
 
 
 @every_method
+def test_teacher_and_student_are_in_their_modes(config, method, monkeypatch):
+    """From its second epoch on the earlier toolkit trained its students in eval mode."""
+    trainer = build_trainer(config(method))
+    before, loss, modes = fingerprint(trainer.teacher), trainer.loss, []
+
+    def spy(batch):
+        if "step" in batch:  # in training, not in a validation by the loss
+            modes.append({net.training for net in trainer.student.modules()})
+        assert not any(net.training for net in trainer.teacher.modules())
+        return loss(batch)
+
+    monkeypatch.setattr(trainer, "loss", spy)
+    trainer.train()
+    assert len(modes) >= 4 and all(mode == {True} for mode in modes)
+    assert fingerprint(trainer.teacher) == before
+    assert not any(p.requires_grad for p in trainer.teacher.parameters())
+    assert not any(m.training for m in trainer.teacher.modules())
+
+
+@pytest.mark.parametrize(
+    "method", [method for method in TRAINERS if method != "rdpp"]
+)  # its noise is drawn per process
+def test_halves_of_a_batch_average_to_the_whole(config, method):
+    """What makes several processes, and a short last batch, weigh every image the same."""
+    trainer = build_trainer(config(method, precision="fp32"))
+    trainer.student.eval()  # batch norm looks across the batch
+    train, _ = training_batches(trainer)
+    trainer.before_training(train)
+    image = torch.rand(4, 3, 96, 96)
+    teacher = trainer.teacher(image)
+
+    def loss(part):
+        return trainer.loss({"image": image[part], "teacher": [maps[part] for maps in teacher], "step": 0}).item()
+
+    halves = (loss(slice(0, 2)) + loss(slice(2, 4))) / 2
+    assert loss(slice(0, 4)) == pytest.approx(halves, rel=1e-4)
+    assert loss(slice(0, 1)) == pytest.approx(
+        trainer.loss(
+            {"image": image[:1].repeat(4, 1, 1, 1), "teacher": [m[:1].repeat(4, 1, 1, 1) for m in teacher], "step": 0}
+        ).item(),
+        rel=1e-4,
+    )
+
+
+@every_method
 def test_a_student_of_another_network_is_refused(finished, method, tmp_path):
     trainer, _ = finished(method)
     raw = yaml.safe_load((trainer.run_dir / "config.yaml").read_text())
@@ -283,11 +330,13 @@ def test_without_memory_the_result_is_the_same(config):
     assert scores[0] == pytest.approx(scores[1], abs=1e-4)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_precisions(config, precision):
-    trainer = build_trainer(config("st", {"epochs": 1}, precision=precision))
+@every_method
+def test_half_precision(config, method):
+    """Whatever this machine's `auto` is."""
+    trainer = build_trainer(config(method, {"batch_size": 2}, precision="bf16"))
     trainer.train()
     assert set(trainer.test()) == FIGURES
+    assert trainer.score(trainer.test_set[0])[0].std() > 0
     assert all(p.dtype == torch.float32 for p in trainer.student.parameters())
 
 

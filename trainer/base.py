@@ -111,11 +111,14 @@ class BaseTrainer:
         return float(torch.cat([maps.mean(dim=(1, 2, 3)) for maps in self.maps(val)]).double().mean())
 
     @torch.inference_mode()
-    def mean_per_image(self, losses: Callable[[dict], torch.Tensor], val: Batches) -> torch.Tensor:
-        """A loss that sums over the images of a batch (or several losses, [n]) as a mean over all of `val`."""
+    def held_out_loss(self, losses: Callable[[dict], torch.Tensor], val: Batches) -> torch.Tensor:
+        """A loss (or several, [n]) over all held-out images, each of them weighing the same."""
         self.student.eval()
-        with autocast(self.device, self.dtype):
-            return sum(losses(batch).double() for batch in val) / val.images
+        total = 0
+        for batch in val:
+            with autocast(self.device, self.dtype):
+                total += losses(batch).double() * len(batch["image"])
+        return total / val.images
 
     def before_training(self, train: Batches) -> None:
         """Set what outlives a batch: statistics, exemplars."""
@@ -125,9 +128,9 @@ class BaseTrainer:
 
     # ---- what scripts and notebooks use ----------------------------------------------------------------------
 
-    def pretrained(self, backbone: str, out_indice: list[int]) -> Features:
-        """A backbone with the weights that the key `weights` asks for; a tested run gets those it was trained with."""
-        weights = self.config.weights
+    def pretrained(self, backbone: str, out_indice: list[int], weights: str | None = None) -> Features:
+        """A backbone with `weights`, those of the config by default; a tested run gets those it was trained with."""
+        weights = weights or self.config.weights
         if weights == "auto" and self.config.phase == "test" and self.student_file.exists():
             weights = read_record(self.student_file)["weights"].get(backbone, weights)
         return pretrained_features(backbone, out_indice, weights, self.config.seed)
@@ -176,12 +179,12 @@ class BaseTrainer:
         train, val = training_batches(self)
         self.before_training(train)
         training = fit(self, train, val)
-        self.student.load_state_dict(training.best)
+        training.restore_best()
         self.after_training(val)
         self.record |= {
             "best_epoch": training.kept,
             "train_seconds": sum(row["seconds"] for row in training.history),
-            "normal": self._normal(val),
+            "normal": self._normal(val) if is_main() else None,
         }
         if is_main():
             remove_test_report(self.run_dir)  # it speaks of the student that is now replaced

@@ -24,7 +24,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[dict]:
         for batch in self.loader:
-            batch["image"] = self.to_device(batch["image"])
+            batch["image"] = self.prepare(self.to_device(batch["image"]))
             batch["teacher"] = self.teacher_maps(batch)
             yield batch
 
@@ -33,7 +33,7 @@ class Batches:
         return len(self.loader.dataset)
 
     def to_device(self, image: torch.Tensor) -> torch.Tensor:
-        return self.prepare(image.to(self.device, memory_format=torch.channels_last, non_blocking=True))
+        return image.to(self.device, memory_format=torch.channels_last, non_blocking=True)
 
     def teacher_maps(self, batch: dict) -> list[torch.Tensor]:
         if self.remembered is not None:
@@ -69,7 +69,7 @@ class Batches:
         return needed
 
     def _compute(self, indices: list[int]) -> list[torch.Tensor]:
-        image = self.to_device(self.loader.dataset.batch(indices)["image"])
+        image = self.prepare(self.to_device(self.loader.dataset.batch(indices)["image"]))
         with autocast(self.device, self.dtype):
             return self.teacher(image)
 

@@ -8,13 +8,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.dbfad import DBFADStudent, PooledFeatures
+from models.features import outline
 from models.sspcab import sspcab_losses
 from trainer.base import BaseTrainer
 from trainer.batches import Batches
 from utils.anomaly_map import share_out, sum_levels
 from utils.config import Count, Rate, Share, TrainingData, Weight
 from utils.errors import UserError
-from utils.losses import squared_distance, sum_over_images
+from utils.losses import batch_sum, squared_distance
 
 FACTOR, PATIENCE = 0.1, 5  # of the learning rate, and epochs without a better loss before it
 SIGMA = 0.8  # pixels, of the blur
@@ -35,11 +36,13 @@ class DBFADTrainer(BaseTrainer):
         sspcab_weight: Weight = 0.0
 
     def build_networks(self) -> tuple[nn.Module, nn.Module]:
-        features = self.pretrained(self.config.backbone, self.config.out_indice)
-        teacher = PooledFeatures(features)
-        features.check_multiple(self.options.crop_size)
+        c = self.config
+        shapes = outline(c.backbone, c.out_indice)
+        PooledFeatures(shapes)  # refuses other levels
+        shapes.check_multiple(self.options.crop_size)
         if min(self.options.crop_size) < SMALLEST:
             raise UserError(f"TrainingData.crop_size {self.options.crop_size}: this method needs at least {SMALLEST}")
+        teacher = PooledFeatures(self.pretrained(c.backbone, c.out_indice))
         return teacher, DBFADStudent(teacher.channels, self.options.residual)
 
     @property
@@ -57,15 +60,15 @@ class DBFADTrainer(BaseTrainer):
         return 0.5 * squared_distance(teacher, student, self.options.norm)
 
     def loss(self, batch: dict) -> torch.Tensor:
-        """Scalar: the distance, a mean over levels and positions, summed over images as published."""
+        """Scalar: the distance, a mean over levels and positions, summed over a batch as published."""
         with sspcab_losses(self.student) as extra:
             student = self.student_maps(batch["image"], batch["teacher"])
-        distillation = sum_over_images(self.level_maps(batch["teacher"], student))
+        distillation = batch_sum(self.level_maps(batch["teacher"], student), self.options.batch_size)
         return distillation + self.options.sspcab_weight * sum(extra)
 
     def validate(self, val: Batches) -> float:
-        """The mean loss of held-out good images."""
-        return self.mean_per_image(self.loss, val).item()
+        """The loss of held-out good images."""
+        return self.held_out_loss(self.loss, val).item()
 
     def combine(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
         return sum_levels(share_out(levels), size)

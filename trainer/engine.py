@@ -1,5 +1,6 @@
 """The training loop: epochs, batches, and one process or several."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from utils.errors import UserError
 def fit(trainer, train: Batches, val: Batches) -> Training:
     """Train `trainer.student` for all epochs, from the run folder's checkpoint if there is one."""
     config, epochs = trainer.config, trainer.options.epochs
+    if epochs * len(train) < trainer.accumulate:
+        raise UserError(f"TrainingData.epochs {epochs}: too few for one step of {trainer.accumulate} batches")
     loss = _loss_function(trainer)
     optimizer, scheduler = trainer.build_optimizer(epochs * len(train) // trainer.accumulate)
     training = Training(trainer.student, optimizer, scheduler, trainer.dtype == torch.float16, trainer.accumulate)
@@ -58,7 +61,7 @@ def train_epoch(trainer, loss_function: Callable, train: Batches, training: Trai
     total = 0.0
     for number, batch in enumerate(train):
         batch["step"] = epoch * len(train) + number
-        with autocast(trainer.device, trainer.dtype):
+        with autocast(trainer.device, trainer.dtype), _explained(trainer):
             loss = loss_function(batch)
         total += _finite(loss.item(), f"the loss of epoch {epoch + 1}", trainer)
         training.step(loss)
@@ -75,6 +78,20 @@ def _validate(trainer, val: Batches) -> dict[str, float]:
         return {}
     scores = scores if isinstance(scores, dict) else {"": scores}
     return {part: _finite(score, "the validation score", trainer) for part, score in scores.items()}
+
+
+@contextlib.contextmanager
+def _explained(trainer):
+    """Batch norm cannot train on a single value per channel, and says so in words that name no key."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            f"TrainingData.crop_size {trainer.options.crop_size} leaves one position at the deepest level, which a "
+            "batch of one image cannot normalise: take a larger size, or a batch_size that leaves no single image over"
+        ) from None
 
 
 def _finite(value: float, what: str, trainer) -> float:

@@ -14,16 +14,17 @@ from trainer.base import BaseTrainer
 from trainer.batches import Batches
 from utils.anomaly_map import share_out, sum_levels
 from utils.config import Config, Count, Levels, Options, Rate, Text, TrainingData, Weight
-from utils.losses import squared_distance, sum_over_images
+from utils.losses import batch_sum, squared_distance
 
 EPSILON = 1e-12  # keeps the division defined where a map is constant
 
 
 class PairConfig(Config[Options], Generic[Options]):
-    """A backbone and its levels for each of the two pairs."""
+    """A backbone and its levels, and where they differ its weights, for each of the two pairs."""
 
     backbone: Annotated[list[Text], Field(min_length=2, max_length=2)]
     out_indice: Annotated[list[Levels], Field(min_length=2, max_length=2)] = [[1, 2], [3, 4]]
+    weights: Text | Annotated[list[Text], Field(min_length=2, max_length=2)] = "imagenet"
 
 
 class MixedTrainer(BaseTrainer):
@@ -45,7 +46,8 @@ class MixedTrainer(BaseTrainer):
     def pair(self, k: int) -> tuple[nn.Module, nn.Module]:
         """Teacher and student of one architecture; a shallow ResNet-18 has a smaller student, as published."""
         backbone, out_indice = self.config.backbone[k], self.config.out_indice[k]
-        teacher = self.pretrained(backbone, out_indice)
+        weights = self.config.weights
+        teacher = self.pretrained(backbone, out_indice, weights if isinstance(weights, str) else weights[k])
         if k == 0 and backbone.partition(".")[0] == "resnet18":
             return HalvedFeatures(teacher), ReducedResNet(out_indice)
         return teacher, Features(backbone, out_indice)
@@ -58,17 +60,17 @@ class MixedTrainer(BaseTrainer):
         return self.pair_losses(batch).sum()
 
     def pair_losses(self, batch: dict) -> torch.Tensor:
-        """[2]: for each pair the distance, a mean over levels and positions, summed over images as published."""
+        """[2]: for each pair the distance, a mean over levels and positions, summed over a batch as published."""
         levels = self.level_maps(batch["teacher"], self.student_maps(batch["image"], batch["teacher"]))
-        return torch.stack([sum_over_images(part) for part in self.parts(levels)])
+        return torch.stack([batch_sum(part, self.options.batch_size) for part in self.parts(levels)])
 
     def parts(self, levels: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         n = len(self.config.out_indice[0])
         return levels[:n], levels[n:]
 
     def validate(self, val: Batches) -> dict[str, float]:
-        """The mean loss of each pair on held-out good images; each keeps the epoch of its own least one."""
-        return dict(zip(("first", "second"), self.mean_per_image(self.pair_losses, val).tolist(), strict=True))
+        """The loss of each pair on held-out good images; each keeps the epoch of its own least one."""
+        return dict(zip(("first", "second"), self.held_out_loss(self.pair_losses, val).tolist(), strict=True))
 
     def combine(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
         local, context = (sum_levels(share_out(part), size) for part in self.parts(levels))

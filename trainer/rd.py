@@ -6,8 +6,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from models.blocks import resnet_plan
-from models.reverse_distillation import Bottleneck, Decoder, ReverseStudent
+from models.reverse_distillation import Bottleneck, Decoder, ReverseStudent, mirrored
 from models.sspcab import sspcab_losses
 from trainer.base import BaseTrainer
 from trainer.batches import Batches
@@ -31,10 +30,8 @@ class RDTrainer(BaseTrainer):
 
     def build_networks(self) -> tuple[nn.Module, nn.Module]:
         c = self.config
+        plan = mirrored(c.backbone, c.out_indice, self.options.crop_size)
         teacher = self.pretrained(c.backbone, c.out_indice)
-        teacher.check_neighbours()
-        teacher.check_multiple(self.options.crop_size)
-        plan = resnet_plan(c.backbone)
         decoder = Decoder(plan, teacher.channels, sspcab=self.options.sspcab)
         return teacher, ReverseStudent(Bottleneck(plan, teacher.channels), decoder)
 

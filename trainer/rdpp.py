@@ -14,7 +14,7 @@ from utils.losses import cosine_distance, flat_cosine_distance
 from utils.simplex import fractal, permutation
 from utils.transport import sinkhorn_divergence
 
-# Weights, margin and noise are those of the published code, like everything here.
+# Those of the published code, but for FIELD: it always cuts its patches from one corner of its noise.
 PROJECTION_WEIGHT = 0.2 / 1.11
 RECONSTRUCT_WEIGHT, CONTRAST_WEIGHT = 0.01, 0.1
 MARGIN = 0.5  # of the cosine
@@ -84,7 +84,7 @@ def transport_to_shuffled(maps: torch.Tensor) -> torch.Tensor:
 def add_noise(image: torch.Tensor, noise: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
     """Images [B,3,H,W], each with a patch of `noise` [3,h,w] added somewhere, 10 to 31 px a side, off the border.
 
-    The published code always cuts the same corner of its noise; here the place is drawn as well.
+    Where in the noise a patch is cut is drawn too, or all patches would be alike.
     """
     image = image.clone()
     for picture in image:

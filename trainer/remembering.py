@@ -8,15 +8,15 @@ import torch
 from torch import nn
 
 from models.blocks import resnet_plan
-from models.features import Features
+from models.features import outline
 from models.memory import ExemplarTeacher, NormalityMemory, RememberingStudent
-from models.reverse_distillation import Bottleneck, Decoder, ReverseStudent
+from models.reverse_distillation import Bottleneck, Decoder, ReverseStudent, mirrored
 from trainer.base import BaseTrainer
 from trainer.batches import Batches
 from utils.anomaly_map import share_out, sum_levels
 from utils.config import Count, Levels, Rate, Share, TrainingData, Weight
-from utils.errors import UserError
-from utils.losses import cosine_distance, squared_distance, sum_over_images
+from utils.errors import IncompleteWeights, UserError
+from utils.losses import batch_sum, cosine_distance, squared_distance
 
 
 class RNSTTrainer(BaseTrainer):
@@ -39,9 +39,11 @@ class RNSTTrainer(BaseTrainer):
 
     def build_networks(self) -> tuple[nn.Module, nn.Module]:
         c = self.config
+        shapes, plan = outline(c.backbone, c.out_indice), resnet_plan(c.backbone)
+        shapes.check_neighbours(first=4)
+        if len(c.out_indice) < 2:
+            raise UserError("out_indice: memories lie between levels, so at least two are needed, such as [1, 2]")
         teacher = self.pretrained(c.backbone, c.out_indice)
-        teacher.check_neighbours(first=4)
-        plan = resnet_plan(c.backbone)
         if plan.width is not None:
             plan = plan._replace(width=0.25)  # a wide teacher has a student of ordinary width
         return teacher, RememberingStudent(plan, teacher.channels, [self.memory(n) for n in teacher.channels[:-1]])
@@ -58,7 +60,8 @@ class RNSTTrainer(BaseTrainer):
     def loss(self, batch: dict) -> torch.Tensor:
         """Scalar: distillation, lambda1 x normality embedding, lambda2 x orthogonality.
 
-        The first two are sums over images, as in the only public code, which its lambdas belong to.
+        The first two are sums over a batch and over the exemplars, as in the only public code; its lambdas belong
+        to that.
         """
         o = self.options
         levels = self.level_maps(batch["teacher"], self.student_maps(batch["image"], batch["teacher"]))
@@ -66,7 +69,8 @@ class RNSTTrainer(BaseTrainer):
         pairs = self.reminders(self.exemplars.maps_of(chosen))
         embedding = [0.5 * squared_distance(maps, memory.embed(maps)) for memory, maps in pairs]
         orthogonality = sum(alignment(memory, o.orth) for memory, _ in pairs)
-        return sum_over_images(levels) + o.lambda1 * sum_over_images(embedding) + o.lambda2 * orthogonality
+        distillation, reminding = batch_sum(levels, o.batch_size), batch_sum(embedding, o.n_embed)
+        return distillation + o.lambda1 * reminding + o.lambda2 * orthogonality
 
     def reminders(self, teacher: list[torch.Tensor]) -> list[tuple[NormalityMemory, torch.Tensor]]:
         """Each memory with the teacher's maps, L x [N,C,h,w], of exemplars that it should hold."""
@@ -97,32 +101,27 @@ class RNRDTrainer(RNSTTrainer):
 
     def build_networks(self) -> tuple[nn.Module, nn.Module]:
         c, places = self.config, self.options.memories
-        teacher = self.remembering_teacher()
+        plan = mirrored(c.backbone, c.out_indice, self.options.crop_size)
+        if places[0] < 0 or places[-1] >= len(c.out_indice):
+            raise UserError(f"TrainingData.memories {places}: the decoder's stages are 0 to {len(c.out_indice) - 1}")
+        teacher = self.exemplar_teacher() if 0 in places else self.pretrained(c.backbone, c.out_indice)
         channels = [2 * teacher.channels[-1], *reversed(teacher.channels)]  # of what each stage of the decoder reads
-        if places[0] < 0 or places[-1] >= len(teacher.channels):
-            raise UserError(
-                f"TrainingData.memories {places}: the decoder's stages are 0 to {len(teacher.channels) - 1}"
-            )
-        plan = resnet_plan(c.backbone)
         decoder = Decoder(plan, teacher.channels, {k: self.memory(channels[k]) for k in places})
         return teacher, ReverseStudent(Bottleneck(plan, teacher.channels), decoder)
 
-    def remembering_teacher(self) -> Features | ExemplarTeacher:
-        """The memory before the decoder's first stage holds what the teacher says one level below its last."""
-        c, deepest = self.config, self.config.out_indice[-1] + 1
-        if 0 not in self.options.memories:
-            features = teacher = self.pretrained(c.backbone, c.out_indice)
-        else:
-            try:
-                features = self.pretrained(c.backbone, [*c.out_indice, deepest])
-            except UserError as error:
-                raise UserError(
-                    f"{error} (without memory 0, TrainingData.memories=[1, 2], no level {deepest} is needed)"
-                ) from None
-            teacher = ExemplarTeacher(features)
-        features.check_neighbours()
-        features.check_multiple(self.options.crop_size)
-        return teacher
+    def exemplar_teacher(self) -> ExemplarTeacher:
+        """The memory before the first stage holds what the teacher says one level below its last."""
+        c = self.config
+        levels = [*c.out_indice, c.out_indice[-1] + 1]
+        if levels[0] == 0 or levels[-1] > 4:
+            raise UserError(
+                "out_indice: with memory 0 the levels must lie in 1 to 3, since it learns from the next one"
+            )
+        try:
+            return ExemplarTeacher(self.pretrained(c.backbone, levels))
+        except IncompleteWeights as error:
+            without = [k for k in self.options.memories if k]
+            raise UserError(f"{error}; TrainingData.memories={without} does without level {levels[-1]}") from None
 
     def student_maps(self, image: torch.Tensor, teacher: list[torch.Tensor]) -> list[torch.Tensor]:
         return self.student(teacher)

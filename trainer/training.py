@@ -52,13 +52,18 @@ class Training:
         """Add a row; keep each part of the student whose score is its lowest so far, or all of it if there are none."""
         self.history.append(row)
         if not scores:
-            self._keep("")
+            self.best_epoch[""] = len(self.history)  # the last one, which needs no copy
         for part, score in scores.items():
             if score < self.lowest.get(part, math.inf):
                 self.lowest[part] = score
                 self._keep(part)
         if scores and self._waits_for_scores:
             self.scheduler.step(sum(scores.values()))
+
+    def restore_best(self) -> None:
+        """Put the best epoch's values back into the student; there are none where the last epoch is kept."""
+        if self.best:
+            self.student.load_state_dict(self.best)
 
     def is_stale(self, patience: int | None) -> bool:
         """Whether the last `patience` epochs brought no better score for any part."""
@@ -89,7 +94,7 @@ class Training:
             return
         content = io.BytesIO()  # torch.save's own file writing turns a full disk into an error of no class
         torch.save(self.state_dict(settings), content)
-        write_bytes(path, content.getvalue())
+        write_bytes(path, content.getbuffer())
         self._next_save = time.monotonic() + 20 * (time.monotonic() - begin)
 
     def state_dict(self, settings: dict[str, Any]) -> dict[str, Any]:

@@ -250,5 +250,6 @@ def _sentence(error: dict[str, Any], known: list[str]) -> str:
         return f"key '{'.'.join(path)}' is missing"
     if isinstance(error["input"], dict):
         return f"'{key}': {error['msg'].removeprefix('Value error, ')}"
-    quotes = "; write it in quotes" if error["type"] == "string_type" else ""
+    scalar = error["type"] == "string_type" and isinstance(error["input"], int | float)
+    quotes = "; write it in quotes" if scalar else ""
     return f"'{key}': {error['msg'].removeprefix('Value error, ')} (got {error['input']!r}{quotes})"

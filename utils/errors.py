@@ -7,3 +7,7 @@ class UserError(ValueError):
     def __init__(self, sentence: str):
         # An image-reading process hands its error over wrapped in its traceback; the sentence comes last.
         super().__init__(sentence.rpartition("UserError: ")[2].strip())
+
+
+class IncompleteWeights(UserError):
+    """A weights file lacks values that the backbone needs, such as those of its deeper levels."""

@@ -55,16 +55,18 @@ def level_shares(trainer, distances: list[torch.Tensor], size: Sequence[int]) ->
     """How much each level has to do with the image's score, as fractions that sum to 1 (or all 0).
 
     A level's part is how far, on a log scale, the map falls at its peak when that level says nothing about
-    place: every position set to the level's median. Works for sums and for products of levels alike.
+    place: every position set to the level's median. Works for sums and for products of levels alike; a fall to less
+    than a thousandth counts as one to a thousandth, or a level that a map of zeros depends on would be all there is.
     """
     final = trainer.final_map(distances, size)
     peak = final.argmax()
     tiny = torch.finfo(torch.float32).tiny
+    floor = max(1e-3 * final.max().item(), tiny)
     drops = []
     for k, distance in enumerate(distances):
         flat = [*distances[:k], torch.full_like(distance, distance.float().median().item()), *distances[k + 1 :]]
         without = trainer.final_map(flat, size).flatten()[peak]
-        drops.append((final.max().clamp_min(tiny) / without.clamp_min(tiny)).log().clamp_min(0).item())
+        drops.append((final.max().clamp_min(tiny) / without.clamp_min(floor)).log().clamp_min(0).item())
     return [drop / sum(drops) if sum(drops) else 0.0 for drop in drops]
 
 

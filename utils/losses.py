@@ -40,12 +40,13 @@ def flat_cosine_distance(teacher: torch.Tensor, student: torch.Tensor) -> torch.
     return 1 - F.cosine_similarity(teacher.float().flatten(1), student.float().flatten(1), dim=1)
 
 
-def sum_over_images(levels: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Distance maps of L levels, [B,1,h,w] each, to a scalar: mean over levels and positions, sum over images.
+def batch_sum(levels: Sequence[torch.Tensor], batch_size: int) -> torch.Tensor:
+    """Distance maps of L levels, [B,1,h,w] each, to a scalar: mean over levels and positions, sum over a batch.
 
-    The reduction of DBFAD's, MixedTeacher's and Remembering Normality's codes.
+    The reduction of DBFAD's, MixedTeacher's and Remembering Normality's codes. Whatever B is, `batch_size` images are
+    meant: a last short batch, or one process's share of a batch, must not count for less.
     """
-    return sum(level.mean(dim=(1, 2, 3)).sum() for level in levels) / len(levels)
+    return batch_size * sum(level.mean() for level in levels) / len(levels)
 
 
 def _products(teacher: torch.Tensor, student: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
