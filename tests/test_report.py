@@ -156,6 +156,19 @@ def test_a_level_that_says_nothing_about_place_has_no_share(combine):
     assert level_shares(trainer, [flat, flat], (8, 8)) == [0, 0]
 
 
+def test_a_level_that_the_map_vanishes_without_is_not_all_there_is():
+    """MixedTeacher's published fusion is zero where the context map is constant; every pair of levels counts."""
+
+    def final_map(levels, size):
+        return (levels[0] + levels[1]) * (levels[2] - levels[2].min())
+
+    levels = [torch.rand(1, 1, 8, 8) for _ in range(3)]
+    for level in levels:
+        level[0, 0, 2, 3] = 5
+    shares = level_shares(SimpleNamespace(final_map=final_map), levels, (8, 8))
+    assert sum(shares) == pytest.approx(1) and shares[0] > 0.05 and shares[1] > 0.05 and shares[2] > 0.5
+
+
 def test_choosing_images_and_levels():
     scores = {str(s.path): float(i) for i, s in enumerate(SAMPLES)}
     assert choose_images(SAMPLES, "1", scores) == [3, 7, 11]  # the highest of each kind
