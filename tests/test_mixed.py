@@ -6,13 +6,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from datasets.mvtec import split_train
 from models.blocks import BASIC
 from models.features import Features
 from models.mixed import HalvedFeatures, ReducedResNet
 from tests.conftest import count
 from tests.unit_fill import unit_fill
 from trainer import build_trainer
-from trainer.mixed import fuse
+from trainer.mixed import MixedTrainer, fuse
 from utils.errors import UserError
 
 NETS, LEVELS = ["resnet18", "efficientnet_b0"], [[1, 2], [3, 4]]
@@ -127,6 +128,11 @@ def test_check_8_one_cycle(trainer):
     betas = [beta for _, beta in seen]
     assert betas[0] == pytest.approx(0.95) and min(betas) == pytest.approx(0.85)
     assert betas[-1] == pytest.approx(0.95, abs=1e-4)
+
+
+def test_check_9_split_and_steps():
+    train, val = split_train(280, 0.2, 0)
+    assert (len(train), len(val), -(-len(train) // MixedTrainer.Options().batch_size)) == (224, 56, 28)
 
 
 def test_loss_sums_over_a_batch(config, monkeypatch):

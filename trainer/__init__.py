@@ -11,6 +11,7 @@ from trainer.rdpp import RDPPTrainer
 from trainer.remembering import RNRDTrainer, RNSTTrainer
 from trainer.stpm import STPMTrainer
 from utils.config import check_config, read_config
+from utils.console import note
 from utils.errors import UserError
 
 TRAINERS: dict[str, type[BaseTrainer]] = {
@@ -35,5 +36,7 @@ def build_trainer(source: str | Path | Mapping, overrides: Iterable[str] = ()) -
     method = raw.get("distillType")
     if not isinstance(method, str) or method not in TRAINERS:
         raise UserError(f"{name}: 'distillType' must be one of {', '.join(TRAINERS)} (got {method!r})")
+    if overrides and read_config(source).get("distillType") != method:
+        note(f"{name} holds another method's recipe; the file in configs/ with distillType: {method} holds its own")
     trainer = TRAINERS[method]
     return trainer(check_config(raw, trainer.Config[trainer.Options], name, overrides))
