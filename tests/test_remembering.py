@@ -127,15 +127,13 @@ def test_check_6_shapes_forward(config, size, sides):
     assert [tuple(m.shape[1:]) for m in student] == [(c, s, s) for c, s in zip(R18, sides, strict=True)]
 
 
+@torch.inference_mode()
 def test_check_6_shapes_of_a_wide_teacher():
-    channels = [256, 512, 1024]
-    with torch.device("meta"):
-        plan = resnet_plan("wide_resnet50_2")
-        forward = RememberingStudent(plan, channels, [NormalityMemory(50, c) for c in channels[:-1]])
-        memories = {k: NormalityMemory(50, n) for k, n in enumerate((2048, 1024, 512))}
-        reverse = Decoder(plan, channels, memories)
-        for maps in (forward(torch.ones(1, 3, 256, 256)), reverse(torch.ones(1, 2048, 8, 8))):
-            assert [tuple(m.shape[1:]) for m in maps] == [(256, 64, 64), (512, 32, 32), (1024, 16, 16)]
+    plan, channels = resnet_plan("wide_resnet50_2"), [256, 512, 1024]
+    forward = RememberingStudent(plan, channels, [NormalityMemory(50, c) for c in channels[:-1]])
+    reverse = Decoder(plan, channels, {k: NormalityMemory(50, n) for k, n in enumerate((2048, 1024, 512))})
+    for maps in (forward(torch.ones(1, 3, 256, 256)), reverse(torch.ones(1, 2048, 8, 8))):
+        assert [tuple(m.shape[1:]) for m in maps] == [(256, 64, 64), (512, 32, 32), (1024, 16, 16)]
 
 
 def test_check_6_shapes_reverse(config):
