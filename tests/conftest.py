@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test may ask a model hub
 
@@ -80,6 +81,21 @@ def config(tiny_mvtec, tmp_path):
         return small(method, training, **(where | top))
 
     return make
+
+
+class HeldOut:
+    """A batch of two and one of one random image, always the same ones, as a validation meets them."""
+
+    images = 3
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+    def __iter__(self):
+        random = torch.Generator().manual_seed(0)
+        for n in (2, 1):
+            image = torch.rand(n, 3, 64, 64, generator=random)
+            yield {"image": image, "teacher": self.trainer.teacher(image)}
 
 
 def count(net):

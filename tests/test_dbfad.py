@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from datasets.mvtec import split_train
-from tests.conftest import count
+from tests.conftest import HeldOut, count
 from trainer import build_trainer
 from trainer.dbfad import blur
 from trainer.training import Training
@@ -144,18 +144,10 @@ def test_validation_sees_images_as_precise_as_training_does(config, monkeypatch)
 
 
 def test_validation_is_the_mean_loss(trainer):
-    class Held:
-        images = 3
-
-        def __iter__(self):
-            torch.manual_seed(0)
-            for n in (2, 1):
-                image = torch.rand(n, 3, 64, 64)
-                yield {"image": image, "teacher": trainer.teacher(image)}
-
-    score = trainer.validate(Held())
+    val = HeldOut(trainer)
+    score = trainer.validate(val)
     with torch.inference_mode():
-        weighted = sum(trainer.loss(batch).item() * len(batch["image"]) for batch in Held()) / 3
+        weighted = sum(trainer.loss(batch).item() * len(batch["image"]) for batch in val) / 3
     assert score == pytest.approx(weighted, rel=1e-5)  # in the units of the training loss
 
 

@@ -10,7 +10,7 @@ from datasets.mvtec import split_train
 from models.blocks import BASIC
 from models.features import Features
 from models.mixed import HalvedFeatures, ReducedResNet
-from tests.conftest import count
+from tests.conftest import HeldOut, count
 from tests.unit_fill import unit_fill
 from trainer import build_trainer
 from trainer.mixed import MixedTrainer, fuse
@@ -163,19 +163,11 @@ def test_each_pair_keeps_its_own_best_epoch(config, monkeypatch):
 
 
 def test_validation_is_the_loss_of_each_pair(trainer):
-    class Held:
-        images = 3
-
-        def __iter__(self):
-            torch.manual_seed(0)
-            for n in (2, 1):
-                image = torch.rand(n, 3, 64, 64)
-                yield {"image": image, "teacher": trainer.teacher(image)}
-
-    scores = trainer.validate(Held())
+    val = HeldOut(trainer)
+    scores = trainer.validate(val)
     assert set(scores) == {"first", "second"} and not trainer.student.training
     with torch.inference_mode():
-        losses = sum(trainer.pair_losses(batch) * len(batch["image"]) for batch in Held()) / 3
+        losses = sum(trainer.pair_losses(batch) * len(batch["image"]) for batch in val) / 3
     assert list(scores.values()) == pytest.approx(losses.tolist(), rel=1e-5)
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.conftest import HeldOut
 from trainer import build_trainer
 from trainer.engine import train_epoch
 from trainer.training import Training
@@ -136,13 +137,9 @@ def test_other_backbones_train_and_come_back(config, backbone, levels):
 
 
 def test_model_choice_is_the_mean_product_map(trainer):
-    class Two:
-        def __iter__(self):
-            for image in torch.rand(2, 3, 3, 64, 64, generator=torch.Generator().manual_seed(1)):
-                yield {"image": image, "teacher": trainer.teacher(image)}
-
-    expected = torch.cat([trainer.anomaly_map(batch["image"]) for batch in Two()]).mean().item()
-    assert trainer.validate(Two()) == pytest.approx(expected, rel=1e-4)
+    val = HeldOut(trainer)
+    expected = torch.cat([trainer.anomaly_map(batch["image"]) for batch in val]).mean().item()
+    assert trainer.validate(val) == pytest.approx(expected, rel=1e-4)
 
 
 def test_train_epoch_sets_train_mode(trainer, monkeypatch):

@@ -137,7 +137,7 @@ def test_what_follows_the_networks_is_the_same_from_every_side(config, method):
 @every_method
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(config, tmp_path, monkeypatch, method):
     """Weights, optimizer, schedule, waiting gradients, exemplars and noise all go on where they were."""
-    training = {"epochs": 4, "batch_size": 3}  # 8 images are 3 batches: with two to a step one is left over
+    training = {"epochs": 2, "batch_size": 3}  # 8 images are 3 batches: with two to a step one is left over
     runs = [config(method, training, save_path=str(tmp_path / name)) for name in ("straight", "broken")]
     straight = build_trainer(runs[0])
     straight.train()
@@ -341,7 +341,7 @@ def test_without_memory_the_result_is_the_same(config):
 @every_method
 def test_half_precision(config, method):
     """Whatever this machine's `auto` is."""
-    trainer = build_trainer(config(method, {"batch_size": 2}, precision="bf16"))
+    trainer = build_trainer(config(method, {"epochs": 1, "batch_size": 2}, precision="bf16"))
     trainer.train()
     assert set(trainer.test()) == FIGURES
     assert trainer.score(trainer.test_set[0])[0].std() > 0
