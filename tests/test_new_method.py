@@ -15,8 +15,9 @@ def add_the_readmes_method(copy):
     for part in ("datasets", "models", "trainer", "utils", "trainNet.py", "visualization.py"):
         source = REPO / part
         (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / part)
-    example = re.search(r"```python\n(.*?class MyTrainer\(BaseTrainer\).*?)```", (REPO / "README.md").read_text(), re.S)
-    (copy / "trainer/mymethod.py").write_text(example[1])
+    examples = re.findall(r"```python\n(.*?)```", (REPO / "README.md").read_text(), re.S)
+    (example,) = [code for code in examples if "class MyTrainer(BaseTrainer)" in code]
+    (copy / "trainer/mymethod.py").write_text(example)
     init = (copy / "trainer/__init__.py").read_text()
     init = init.replace("from trainer.mixed", "from trainer.mymethod import MyTrainer\nfrom trainer.mixed")
     init = init.replace("] = {\n", '] = {\n    "my": MyTrainer,\n')
