@@ -1,11 +1,11 @@
 """MixedTeacher: Knowledge Distillation for fast inference textural anomaly detection (Thomine et al., VISAPP 2023)."""
 
 from collections.abc import Sequence
-from typing import Annotated, Generic, Literal
+from typing import Annotated, Any, Generic, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import BeforeValidator
 from torch import nn
 
 from models.features import Features
@@ -19,12 +19,18 @@ from utils.losses import batch_sum, squared_distance
 EPSILON = 1e-12  # keeps the division defined where a map is constant
 
 
+def _two(value: Any) -> Any:
+    if not isinstance(value, list) or len(value) != 2:
+        raise ValueError("must be a list of two, one for each pair")
+    return value
+
+
 class PairConfig(Config[Options], Generic[Options]):
     """A backbone and its levels, and where they differ its weights, for each of the two pairs."""
 
-    backbone: Annotated[list[Text], Field(min_length=2, max_length=2)]
-    out_indice: Annotated[list[Levels], Field(min_length=2, max_length=2)] = [[1, 2], [3, 4]]
-    weights: Text | Annotated[list[Text], Field(min_length=2, max_length=2)] = "imagenet"
+    backbone: Annotated[list[Text], BeforeValidator(_two)]
+    out_indice: Annotated[list[Levels], BeforeValidator(_two)] = [[1, 2], [3, 4]]
+    weights: Text | Annotated[list[Text], BeforeValidator(_two)] = "imagenet"
 
 
 class MixedTrainer(BaseTrainer):
