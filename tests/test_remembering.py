@@ -274,11 +274,15 @@ def test_exemplars_go_round_through_all_images():
     assert len(exemplars(0, count=16, images=5, seed=0)) == 16  # more than there are images, more than a batch
 
 
-def test_layer4_is_for_exemplars_alone(config, monkeypatch):
+def test_layer4_is_for_exemplars_alone(config):
     """The earlier code computed it for every test image."""
     trainer = build_trainer(config("rnrd", {"memories": [0, 1, 2]}))
-    monkeypatch.setattr(trainer.teacher.net.deepest, "forward", lambda maps: pytest.fail("layer4 was computed"))
+    computed = []
+    trainer.teacher.net.deepest.register_forward_hook(lambda *_: computed.append(1))
     trainer.anomaly_map(torch.rand(1, 3, 64, 64))
+    assert not computed
+    trainer.reminders(trainer.teacher(torch.rand(1, 3, 64, 64)))
+    assert computed == [1]
 
 
 @pytest.mark.parametrize("method", ["rnst", "rnrd"])
