@@ -3,6 +3,7 @@
 import contextlib
 import threading
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,22 +38,28 @@ def pretrained_features(backbone: str, out_indice: list[int], weights: str, seed
 
     Raises UserError when they cannot be had or do not fit, saying which file to put where.
     """
-    with torch.random.fork_rng(devices=[]):
-        # A random teacher must be the same one when the run is tested later, and must not be the student's
-        # twin, which starts from the bare seed.
-        torch.manual_seed(seed ^ 0x7EAC4E55)  # torch's CPU generator keeps 32 bits
+    with teachers_randomness(seed):
         net = Features(backbone, out_indice)
-    net.source = _find(backbone, weights)
+    net.source = find_source(backbone, weights)
     if net.source.path is not None:
         load_weights(net, net.source.path)
     return net
+
+
+@contextlib.contextmanager
+def teachers_randomness(seed: int) -> Iterator[None]:
+    """A random teacher must be the same when its run is tested, and no twin of the student, made from the bare seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed ^ 0x7EAC4E55)  # torch's CPU generator keeps 32 bits
+        yield
 
 
 def bundled_backbones() -> list[str]:
     return sorted(path.stem for path in BUNDLED_FOLDER.glob("*.safetensors"))
 
 
-def _find(backbone: str, weights: str) -> Source:
+def find_source(backbone: str, weights: str) -> Source:
+    """Where the weights are that the key `weights` asks for. Raises UserError when they cannot be had."""
     if weights == "random":
         return Source("random", None)
     if weights == "bundled":
