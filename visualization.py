@@ -47,7 +47,7 @@ def look(trainer: BaseTrainer, dataset: MVTecDataset, index: int) -> ImageView:
     distances = trainer.level_maps(teacher, student)
     final = trainer.final_map(distances, size)
     shares = level_shares(trainer, distances, size)
-    norm = trainer.options.norm
+    norm = getattr(trainer.options, "norm", False)  # EfficientAD has no such key
     levels = []
     for t, s, distance, share in zip(teacher, student, distances, shares, strict=True):
         t, s = (torch.nn.functional.normalize(m.float(), dim=1) if norm else m.float() for m in (t, s))

@@ -123,7 +123,7 @@ def our_epoch(trainer: BaseTrainer) -> Callable[[], None]:
     trainer.test_set = (MVTecDataset([], trainer.options), [])  # nothing else is read or kept
     train, _ = training_batches(trainer)
     training = Training(trainer.student, *trainer.build_optimizer(1), trainer.dtype == torch.float16)
-    return lambda: train_epoch(trainer, trainer.loss, train, training, 0, progress(None, ""))
+    return lambda: train_epoch(trainer, trainer.loss, train, training, 0, len(train), progress(None, ""))
 
 
 def our_test(trainer: BaseTrainer, batch_size: int) -> None:

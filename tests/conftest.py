@@ -60,6 +60,10 @@ def tiny_mvtec(tmp_path_factory):
 SMALL = {
     "dbfad": {"out_indice": [0, 1, 2, 3], "TrainingData": {"img_size": 96}},  # the least it takes
     "mixed": {"backbone": ["resnet18", "resnet18"], "out_indice": [[1, 2], [3]]},
+    "ead": {  # of 10 images 3 are trained on: an epoch is 3 steps
+        "backbone": "small",
+        "TrainingData": {"img_size": 256, "val_ratio": 0.7},
+    },
     "rnrd": {"TrainingData": {"memories": [1, 2]}},  # the bundled weights have no layer4 for memory 0
 }
 
@@ -68,6 +72,9 @@ def small(method, training=None, **top):
     """A configuration for build_trainer that trains within seconds; `training` holds keys under TrainingData."""
     own = SMALL.get(method, {})
     section = {"epochs": 2, "batch_size": 4, "img_size": 64} | own.get("TrainingData", {}) | (training or {})
+    if method == "ead":  # counts steps, of one image each
+        section["steps"] = (training or {}).get("steps", 3 * section.pop("epochs"))
+        section["batch_size"] = 1
     base = {"distillType": method, "backbone": "resnet18", "weights": "random", "obj": "part"}
     return base | own | top | {"TrainingData": section}
 

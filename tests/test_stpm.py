@@ -156,7 +156,7 @@ def test_train_epoch_sets_train_mode(trainer, monkeypatch):
         return trainer.loss(batch)
 
     for epoch in range(2):
-        train_epoch(trainer, loss, train, training, epoch, progress(None, "", 4))
+        train_epoch(trainer, loss, train, training, epoch, len(train), progress(None, "", 4))
         trainer.validate(val)
         assert not trainer.student.training
     assert modes == [True] * 4

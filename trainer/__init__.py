@@ -5,6 +5,7 @@ from pathlib import Path
 
 from trainer.base import BaseTrainer
 from trainer.dbfad import DBFADTrainer
+from trainer.efficientad import EfficientADTrainer
 from trainer.mixed import MixedTrainer
 from trainer.rd import RDTrainer
 from trainer.rdpp import RDPPTrainer
@@ -18,6 +19,7 @@ TRAINERS: dict[str, type[BaseTrainer]] = {
     "st": STPMTrainer,
     "rd": RDTrainer,
     "rdpp": RDPPTrainer,
+    "ead": EfficientADTrainer,
     "dbfad": DBFADTrainer,
     "mixed": MixedTrainer,
     "rnst": RNSTTrainer,

@@ -53,10 +53,11 @@ class BaseTrainer:
         backbones = [net for net in self.teacher.modules() if isinstance(net, Features)]
         for net in backbones:
             net.check_size(self.options.crop_size)
+        sources = [net for net in self.teacher.modules() if hasattr(net, "source")]
         # What the student is and learns from; training adds how it went. Saved with the student.
         self.record: dict[str, Any] = {
             **config.model_dump(mode="json", include={"distillType", "backbone", "out_indice"}),
-            "weights": {net.backbone: net.source.name for net in backbones},
+            "weights": {net.backbone: net.source.name for net in sources},
             "teacher": fingerprint(self.teacher),
             "settings": result_settings(config),
         }
@@ -75,6 +76,10 @@ class BaseTrainer:
         """Disagreement at each position of a level, trained and scored alike: two [B,C,h,w] -> [B,1,h,w]."""
         return squared_distance(teacher, student, self.options.norm)
 
+    def pairs(self, image: torch.Tensor, teacher: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """What is compared: (teacher's maps, student's maps) of images [B,3,H,W], each L x [B,C,h,w]."""
+        return teacher, self.student_maps(image, teacher)
+
     def prepare(self, image: torch.Tensor) -> torch.Tensor:
         """What training and validation make of normalised images [B,3,H,W] before any network sees them."""
         return image
@@ -90,13 +95,21 @@ class BaseTrainer:
 
     def map_from(self, image: torch.Tensor, teacher: list[torch.Tensor]) -> torch.Tensor:
         """The anomaly map of images [B,3,H,W], given the teacher's maps: [B,1,H,W] float32."""
+        return self.final_map(self.levels_from(image, teacher), image.shape[-2:])
+
+    def levels_from(self, image: torch.Tensor, teacher: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The distance of images [B,3,H,W] at every level, given the teacher's maps: L x [B,1,h,w]."""
         with autocast(self.device, self.dtype):
-            student = self.student_maps(image, teacher)
-        return self.final_map(self.level_maps(teacher, student), image.shape[-2:])
+            pairs = self.pairs(image, teacher)
+        return self.level_maps(*pairs)
 
     def combine(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
         """One distance map per level, L x [B,1,h,w], to one of image size: [B,1,H,W]."""
         return sum_levels(levels, size)
+
+    def total_steps(self, per_epoch: int) -> int:
+        """How many batches to train on, when the training images make `per_epoch` of them."""
+        return self.options.epochs * per_epoch
 
     def build_optimizer(self, total_steps: int) -> tuple[torch.optim.Optimizer, Any]:
         """(optimizer, scheduler stepped after every batch, or None)."""
@@ -130,17 +143,21 @@ class BaseTrainer:
 
     def pretrained(self, backbone: str, out_indice: list[int], weights: str | None = None) -> Features:
         """A backbone with `weights`, those of the config by default; a tested run gets those it was trained with."""
-        weights = weights or self.config.weights
-        if weights == "auto" and self.config.phase == "test" and self.student_file.exists():
-            weights = read_record(self.student_file)["weights"].get(backbone, weights)
+        weights = self.wanted_weights(backbone, weights or self.config.weights)
         return pretrained_features(backbone, out_indice, weights, self.config.seed)
+
+    def wanted_weights(self, backbone: str, weights: str) -> str:
+        """`weights`, but what `auto` was in the training when its student is tested."""
+        if weights == "auto" and self.config.phase == "test" and self.student_file.exists():
+            return read_record(self.student_file)["weights"].get(backbone, weights)
+        return weights
 
     @torch.inference_mode()
     def features(self, image: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Normalised images [B,3,H,W] -> (teacher maps, student maps), each L x [B,C,h,w]."""
         image, teacher = self._show_teacher(image)
         with autocast(self.device, self.dtype):
-            return teacher, self.student_maps(image, teacher)
+            return self.pairs(image, teacher)
 
     def level_maps(self, teacher: list[torch.Tensor], student: list[torch.Tensor]) -> list[torch.Tensor]:
         """The distance at every level: two L x [B,C,h,w] -> L x [B,1,h,w]."""

@@ -1,6 +1,7 @@
 """The training loop: epochs, batches, and one process or several."""
 
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -22,11 +23,12 @@ from utils.errors import UserError
 
 def fit(trainer, train: Batches, val: Batches) -> Training:
     """Train `trainer.student` for all epochs, from the run folder's checkpoint if there is one."""
-    config, epochs = trainer.config, trainer.options.epochs
-    if epochs * len(train) < trainer.accumulate:
+    config, total = trainer.config, trainer.total_steps(len(train))
+    epochs = math.ceil(total / len(train))  # the last of which may be cut short
+    if total < trainer.accumulate:
         raise UserError(f"TrainingData.epochs {epochs}: too few for one step of {trainer.accumulate} batches")
     loss = _loss_function(trainer)
-    optimizer, scheduler = trainer.build_optimizer(epochs * len(train) // trainer.accumulate)
+    optimizer, scheduler = trainer.build_optimizer(total // trainer.accumulate)
     training = Training(trainer.student, optimizer, scheduler, trainer.dtype == torch.float16, trainer.accumulate)
     checkpoint = trainer.run_dir / "checkpoint.pt"
     settings = result_settings(config) | {
@@ -37,15 +39,16 @@ def fit(trainer, train: Batches, val: Batches) -> Training:
     if config.resume and checkpoint.exists():
         training.resume(checkpoint, settings)
         note(f"going on with the interrupted training after epoch {len(training.history)} of {epochs}")
-    with progress(None, "training", epochs * len(train), keep=True) as bar:
-        bar.update(len(training.history) * len(train))
+    with progress(None, "training", total, keep=True) as bar:
+        bar.update(min(len(training.history) * len(train), total))
         for epoch in range(len(training.history), epochs):
             if training.is_stale(trainer.patience):
                 note(f"stopped after epoch {epoch}: {trainer.patience} epochs without a better validation score")
                 break
             begin = time.perf_counter()
             row = {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"]}
-            row["train_loss"] = train_epoch(trainer, loss, train, training, epoch, bar)
+            batches = min(len(train), total - epoch * len(train))
+            row["train_loss"] = train_epoch(trainer, loss, train, training, epoch, batches, bar)
             scores = _validate(trainer, val) if val.images else {}
             row |= {f"val_score_{part}" if part else "val_score": score for part, score in scores.items()}
             training.end_epoch(row | {"seconds": time.perf_counter() - begin}, scores)
@@ -54,12 +57,17 @@ def fit(trainer, train: Batches, val: Batches) -> Training:
     return training
 
 
-def train_epoch(trainer, loss_function: Callable, train: Batches, training: Training, epoch: int, bar: tqdm) -> float:
-    """One pass over the training images; returns the mean loss. Raises UserError when the loss is not finite."""
+def train_epoch(
+    trainer, loss_function: Callable, train: Batches, training: Training, epoch: int, batches: int, bar: tqdm
+) -> float:
+    """One pass over the training images, or `batches` of it; returns the mean loss.
+
+    Raises UserError when the loss is not finite.
+    """
     trainer.student.train()
     train.loader.batch_sampler.epoch = epoch
     total = 0.0
-    for number, batch in enumerate(train):
+    for number, batch in enumerate(itertools.islice(train, batches)):
         batch["step"] = epoch * len(train) + number
         with autocast(trainer.device, trainer.dtype), _explained(trainer):
             loss = loss_function(batch)
@@ -67,7 +75,7 @@ def train_epoch(trainer, loss_function: Callable, train: Batches, training: Trai
         training.step(loss)
         bar.set_postfix(epoch=epoch + 1, loss=f"{loss.item():.4f}", best=training.kept, refresh=False)
         bar.update()
-    return total / len(train)
+    return total / batches
 
 
 def _validate(trainer, val: Batches) -> dict[str, float]:

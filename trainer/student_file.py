@@ -32,8 +32,8 @@ def read_record(path: Path) -> dict[str, Any]:
 def check_record(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
     """Raises UserError unless both name the same method, backbone, levels and teacher."""
     for key in ("distillType", "backbone", "out_indice"):
-        if found.get(key) != expected[key]:
-            raise UserError(f"{path}: was trained with {key} {found.get(key)}, the config says {expected[key]}")
+        if found.get(key) != expected.get(key):
+            raise UserError(f"{path}: was trained with {key} {found.get(key)}, the config says {expected.get(key)}")
     if found.get("teacher") != expected["teacher"]:
         raise UserError(
             f"{path}: was trained with another teacher (weights: {found.get('weights')}, now {expected['weights']})"

@@ -11,12 +11,10 @@ from utils.distributed import stop
 from utils.errors import UserError
 
 
-def run_flags(description: str) -> argparse.ArgumentParser:
+def run_flags(description: str, config: str = "config.yaml") -> argparse.ArgumentParser:
     """`--config FILE` and trailing `key=value` words."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument(
-        "--config", default="config.yaml", metavar="FILE", help="the run to read (default: %(default)s)"
-    )
+    parser.add_argument("--config", default=config, metavar="FILE", help="the run to read (default: %(default)s)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a key, e.g. TrainingData.epochs=10")
     return parser
 

@@ -74,15 +74,16 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class TrainingData(Section):
-    """The keys under `TrainingData` that every method has; a method's `Options` adds its own."""
+AnySection = TypeVar("AnySection", bound=Section)
 
-    epochs: Count
+
+class CommonData(Section):
+    """The keys under `TrainingData` that every method has."""
+
     batch_size: Count
     lr: Rate
     img_size: Size = (256, 256)  # pixels, height and width; the aspect ratio is not kept
     crop_size: Size = (256, 256)  # centre crop after the resize; metrics are at this size
-    norm: bool = True  # compare unit-length feature vectors
     val_ratio: Share = 0.2  # share of train/good held out to choose the model
     sigma: Weight = 0.0  # Gaussian blur of the map, in pixels
 
@@ -100,16 +101,22 @@ class TrainingData(Section):
         return self
 
 
-Options = TypeVar("Options", bound=TrainingData)
+class TrainingData(CommonData):
+    """The keys of a method that counts epochs; a method's `Options` adds its own."""
+
+    epochs: Count
+    norm: bool = True  # compare unit-length feature vectors
 
 
-class Config(Section, Generic[Options]):
+Options = TypeVar("Options", bound=CommonData)
+
+
+class RunConfig(Section, Generic[Options]):
     """One run: which data, which method, which teacher, on what."""
 
     data_path: Text
     distillType: Text
     backbone: Text
-    out_indice: Levels = [1, 2, 3]
     obj: Annotated[Text, AfterValidator(_single_folder)]
     phase: Literal["train", "test"] = "train"
     save_path: Text = "results"
@@ -120,10 +127,16 @@ class Config(Section, Generic[Options]):
     resume: bool = True  # continue an interrupted training of the same configuration
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"  # image-reading processes
     cache_mb: Annotated[int, Field(ge=0)] = 4096  # memory for decoded images and teacher features
-    TrainingData: Options
+    TrainingData: Options = Field(default={}, validate_default=True)
 
 
-TEXT_KEYS = {"data_path", "backbone", "obj", "save_path", "weights"}
+class Config(RunConfig[Options], Generic[Options]):
+    """A run whose teacher is a backbone cut into levels."""
+
+    out_indice: Levels = [1, 2, 3]
+
+
+TEXT_KEYS = {"data_path", "backbone", "obj", "save_path", "weights", "penalty_path"}
 
 # These say where and how fast; a run may go on with others than it began with.
 WITHOUT_EFFECT = {"phase", "resume", "workers", "cache_mb", "data_path", "save_path"}
@@ -136,9 +149,9 @@ def read_config(source: str | Path | Mapping, overrides: Iterable[str] = ()) -> 
     """
     raw = dict(source) if isinstance(source, Mapping) else _read_yaml(Path(source))
     _rename_alias(raw)
-    section = raw.get("TrainingData", {})
-    if isinstance(section, Mapping):
-        raw["TrainingData"] = dict(section)
+    for key, section in raw.items():
+        if isinstance(section, Mapping):
+            raw[key] = dict(section)
     for word in overrides:
         key, equals, text = word.partition("=")
         if not equals or not key:
@@ -153,8 +166,8 @@ def read_config(source: str | Path | Mapping, overrides: Iterable[str] = ()) -> 
 
 
 def check_config(
-    raw: Mapping[str, Any], model: type[Config], name: str = "config", overrides: Iterable[str] = ()
-) -> Config:
+    raw: Mapping[str, Any], model: type[AnySection], name: str = "config", overrides: Iterable[str] = ()
+) -> AnySection:
     """The mapping as a checked, complete `model`, such as Config[STPMTrainer.Options].
 
     Raises UserError naming the first wrong key, where it stands (file `name` or `overrides`), and, for an
@@ -169,7 +182,7 @@ def check_config(
         raise UserError(f"{where}: {_sentence(first, _known_keys(model))}") from None
 
 
-def result_settings(config: Config) -> dict[str, Any]:
+def result_settings(config: RunConfig) -> dict[str, Any]:
     """What decides a training's result, by dotted key."""
     values = config.model_dump(mode="json", exclude=WITHOUT_EFFECT)
     section = values.pop("TrainingData")
@@ -223,10 +236,9 @@ def _assign(raw: dict[str, Any], key: str, value: Any) -> None:
         raise UserError(f"override '{key}': '{head}' has no keys below it")
 
 
-def _known_keys(model: type[Config]) -> list[str]:
-    top = [key for key in model.model_fields if key != "TrainingData"]
-    options = model.model_fields["TrainingData"].annotation
-    return [*top, "TrainingData", *(f"TrainingData.{key}" for key in options.model_fields)]
+def _known_keys(model: type[Section]) -> list[str]:
+    sections = {key: field.annotation for key, field in model.model_fields.items() if key == "TrainingData"}
+    return [*model.model_fields, *(f"{key}.{name}" for key in sections for name in sections[key].model_fields)]
 
 
 def _nearest(key: str, known: list[str]) -> str:

@@ -1,0 +1,85 @@
+"""Pictures of anything, without labels: what teachers are made from and what students must not imitate."""
+
+import functools
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import cv2
+import numpy as np
+
+from datasets.formula import FormulaImages
+from datasets.images import SUFFIXES, fit_image, read_image
+from utils.console import progress
+from utils.errors import UserError
+from utils.files import write_atomic
+
+Made = TypeVar("Made")
+
+
+class FolderImages:
+    """The images of a folder and all below it, in the order of their paths: index -> [h,w,3] uint8 RGB.
+
+    Resized to `img_size`, the aspect ratio not kept, then cropped to `crop_size`; an index beyond the last
+    image starts over. Raises UserError naming a folder without images or a damaged file.
+    """
+
+    def __init__(self, folder: str | Path, img_size: Sequence[int], crop_size: Sequence[int] | None = None):
+        self.img_size, self.crop_size = img_size, crop_size or img_size
+        self.paths = sorted(path for path in Path(folder).expanduser().rglob("*") if path.suffix.lower() in SUFFIXES)
+        if not self.paths:
+            raise UserError(f"{folder}: no images there or below (png, jpg, bmp, tif or webp)")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        pixels = fit_image(read_image(self.paths[index % len(self)]), self.img_size, self.crop_size)
+        if pixels.dtype == np.uint16:
+            pixels = (pixels >> 8).astype(np.uint8)
+        return np.ascontiguousarray(pixels.transpose(1, 2, 0))
+
+
+class Ahead(Generic[Made]):
+    """`make(step)` for steps that are asked for in order: the next few are made by threads in the meantime."""
+
+    def __init__(self, make: Callable[[int], Made], last: int, depth: int = 4):
+        self.make, self.last, self.depth = make, last, depth
+        self.waiting: dict[int, Future[Made]] = {}
+        self.pool = ThreadPoolExecutor(depth)
+
+    def __call__(self, step: int) -> Made:
+        for coming in range(step, min(step + self.depth, self.last) + 1):
+            if coming not in self.waiting:
+                self.waiting[coming] = self.pool.submit(self.make, coming)
+        return self.waiting.pop(step).result()
+
+
+def rendered(images: FormulaImages, count: int, path: Path) -> np.ndarray:
+    """The first `count` images, [count,S,S,3] uint8, made by all cores and kept in the file `path` for later runs."""
+    if not path.exists():
+        write_atomic(path, functools.partial(_render, images, count))
+    return np.load(path, mmap_mode="r")
+
+
+def _render(images: FormulaImages, count: int, path: Path) -> None:
+    shape = (count, images.size, images.size, 3)
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape).flush()
+    parts = [range(start, min(start + 256, count)) for start in range(0, count, 256)]
+    # Not forked: the parent's threads (torch, OpenCV) would be missing in the copies, and locks held for ever.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), context) as workers, progress(None, "drawing", count) as bar:
+        for part in workers.map(functools.partial(_render_part, images, path), parts):
+            bar.update(len(part))
+
+
+def _render_part(images: FormulaImages, path: Path, part: range) -> range:
+    cv2.setNumThreads(1)  # every core has a process already
+    store = np.load(path, mmap_mode="r+")
+    for index in part:
+        store[index] = images[index]
+    store.flush()
+    return part

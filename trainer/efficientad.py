@@ -1,0 +1,164 @@
+"""EfficientAD (Batzner, Heckler, Koenig, WACV 2024)."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Annotated, Any, Generic, Literal
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import AfterValidator, model_validator
+from torch import nn
+
+from datasets.formula import FormulaImages
+from datasets.images import normalise
+from datasets.sources import Ahead, FolderImages
+from models.efficientad import EfficientADStudent, pretrained_pdn
+from trainer.base import BaseTrainer
+from trainer.batches import Batches
+from utils.anomaly_map import resize
+from utils.config import CommonData, Count, Options, Rate, RunConfig, Share, Size, Text
+from utils.efficientad import calibrated, channel_statistics, hard_feature_loss, jitter
+
+LOW, HIGH = 0.9, 0.995  # quantiles of a map's values on held-out good images that become 0 and 0.1
+DECAY = 0.95  # share of the steps after which the learning rate is a tenth
+GRAY = 0.3  # share of the penalty images that lose their colour
+BORDER = 4  # positions by which maps without padding are smaller at each side
+SMALLEST = 256  # pixels, for the autoencoder's last convolution
+
+
+class PDNConfig(RunConfig[Options], Generic[Options]):
+    """The teacher is a patch description network, which has no levels to choose from."""
+
+    backbone: Literal["small", "medium"]
+    weights: Text = "bundled"  # or the path of a PDN's .safetensors or .pth file, or random
+
+
+def _one(value: int) -> int:
+    if value != 1:
+        raise ValueError("must be 1: the hard-feature loss takes its quantile over one image")
+    return value
+
+
+def _large_enough(value: tuple[int, int]) -> tuple[int, int]:
+    if min(value) < SMALLEST:
+        raise ValueError(f"must be at least {SMALLEST} pixels a side, which the autoencoder needs")
+    return value
+
+
+class EfficientADTrainer(BaseTrainer):
+    """A student imitates the teacher on good images alone, and an autoencoder that knows the whole image."""
+
+    Config = PDNConfig
+
+    class Options(CommonData):
+        steps: Count = 70000  # one image each
+        batch_size: Annotated[Count, AfterValidator(_one)] = 1
+        lr: Rate = 1e-4
+        crop_size: Annotated[Size, AfterValidator(_large_enough)] = (256, 256)
+        val_ratio: Share = 0.1
+        penalty_path: Text = "procedural"  # a folder of any images, procedural, or none
+
+        @model_validator(mode="before")
+        @classmethod
+        def counts_steps(cls, values: Any) -> Any:
+            if isinstance(values, dict) and "epochs" in values:
+                raise ValueError("this method counts images, not epochs: write steps")
+            return values
+
+        @model_validator(mode="after")
+        def holds_out(self):
+            if not self.val_ratio:
+                raise ValueError("val_ratio: this method needs held-out good images to bring its two maps to one scale")
+            return self
+
+    def build_networks(self) -> tuple[nn.Module, nn.Module]:
+        kind = self.config.backbone
+        weights = self.wanted_weights(kind, self.config.weights)
+        self.penalty_image = self.penalty_images() if self.config.phase == "train" else None
+        return pretrained_pdn(kind, weights, self.config.seed), EfficientADStudent(kind)
+
+    def pairs(self, image: torch.Tensor, teacher: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Two levels: teacher and student, then autoencoder and student."""
+        local, whole, autoencoder = self.student(image)
+        return [self.student.normalised(teacher[0]), autoencoder], [local, whole]
+
+    def distance(self, teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+        return (teacher.float() - student.float()).square().mean(dim=1, keepdim=True)
+
+    def loss(self, batch: dict) -> torch.Tensor:
+        """Scalar: hard-feature loss, penalty, autoencoder's and student's loss towards it, summed (section 3)."""
+        image, step, student = batch["image"], batch["step"], self.student
+        teacher = student.normalised(batch["teacher"][0])
+        hard = hard_feature_loss((teacher - student.local(image)).float().square())
+        changed = jitter(image, np.random.default_rng((self.config.seed, step)))
+        target = student.normalised(self.teacher(changed)[0])
+        autoencoder = student.autoencoder(changed)
+        # Not detached: the autoencoder, too, moves towards what the student can say of it.
+        return (
+            hard
+            + self.penalty(step)
+            + (target - autoencoder).float().square().mean()
+            + (autoencoder - student.global_head(changed)).float().square().mean()
+        )
+
+    def penalty(self, step: int) -> torch.Tensor | float:
+        """What the student says of a picture of anything else, where it should say nothing."""
+        if self.penalty_image is None:
+            return 0.0
+        image = self.penalty_image(step).to(self.device, memory_format=torch.channels_last, non_blocking=True)
+        return self.student.local(image).float().square().mean()
+
+    def penalty_images(self) -> Ahead[torch.Tensor] | None:
+        """One for each step: [1,3,H,W], normalised. None without a penalty."""
+        where, size = self.options.penalty_path, self.options.crop_size
+        if where == "none":
+            return None
+        if where == "procedural":
+            images = FormulaImages(max(size), self.config.seed)
+        else:
+            images = FolderImages(where, [2 * side for side in size], size)
+        return Ahead(partial(self.draw_penalty, images), self.options.steps - 1)
+
+    def draw_penalty(self, images: FormulaImages | FolderImages, step: int) -> torch.Tensor:
+        rng = np.random.default_rng((self.config.seed, step, 1))
+        height, width = self.options.crop_size
+        pixels = images[rng.integers(2**31)][:height, :width]
+        if rng.random() < GRAY:
+            pixels = np.repeat(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+        return normalise(pixels.transpose(2, 0, 1)[None])
+
+    def before_training(self, train: Batches) -> None:
+        """The teacher's statistics over the training images, by which its channels weigh alike."""
+        parts = (range(start, min(start + 16, train.images)) for start in range(0, train.images, 16))
+        mean, std = channel_statistics(train.maps_of(list(part))[0] for part in parts)
+        self.student.mean.copy_(mean.view(1, -1, 1, 1))
+        self.student.std.copy_(std.view(1, -1, 1, 1))
+
+    def total_steps(self, per_epoch: int) -> int:
+        return self.options.steps
+
+    def validate(self, val: Batches) -> None:
+        """The last step is kept, as published."""
+
+    @torch.inference_mode()
+    def after_training(self, val: Batches) -> None:
+        """Quantiles of both maps over all positions of the held-out images."""
+        self.student.eval()
+        levels = zip(*(self.levels_from(batch["image"], batch["teacher"]) for batch in val), strict=True)
+        values = [torch.cat([maps.flatten() for maps in level]).double().cpu().numpy() for level in levels]
+        # numpy's quantile, since torch's refuses more than 2^24 values in many versions.
+        self.student.quantiles.copy_(torch.tensor(np.quantile(values, (LOW, HIGH), axis=1).T))
+
+    def combine(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
+        """Both maps on the scale of held-out images, averaged; the border they lack is 0, which is their q_a."""
+        scaled = [calibrated(level, pair) for level, pair in zip(levels, self.student.quantiles, strict=True)]
+        return resize(F.pad(sum(scaled) / len(scaled), [BORDER] * 4), size)
+
+    def build_optimizer(self, total_steps: int) -> tuple[torch.optim.Optimizer, object]:
+        adam = torch.optim.Adam(self.student.parameters(), self.options.lr, weight_decay=1e-5)
+        # In closed form: what multiplies on would decay again with every resume.
+        return adam, torch.optim.lr_scheduler.LambdaLR(
+            adam, lambda step: 1.0 if step < int(DECAY * total_steps) else 0.1
+        )
