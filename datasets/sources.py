@@ -69,15 +69,18 @@ def _render(images: FormulaImages, count: int, path: Path) -> None:
     shape = (count, images.size, images.size, 3)
     np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape).flush()
     parts = [range(start, min(start + 256, count)) for start in range(0, count, 256)]
+    if len(parts) == 1:  # done before a process has started
+        _render_part(images, path, parts[0])
+        return
     # Not forked: the parent's threads (torch, OpenCV) would be missing in the copies, and locks held for ever.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), context) as workers, progress(None, "drawing", count) as bar:
+    one_thread = {"initializer": cv2.setNumThreads, "initargs": (1,)}  # every core has a process already
+    with ProcessPoolExecutor(os.cpu_count(), context, **one_thread) as workers, progress(None, "drawing", count) as bar:
         for part in workers.map(functools.partial(_render_part, images, path), parts):
             bar.update(len(part))
 
 
 def _render_part(images: FormulaImages, path: Path, part: range) -> range:
-    cv2.setNumThreads(1)  # every core has a process already
     store = np.load(path, mmap_mode="r+")
     for index in part:
         store[index] = images[index]

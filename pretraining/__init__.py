@@ -1,0 +1,7 @@
+"""How teachers are made, by `recipe`."""
+
+from pretraining.classify import Classification
+from pretraining.distil import Distillation
+from pretraining.job import Job
+
+RECIPES: dict[str, type[Job]] = {"classify": Classification, "distil": Distillation}

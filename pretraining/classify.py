@@ -1,0 +1,142 @@
+"""A backbone that tells formula-made pictures apart: which formula drew it, and which picture of it this is."""
+
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.transforms.functional import rgb_to_grayscale
+
+from datasets.formula import FormulaImages
+from datasets.images import MEAN, STD
+from datasets.sources import Ahead, rendered
+from models.features import Features, outline
+from models.weights import pretrained_features
+from pretraining.job import Job, JobOptions, warm_cosine
+from utils.config import Count, Levels, Rate, Share, Side, Text, Weight
+
+EMBEDDING = 128  # numbers that stand for a picture in the contrastive loss
+
+
+class Classifier(nn.Module):
+    """A backbone with a class head and an embedding head on its last level: [B,3,h,w] -> [B,classes], [B,128]."""
+
+    def __init__(self, trunk: Features, classes: int):
+        super().__init__()
+        self.trunk = trunk
+        width = trunk.channels[-1]
+        self.classes = nn.Linear(width, classes)
+        self.embedding = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, EMBEDDING))
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        pooled = self.trunk(image)[-1].mean(dim=(2, 3))
+        return self.classes(pooled), self.embedding(pooled)
+
+
+class Classification(Job):
+    """Cross-entropy over formula classes, plus InfoNCE between two views of each picture."""
+
+    class Options(JobOptions):
+        backbone: Text  # a timm name
+        out_indice: Levels = [0, 1, 2, 3]  # the file holds the network up to the last of these
+        weights: Text = "random"  # where to start from: random, bundled or a file; what it lacks starts random
+        classes: Count = 750
+        per_class: Count = 110  # pictures of each class; all of them are drawn once and kept in save_path
+        img_size: Side = 128  # pixels, of the pictures
+        crop_size: Side = 64  # pixels, of the views of them
+        lr: Rate = 0.1
+        weight_decay: Weight = 2e-4
+        gray: Share = 0.0  # share of the views without colour
+        warmup: Share = 0.05  # share of the steps in which the learning rate rises
+        smoothing: Share = 0.05
+        contrast: Weight = 0.5  # of the contrastive loss
+        temperature: Rate = 0.15
+
+    @property
+    def name(self) -> str:
+        return self.options.backbone.partition(".")[0]
+
+    def build(self) -> nn.Module:
+        o = self.options
+        outline(o.backbone, o.out_indice)  # refuses an unknown backbone or level
+        every = range(len(outline(o.backbone, [0]).net.feature_info.info))
+        trunk = Features(o.backbone, every)
+        if o.weights != "random":
+            start = pretrained_features(o.backbone, o.out_indice, o.weights, o.seed)
+            trunk.load_state_dict(start.state_dict(), strict=False)
+        return Classifier(trunk, o.classes)
+
+    def prepare(self) -> None:
+        o = self.options
+        count = o.classes * o.per_class
+        self.images = FormulaImages(o.img_size, o.seed, o.classes)
+        store = self.folder.parent / f"pictures_{o.seed}_{o.classes}_{o.per_class}_{o.img_size}.npy"
+        self.pool = rendered(self.images, count, store)
+        self.batch = Ahead(self.draw, o.steps - 1)
+
+    def draw(self, step: int) -> tuple[torch.Tensor, ...]:
+        """Pictures [B,3,S,S] uint8, their classes [B]; of two views each: affine maps [2B,2,3], whether gray [2B]."""
+        o = self.options
+        rng = np.random.default_rng((o.seed, step))
+        chosen = rng.integers(len(self.pool), size=o.batch_size)
+        pictures = torch.from_numpy(self.pool[chosen]).permute(0, 3, 1, 2)
+        labels = torch.from_numpy(chosen % o.classes)
+        colourless = torch.from_numpy(rng.random(2 * o.batch_size) < o.gray)
+        return pictures, labels, random_affine(rng, 2 * o.batch_size), colourless
+
+    def loss(self, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        o = self.options
+        pictures, labels, theta, colourless = (tensor.to(self.device, non_blocking=True) for tensor in self.batch(step))
+        labels = labels.repeat(2)
+        logits, embedding = self.net(views(pictures.repeat(2, 1, 1, 1), theta, colourless, o.crop_size))
+        cross_entropy = F.cross_entropy(logits.float(), labels, label_smoothing=o.smoothing)
+        contrast = info_nce(*embedding.float().chunk(2), o.temperature)
+        right = (logits.argmax(1) == labels).float().mean().item()
+        return cross_entropy + o.contrast * contrast, {"contrast": contrast.item(), "accuracy": right}
+
+    def optimizer(self) -> tuple[torch.optim.Optimizer, object]:
+        """Nesterov SGD; the learning rate rises linearly, then falls as a cosine to 0. No decay of norms and biases."""
+        o = self.options
+        groups = [
+            {"params": [p for p in self.net.parameters() if p.ndim > 1], "weight_decay": o.weight_decay},
+            {"params": [p for p in self.net.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        sgd = torch.optim.SGD(groups, o.lr, momentum=0.9, nesterov=True)
+        return sgd, torch.optim.lr_scheduler.LambdaLR(sgd, partial(warm_cosine, steps=o.steps, warmup=o.warmup))
+
+    def teacher(self) -> dict[str, torch.Tensor]:
+        kept = outline(self.options.backbone, self.options.out_indice).net.state_dict()
+        return {key: tensor for key, tensor in self.net.trunk.net.state_dict().items() if key in kept}
+
+
+def random_affine(rng: np.random.Generator, count: int) -> torch.Tensor:
+    """Maps from a crop's coordinates to its picture's, both in [-1, 1]: [count,2,3] float32.
+
+    45 to 100 % of the area, both flips, up to half a radian either way. Geometry alone: what changes light and
+    colour would teach the network not to see many a defect.
+    """
+    scale = np.sqrt(rng.uniform(0.45, 1, count))
+    angle = rng.uniform(-0.5, 0.5, count)
+    flips = rng.choice((-1.0, 1.0), (2, count))
+    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+    shift = (1 - scale) * rng.uniform(-1, 1, (2, count))
+    theta = np.array([[cos * flips[0], -sin * flips[1], shift[0]], [sin * flips[0], cos * flips[1], shift[1]]])
+    return torch.from_numpy(theta.transpose(2, 0, 1).astype(np.float32))
+
+
+def views(pictures: torch.Tensor, theta: torch.Tensor, colourless: torch.Tensor, size: int) -> torch.Tensor:
+    """Crops of pictures [N,3,S,S] uint8, those that are `colourless` [N] gray, normalised: [N,3,size,size]."""
+    mean, std = (torch.tensor(values, device=pictures.device).view(3, 1, 1) for values in (MEAN, STD))
+    with torch.autocast(pictures.device.type, enabled=False):
+        grid = F.affine_grid(theta, (len(theta), 3, size, size), align_corners=False)
+        crops = F.grid_sample(pictures.float() / 255, grid, padding_mode="reflection", align_corners=False)
+        crops = torch.where(colourless.view(-1, 1, 1, 1), rgb_to_grayscale(crops, 3), crops)
+    return ((crops - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def info_nce(one: torch.Tensor, other: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Each picture's two embeddings should find each other among all of the batch: two [B,D] -> scalar."""
+    similarity = F.normalize(one, dim=1) @ F.normalize(other, dim=1).T / temperature
+    target = torch.arange(len(one), device=one.device)
+    return 0.5 * (F.cross_entropy(similarity, target) + F.cross_entropy(similarity.T, target))

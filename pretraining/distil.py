@@ -1,0 +1,116 @@
+"""EfficientAD's teacher: a patch description network that imitates a backbone (Batzner et al., algorithm 3)."""
+
+from functools import partial
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from datasets.formula import FormulaImages
+from datasets.images import normalise
+from datasets.sources import Ahead, FolderImages, rendered
+from models.efficientad import CHANNELS, PDN, TargetFeatures
+from models.weights import pretrained_features
+from pretraining.job import Job, JobOptions, warm_cosine
+from trainer.student_file import fingerprint
+from utils.config import Count, Levels, Rate, Share, Side, Text, Weight
+from utils.console import progress
+from utils.device import autocast
+from utils.efficientad import channel_statistics
+
+
+class Imitation(nn.Module):
+    """The PDN and, kept with it, the statistics of what it imitates."""
+
+    def __init__(self, kind: str):
+        super().__init__()
+        # Padded, so that its maps have the size of the backbone's; the values inside are those of one without.
+        self.pdn = PDN(kind, padding=True)
+        self.register_buffer("mean", torch.zeros(1, CHANNELS, 1, 1))
+        self.register_buffer("std", torch.zeros(1, CHANNELS, 1, 1))  # zero until measured
+
+
+class Distillation(Job):
+    """The PDN's maps of a picture approach the backbone's of the same picture at twice the size."""
+
+    class Options(JobOptions):
+        pdn: Literal["small", "medium"]
+        backbone: Text  # a timm name
+        out_indice: Levels = [2, 3]  # of strides 8 and 16
+        weights: Text = "bundled"
+        images: Text = "procedural"  # or a folder of any images
+        pictures: Count = 20000  # formula-made ones, drawn once and kept in save_path
+        statistics: Count = 10000  # images that the channels' mean and deviation are taken from
+        img_size: Side = 256  # pixels, of the PDN's images; the backbone's have twice that
+        gray: Share = 0.1  # share of the images without colour
+        batch_size: Count = 16
+        lr: Rate = 1e-4
+        weight_decay: Weight = 1e-5
+        cosine: bool = False  # the learning rate falls as a cosine instead of staying
+
+    @property
+    def name(self) -> str:
+        return f"pdn_{self.options.pdn}"
+
+    def build(self) -> nn.Module:
+        o = self.options
+        target = TargetFeatures(pretrained_features(o.backbone, o.out_indice, o.weights, o.seed))
+        self.target = target.eval().to(self.device, memory_format=torch.channels_last)
+        self.origin = {"target": fingerprint(target)}
+        return Imitation(o.pdn)
+
+    def prepare(self) -> None:
+        o, side = self.options, 2 * self.options.img_size
+        if o.images == "procedural":
+            store = self.folder.parent / f"pictures_{o.seed}_{o.pictures}_{side}.npy"
+            self.images = rendered(FormulaImages(side, o.seed), o.pictures, store)
+        else:
+            self.images = FolderImages(o.images, (side, side))
+        if not self.net.std.any():
+            mean, std = channel_statistics(self._targets())
+            self.net.mean.copy_(mean.view(1, -1, 1, 1))
+            self.net.std.copy_(std.view(1, -1, 1, 1))
+        self.batch = Ahead(partial(self.draw, 0), o.steps - 1)
+
+    def _targets(self):
+        count = -(-self.options.statistics // self.options.batch_size)
+        batches = Ahead(partial(self.draw, 1), count - 1)
+        for number in progress(range(count), "target's statistics"):
+            yield self.wanted(batches(number).to(self.device))
+
+    def draw(self, stream: int, step: int) -> torch.Tensor:
+        """A batch of images [B,3,2S,2S], normalised."""
+        o = self.options
+        rng = np.random.default_rng((o.seed, stream, step))
+        pixels = np.stack([self.images[index] for index in rng.integers(len(self.images), size=o.batch_size)])
+        for k in np.flatnonzero(rng.random(o.batch_size) < o.gray):
+            pixels[k] = cv2.cvtColor(pixels[k], cv2.COLOR_RGB2GRAY)[..., None]
+        return normalise(pixels.transpose(0, 3, 1, 2))
+
+    @torch.no_grad()
+    def wanted(self, image: torch.Tensor) -> torch.Tensor:
+        """The backbone's maps of large images [B,3,2S,2S]: [B,384,S/4,S/4]."""
+        image = image.contiguous(memory_format=torch.channels_last)
+        with autocast(self.device, self.dtype):
+            return self.target(image)
+
+    def loss(self, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        large = self.batch(step).to(self.device, non_blocking=True)
+        target = (self.wanted(large).float() - self.net.mean) / self.net.std
+        # Shrunk as the images of a data set are.
+        small = F.interpolate(large, scale_factor=0.5, mode="bilinear", antialias=True)
+        found = self.net.pdn(small.contiguous(memory_format=torch.channels_last))
+        return (target - found.float()).square().mean(), {}
+
+    def optimizer(self) -> tuple[torch.optim.Optimizer, object]:
+        o = self.options
+        adam = torch.optim.Adam(self.net.parameters(), o.lr, weight_decay=o.weight_decay)
+        if not o.cosine:
+            return adam, None
+        return adam, torch.optim.lr_scheduler.LambdaLR(adam, partial(warm_cosine, steps=o.steps, warmup=0.0))
+
+    def teacher(self) -> dict[str, torch.Tensor]:
+        return self.net.pdn.state_dict()
