@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from datasets.demo import picture
+from datasets.formula import FormulaImages
 from images.figures import FROZEN, INK, LAYERS, LEARNS, NARROW, SCORE, STUDENT, TEACHER, Page, demo, merge
 
 LEVELS = (2.45, 4.3, 6.15)  # x of the three levels of RD and its successors
@@ -78,6 +79,42 @@ def lesson(page: Page, side: int, image: np.ndarray, label: str) -> None:
     page.arrow((5.7 + 0.25 * side, y), (5.7 + 0.75 * side, y), style=":")
     apart = teacher_x if side < 0 else projection_x
     page.arrow((4.8, y + 0.6), (apart, y + 0.6), (apart, y + 0.35), style=":")
+
+
+def ead() -> None:
+    """A student with two halves: one imitates the teacher's patches, one an autoencoder that sees the whole image."""
+    page = Page(6.6)
+    image, maps = demo(64, 16)
+    page.thumbnail(0.95, 4.4, 1.5, image, "image")
+    rows = ((6.0, "teacher (frozen): sees\n33 × 33 pixels at a time", FROZEN), (4.4, "student (learns)", LEARNS))
+    for y, name, colour in (*rows, (2.8, "autoencoder (learns): knows\nthe image by 64 numbers", LEARNS)):
+        page.arrow((1.72, 4.4), (2.5, y))
+        page.box(3.7, y, 2.4, 0.8, name, colour)
+    for y, half in ((4.6, "local half"), (4.2, "global half")):
+        page.arrow((4.9, y), (5.35, y))
+        page.box(5.9, y, 1.1, 0.36, half, LEARNS)
+    x = 7.75
+    for y, upper, lower, level, name in (
+        (5.35, 6.0, 4.6, maps[0], "local: what a part shows"),
+        (3.3, 4.2, 2.8, maps[1], "global: how parts go together"),
+    ):
+        for start, source in ((4.9 if upper == 6.0 else 6.45, upper), (6.45 if lower == 4.6 else 4.9, lower)):
+            page.arrow((start, source), (6.85, source), (7.15, y + np.copysign(0.25, source - y)), style="--")
+        page.thumbnail(x, y, 1.15, level, name)
+        page.arrow((x + 0.6, y), (9.2, y), (9.2, 4.33 + np.copysign(0.3, y - 4.33)))
+    page.write(9.2, 4.33, "mean", 11)
+    page.write(8.75, 6.15, "both scaled by held-out good images", 9)
+    page.arrow((9.45, 4.33), (9.65, 4.33))
+    page.thumbnail(10.5, 4.33, 1.6, merge(maps), SCORE.replace("; ", ";\n"))
+    page.training(
+        11.28,
+        1.85,
+        "on pictures of anything else the local half must say nothing, or it would imitate the teacher on defects too",
+    )
+    for k in range(7):
+        page.thumbnail(1.0 + 1.2 * k, 1.15, 0.95, FormulaImages(128, 0)[k + 3], "")
+    page.arrow((2.05, 1.66), (2.05, 3.5), (3.2, 3.5), (3.2, 3.98), style=":")
+    page.save("ead")
 
 
 def dbfad() -> None:
@@ -221,5 +258,5 @@ def dilated(page: Page, x: float, y: float, side: float) -> None:
 
 
 if __name__ == "__main__":
-    for draw in (stpm, rd, rdpp, dbfad, mixed, rnst, rnrd, sspcab):
+    for draw in (stpm, rd, rdpp, ead, dbfad, mixed, rnst, rnrd, sspcab):
         draw()
