@@ -1,0 +1,279 @@
+"""Which teacher to take: frozen features against a small memory of good ones, without training any student.
+
+    python3 benchmarks/teachers.py [--data ../shared/data] [--backbone resnet18] [--teachers random bundled PATH ...]
+
+The levels of an image, each position of unit length and averaged over 3 x 3, are joined on a grid of 28 x 28. A test
+position's distance is that to the nearest of 5,000 positions drawn from good training images; the greatest distance is
+the image's score, the distances at image size and blurred (sigma 4) are its map. A cell is image / pixel AUROC in
+percent; `random` is the mean of --seeds networks, its spread the highest figure minus the lowest.
+
+The sets are all below --data and the two demo sets. Of train/good, test/good and each kind of defect at most --limit
+images are taken, the same for every teacher: with 40, a ResNet-18 takes about a minute for six sets on two cores, and
+`random` as often as it has seeds. Differences under some 5 points of a set mean little, and figures of one limit are
+not those of another: it changes the mix of the kinds (magnetic_tile at random: 44 with 40, 54 with all images).
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from datasets.demo import CATEGORIES, DEFAULT_ROOT, ensure_demo
+from datasets.mvtec import MVTecDataset, Sample, test_dataset, train_datasets
+from models.efficientad import PDN, load_pdn
+from models.features import Frozen
+from models.weights import find_source, pretrained_features, teachers_randomness
+from utils.anomaly_map import resize, smooth
+from utils.command import run
+from utils.config import Config, TrainingData, check_config
+from utils.console import note, progress
+from utils.device import autocast, choose_device, choose_dtype, keep_freed_memory
+from utils.errors import UserError
+from utils.metrics import detection, segmentation
+
+ROOT = Path(__file__).parents[1]
+LEVELS = [1, 2, 3]  # strides 4, 8 and 16 of most networks
+STRIDE, GRID = 8, 28  # of the joined positions, and how many a side
+MEMORY, SIGMA, BATCH, SEED = 5000, 4, 16, 0
+WORSE = 5  # points of image AUROC that a teacher may lie below random on a set
+CACHE = 4 * 2**30  # bytes of decoded images per part of a set
+
+Grid = Callable[[torch.Tensor], torch.Tensor]  # normalised images [B,3,H,W] -> [B,C,28,28]
+
+
+class DataSet(NamedTuple):
+    name: str
+    train: MVTecDataset
+    test: MVTecDataset
+
+
+def main() -> None:
+    args = flags()
+    keep_freed_memory()
+    # All teachers first: a path that is no file must show before minutes have gone into the others.
+    seeds = {teacher: range(args.seeds if teacher == "random" else 1) for teacher in args.teachers}
+    grids = {t: [feature_grid(args.backbone, t, seed) for seed in seeds[t]] for t in seeds}
+    sets = read_sets(args.data, args.backbone, args.limit)
+    names = [each.name for each in sets]
+    print(f"{args.backbone}, image / pixel AUROC\n\n| teacher | {' | '.join([*names, 'mean'])} |")
+    print("|---" * (len(sets) + 2) + "|", flush=True)
+    rows = {}
+    for teacher, networks in grids.items():
+        figures = np.stack([measure(grid, sets, teacher) for grid in networks])
+        rows[teacher] = figures.mean(axis=0)
+        print(row(teacher, rows[teacher]), flush=True)
+        if len(networks) > 1:
+            print(row(f"{teacher}, spread of {len(networks)}", np.ptp(figures, axis=0)), flush=True)
+    print()
+    for teacher in rows if "random" in rows else ():
+        if teacher != "random":
+            print(verdict(teacher, rows, names))
+
+
+def flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=ROOT / "../shared/data", help="folder of sets in MVTec layout")
+    parser.add_argument("--backbone", default="resnet18", help="of timm, or pdn_small or pdn_medium")
+    parser.add_argument(
+        "--teachers",
+        nargs="+",
+        default=["random", "bundled"],
+        help="values for the key weights; a verdict needs random",
+    )
+    parser.add_argument("--seeds", type=count, default=3, help="networks that random is the mean of")
+    parser.add_argument("--limit", type=count, default=40, help="images of train/good and of each folder of test/")
+    return parser.parse_args()
+
+
+def count(text: str) -> int:
+    """A number from 1 on; argparse makes a sentence of the error."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+# The teacher
+
+
+def feature_grid(backbone: str, weights: str, seed: int) -> Grid:
+    """A frozen teacher as a function of images; `seed` makes a random one.
+
+    Raises UserError when the weights cannot be had or do not fit.
+    """
+    device = choose_device("auto")
+    dtype = choose_dtype("auto", device)
+    net = Frozen(network(backbone, weights, seed)).to(device, memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def grid(image: torch.Tensor) -> torch.Tensor:
+        with autocast(device, dtype):
+            maps = net(image.to(device, memory_format=torch.channels_last))
+        levels = maps if isinstance(maps, list) else [maps]  # a PDN has one
+        return torch.cat([on_grid(level.float()) for level in levels], dim=1)
+
+    return grid
+
+
+def network(backbone: str, weights: str, seed: int) -> nn.Module:
+    if not is_pdn(backbone):
+        return pretrained_features(backbone, LEVELS, weights, seed)
+    with teachers_randomness(seed):
+        net = PDN(backbone.removeprefix("pdn_"))
+    path = find_source(backbone, weights).path
+    if path is not None:
+        load_pdn(net, path)
+    return net
+
+
+def is_pdn(backbone: str) -> bool:
+    return backbone in ("pdn_small", "pdn_medium")
+
+
+def on_grid(level: torch.Tensor) -> torch.Tensor:
+    """Unit vectors averaged over 3 x 3: [B,C,h,w] -> [B,C,28,28]; halving by `resize` is the mean of 2 x 2."""
+    unit = F.normalize(level, dim=1)
+    # Zeros around would make every border vector short, as if the border were a texture of its own.
+    return resize(F.avg_pool2d(unit, 3, stride=1, padding=1, count_include_pad=False), (GRID, GRID))
+
+
+# The data
+
+
+def read_sets(data: Path, backbone: str, limit: int) -> list[DataSet]:
+    """The sets below `data` and the demo sets, decoded; one without defects or masks is left out and named."""
+    if not data.is_dir():
+        raise UserError(f"--data: there is no folder {data}")
+    found = sorted(folder.parents[1] for folder in data.glob("*/train/good") if (folder.parents[1] / "test").is_dir())
+    roots = {name: DEFAULT_ROOT for name in CATEGORIES} | {folder.name: str(data) for folder in found}
+    sets = [read_set(root, name, backbone, limit) for name, root in roots.items()]
+    for each in sets:
+        if not can_be_measured(each):
+            note(f"{each.name}: left out, it lacks good test images, or defective ones with masks")
+    return [each for each in sets if can_be_measured(each)]
+
+
+def read_set(root: str, name: str, backbone: str, limit: int) -> DataSet:
+    side = 256 if is_pdn(backbone) else 224  # either way a grid of 28 x 28 of stride 8
+    training = {"epochs": 1, "lr": 1.0, "batch_size": BATCH, "img_size": side, "val_ratio": 0.0}  # nothing is trained
+    raw = {"data_path": root, "obj": name, "distillType": "st", "backbone": backbone, "TrainingData": training}
+    config = check_config(raw, Config[TrainingData])
+    ensure_demo(config)
+    parts = (train_datasets(config)[0], test_dataset(config)[0])
+    train, test = (MVTecDataset(choose(part.samples, limit), config.TrainingData) for part in parts)
+    for part in (train, test):
+        part.cache(CACHE)
+    return DataSet(name, train, test)
+
+
+def choose(samples: Sequence[Sample], limit: int) -> list[Sample]:
+    """At most `limit` of each kind, always the same ones, with the same chance for all."""
+    chosen = []
+    for kind in sorted({sample.kind for sample in samples}):
+        own = [sample for sample in samples if sample.kind == kind]
+        order = np.random.default_rng(SEED).permutation(len(own))[:limit]
+        chosen += [own[i] for i in sorted(order)]
+    return chosen
+
+
+def can_be_measured(data: DataSet) -> bool:
+    """Whether there is something to tell apart, in images and in pixels."""
+    samples = data.test.samples
+    return any(sample.kind == "good" for sample in samples) and any(sample.mask for sample in samples)
+
+
+# The check
+
+
+def measure(grid: Grid, sets: Sequence[DataSet], teacher: str) -> np.ndarray:
+    """Image and pixel AUROC of each set, and their means over the sets, in percent: [sets + 1, 2]."""
+    figures = np.array([aurocs(grid, each) for each in progress(sets, teacher)])
+    return 100 * np.vstack([figures, figures.mean(axis=0)])
+
+
+def aurocs(grid: Grid, data: DataSet) -> tuple[float, float]:
+    memory = remember(grid, data.train)
+    scores, maps, masks, labels = [], [], [], []
+    for batch in batches(data.test):
+        near = distances(grid(batch["image"]), memory)
+        scores.append(near.amax(dim=(1, 2, 3)).cpu())
+        maps.append(final_map(near, batch["image"].shape[-1]).squeeze(1).cpu())
+        masks.append(batch["mask"])
+        labels.append(batch["label"])
+    scores, maps, masks, labels = (torch.cat(parts).numpy() for parts in (scores, maps, masks, labels))
+    return detection(scores, labels)["image_auroc"], segmentation(maps, masks)["pixel_auroc"]
+
+
+def remember(grid: Grid, dataset: MVTecDataset) -> torch.Tensor:
+    """Positions of good images drawn by a fixed seed, the same for every teacher: [M,C], M at most 5,000."""
+    random = torch.Generator().manual_seed(SEED)
+    chosen = torch.randperm(len(dataset) * GRID**2, generator=random)[:MEMORY]
+    kept, start = [], 0
+    for batch in batches(dataset):
+        positions = vectors(grid(batch["image"])).flatten(0, 1)
+        own = chosen[(chosen >= start) & (chosen < start + len(positions))] - start
+        kept.append(positions[own.to(positions.device)])
+        start += len(positions)
+    return torch.cat(kept)
+
+
+def batches(dataset: MVTecDataset) -> Iterator[dict]:
+    for start in range(0, len(dataset), BATCH):
+        yield dataset.batch(list(range(start, min(start + BATCH, len(dataset)))))
+
+
+def vectors(grid: torch.Tensor) -> torch.Tensor:
+    """[B,C,h,w] -> [B,h*w,C]."""
+    return grid.flatten(2).transpose(1, 2)
+
+
+def distances(grid: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
+    """Euclidean, from each position to the nearest in memory [M,C]: [B,C,h,w] -> [B,1,h,w].
+
+    One image at a time, because its positions times 5,000 are 16 MB. Only the nearest gets a root: torch.cdist, which
+    takes it of all, needs twice the time.
+    """
+    squares = memory.square().sum(dim=1)
+    near = [torch.addmm(squares, image, memory.T, alpha=-2).amin(dim=1) for image in vectors(grid)]
+    near = torch.stack(near).view(len(grid), 1, *grid.shape[-2:]) + grid.square().sum(dim=1, keepdim=True)
+    return near.clamp(min=0).sqrt()  # rounding may fall below zero
+
+
+def final_map(near: torch.Tensor, side: int) -> torch.Tensor:
+    """[B,1,28,28] -> [B,1,side,side]."""
+    # A PDN does not look beyond the image: its grid ends before the border, where the nearest distance stands in.
+    margin = (side // STRIDE - GRID) // 2
+    return smooth(resize(F.pad(near, [margin] * 4, mode="replicate"), (side, side)), SIGMA)
+
+
+# The table
+
+
+def row(name: str, figures: np.ndarray) -> str:
+    cells = [f"{image:.1f} / {pixel:.1f}" for image, pixel in figures]
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def verdict(teacher: str, rows: dict[str, np.ndarray], names: Sequence[str]) -> str:
+    """Whether a teacher's mean image AUROC is the highest of `rows`, and how far it falls below random on any set."""
+    image = {name: figures[:, 0] for name, figures in rows.items()}
+    against = image[teacher][:-1] - image["random"][:-1]
+    worst = against.argmin()
+    highest = image[teacher][-1] >= max(figures[-1] for figures in image.values())
+    chosen = highest and against[worst] >= -WORSE
+    return (
+        f"{teacher}: {'chosen' if chosen else 'not chosen'}; its mean image AUROC, {image[teacher][-1]:.1f}, "
+        f"is {'the' if highest else 'not the'} highest; worst set {names[worst]}, {against[worst]:+.1f} beside random "
+        f"({-WORSE} is allowed)"
+    )
+
+
+if __name__ == "__main__":
+    run(main)
