@@ -28,9 +28,9 @@ from torch import nn
 
 from datasets.demo import CATEGORIES, DEFAULT_ROOT, ensure_demo
 from datasets.mvtec import MVTecDataset, Sample, test_dataset, train_datasets
-from models.efficientad import PDN, load_pdn
+from models.efficientad import pretrained_pdn
 from models.features import Frozen
-from models.weights import find_source, pretrained_features, teachers_randomness
+from models.weights import pretrained_features
 from utils.anomaly_map import resize, smooth
 from utils.command import run
 from utils.config import Config, TrainingData, check_config
@@ -115,22 +115,16 @@ def feature_grid(backbone: str, weights: str, seed: int) -> Grid:
     @torch.inference_mode()
     def grid(image: torch.Tensor) -> torch.Tensor:
         with autocast(device, dtype):
-            maps = net(image.to(device, memory_format=torch.channels_last))
-        levels = maps if isinstance(maps, list) else [maps]  # a PDN has one
+            levels = net(image.to(device, memory_format=torch.channels_last))
         return torch.cat([on_grid(level.float()) for level in levels], dim=1)
 
     return grid
 
 
 def network(backbone: str, weights: str, seed: int) -> nn.Module:
-    if not is_pdn(backbone):
-        return pretrained_features(backbone, LEVELS, weights, seed)
-    with teachers_randomness(seed):
-        net = PDN(backbone.removeprefix("pdn_"))
-    path = find_source(backbone, weights).path
-    if path is not None:
-        load_pdn(net, path)
-    return net
+    if is_pdn(backbone):
+        return pretrained_pdn(backbone.removeprefix("pdn_"), weights, seed)
+    return pretrained_features(backbone, LEVELS, weights, seed)
 
 
 def is_pdn(backbone: str) -> bool:

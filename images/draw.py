@@ -7,9 +7,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from datasets.demo import picture
-from datasets.formula import FormulaImages
+from datasets.formula import FAMILIES, FormulaImages
+from datasets.formula import picture as picture_of
 from images.figures import FROZEN, INK, LAYERS, LEARNS, NARROW, SCORE, STUDENT, TEACHER, Page, demo, merge
 
 LEVELS = (2.45, 4.3, 6.15)  # x of the three levels of RD and its successors
@@ -257,6 +259,14 @@ def dilated(page: Page, x: float, y: float, side: float) -> None:
             page.write(x + right * cell, y + up * cell, "1×1")
 
 
+def formulas() -> None:
+    """Two classes of each family of formulas, below each other."""
+    tiles = [picture_of(name, *np.random.default_rng((1, k)).spawn(2), 80) for k, name in enumerate(2 * [*FAMILIES])]
+    framed = [np.pad(tile, ((2, 2), (2, 2), (0, 0)), constant_values=255) for tile in tiles]
+    sheet = np.vstack([np.hstack(framed[: len(FAMILIES)]), np.hstack(framed[len(FAMILIES) :])])
+    Image.fromarray(sheet).save(Path(__file__).with_name("formulas.jpg"), quality=88)
+
+
 if __name__ == "__main__":
-    for draw in (stpm, rd, rdpp, ead, dbfad, mixed, rnst, rnrd, sspcab):
+    for draw in (formulas, stpm, rd, rdpp, ead, dbfad, mixed, rnst, rnrd, sspcab):
         draw()

@@ -73,7 +73,7 @@ def small(method, training=None, **top):
     own = SMALL.get(method, {})
     section = {"epochs": 2, "batch_size": 4, "img_size": 64} | own.get("TrainingData", {}) | (training or {})
     if method == "ead":  # counts steps, of one image each
-        section["steps"] = (training or {}).get("steps", 3 * section.pop("epochs"))
+        section["steps"] = section.get("steps", 3 * section.pop("epochs"))
         section["batch_size"] = 1
     base = {"distillType": method, "backbone": "resnet18", "weights": "random", "obj": "part"}
     return base | own | top | {"TrainingData": section}

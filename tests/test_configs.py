@@ -27,13 +27,10 @@ def test_an_example_spells_out_every_key_of_its_method(path: Path):
     assert set(raw["TrainingData"]) == set(options.model_fields)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", [path for path in FILES if path.stem != "configEAD"], ids=lambda p: p.name)
 def test_the_backbone_tag_has_weights(path: Path):
-    """timm's default tags are other files than the papers'; a tag must be given and exist."""
-    raw = read_config(path)
-    if raw["distillType"] == "ead":
-        pytest.skip("a PDN, which no hub has")
-    backbones = raw["backbone"]
+    """timm's default tags are other files than the papers'; a tag must be given and exist. A PDN has none."""
+    backbones = read_config(path)["backbone"]
     for backbone in backbones if isinstance(backbones, list) else [backbones]:
         assert "." in backbone and timm.get_pretrained_cfg(backbone).hf_hub_id
 
