@@ -53,6 +53,8 @@ class Classification(Job):
         contrast: Weight = 0.5  # of the contrastive loss
         temperature: Rate = 0.15
 
+    on_a_gpu = "weights=bundled per_class=500 crop_size=112 batch_size=512 lr=0.8 steps=20000"
+
     @property
     def name(self) -> str:
         return self.options.backbone.partition(".")[0]

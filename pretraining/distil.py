@@ -51,6 +51,8 @@ class Distillation(Job):
         weight_decay: Weight = 1e-5
         cosine: bool = False  # the learning rate falls as a cosine instead of staying
 
+    on_a_gpu = "img_size=256 pictures=20000 statistics=10000 steps=60000 lr=1e-4 cosine=false"
+
     @property
     def name(self) -> str:
         return f"pdn_{self.options.pdn}"

@@ -49,6 +49,7 @@ class Job:
     Options: type[JobOptions]
     name: str  # of the teacher and of its files
     origin: dict[str, str] = {}  # of what the teacher was made from, for the manifest
+    on_a_gpu: str  # the words that make more of this recipe there
 
     def __init__(self, options: JobOptions):
         self.options = options
@@ -146,6 +147,7 @@ class Job:
             "hardware": hardware(self.device),
             "precision": str(self.dtype).removeprefix("torch."),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "timm": timm.__version__},
+            "go_on_with_a_gpu": f"python3 pretrain.py --config configs/teachers/{self.name}.yaml {self.on_a_gpu}",
             "last": {key: value for key, value in history[-1].items() if key != "seconds"},
         }
         path = self.folder / f"{self.name}.safetensors"

@@ -92,6 +92,8 @@ def test_the_manifest_says_where_the_teacher_comes_from(recipe, tmp_path):
     assert manifest["recipe"]["recipe"] == recipe and manifest["recipe"]["seed"] == 3
     assert manifest["last"]["step"] == 4 and math.isfinite(manifest["last"]["loss"])
     assert {"date", "seconds", "hardware", "precision", "versions"} <= set(manifest)
+    _, file, *words = manifest["go_on_with_a_gpu"].removeprefix("python3 pretrain.py ").split()
+    check_config(read_config(REPO / file, words), RECIPES[recipe].Options)  # a command that works
     assert all(tensor.dtype == torch.float16 for tensor in load_file(path).values())
 
 
