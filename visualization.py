@@ -52,7 +52,10 @@ def look(trainer: BaseTrainer, dataset: MVTecDataset, index: int) -> ImageView:
     for t, s, distance, share in zip(teacher, student, distances, shares, strict=True):
         t, s = (torch.nn.functional.normalize(m.float(), dim=1) if norm else m.float() for m in (t, s))
         importance = channel_importance(t, s, final)
-        levels.append(LevelView(t[0].cpu(), s[0].cpu(), distance[0, 0].float().cpu(), importance.cpu(), share))
+        shown = torch.nn.functional.pad(
+            distance[0, 0].float().cpu(), [trainer.border] * 4
+        )  # where it lies in the image
+        levels.append(LevelView(t[0].cpu(), s[0].cpu(), shown, importance.cpu(), share))
     return ImageView(
         title=f"{trainer.config.obj} · {sample.kind} / {sample.path.stem}",
         method=f"{trainer.config.distillType} · {joined(trainer.config.backbone)}",

@@ -14,6 +14,7 @@ from tests.conftest import REPO, assert_one_sentence, run_script, write_image
 from trainer import build_trainer
 from trainer.batches import training_batches
 from utils.errors import UserError
+from visualization import look
 
 
 class Constant(nn.Module):
@@ -178,6 +179,14 @@ def test_what_a_run_needs_is_saved_with_the_student(trainer):
     constants = {"mean", "std", "quantiles"}
     assert constants <= set(trainer.student.state_dict())
     assert not any(key.startswith("teacher") for key in trainer.student.state_dict())
+
+
+def test_pages_show_the_maps_where_they_lie_in_the_image(trainer):
+    view = look(trainer, trainer.test_set[0], 0)
+    assert len(view.levels) == 2
+    for level in view.levels:
+        assert level.teacher.shape == level.student.shape == (384, 56, 56) and level.distance.shape == (64, 64)
+        assert level.distance[4:60, 4:60].min() > 0 == level.distance[:4].max()
 
 
 @pytest.mark.parametrize("size", [[256, 320], [300, 270]])

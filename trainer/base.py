@@ -38,6 +38,7 @@ class BaseTrainer:
     Config = Config  # a method with other keys beside TrainingData subclasses it
     Options = TrainingData  # a method with keys of its own below TrainingData subclasses it
     accumulate = 1  # batches whose gradients are summed for one step of the optimizer
+    border = 0  # positions that its maps lack at each edge of the image
     patience: int | None = None  # epochs without a better validation score after which training ends
 
     def __init__(self, config: Config):

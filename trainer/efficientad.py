@@ -24,7 +24,6 @@ from utils.efficientad import calibrated, channel_statistics, hard_feature_loss,
 LOW, HIGH = 0.9, 0.995  # quantiles of a map's values on held-out good images that become 0 and 0.1
 DECAY = 0.95  # share of the steps after which the learning rate is a tenth
 GRAY = 0.3  # share of the penalty images that lose their colour
-BORDER = 4  # positions by which maps without padding are smaller at each side
 SMALLEST = 256  # pixels, for the autoencoder's last convolution
 
 
@@ -51,6 +50,7 @@ class EfficientADTrainer(BaseTrainer):
     """A student imitates the teacher on good images alone, and an autoencoder that knows the whole image."""
 
     Config = PDNConfig
+    border = 4  # the networks do not pad
 
     class Options(CommonData):
         steps: Count = 70000  # one image each
@@ -154,7 +154,7 @@ class EfficientADTrainer(BaseTrainer):
     def combine(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
         """Both maps on the scale of held-out images, averaged; the border they lack is 0, which is their q_a."""
         scaled = [calibrated(level, pair) for level, pair in zip(levels, self.student.quantiles, strict=True)]
-        return resize(F.pad(sum(scaled) / len(scaled), [BORDER] * 4), size)
+        return resize(F.pad(sum(scaled) / len(scaled), [self.border] * 4), size)
 
     def build_optimizer(self, total_steps: int) -> tuple[torch.optim.Optimizer, object]:
         adam = torch.optim.Adam(self.student.parameters(), self.options.lr, weight_decay=1e-5)
