@@ -32,7 +32,7 @@ def main() -> None:
             cv2.imwrite(f"{folder}/{index}.jpg", FormulaImages(512)[index])
         print("| pixels a side | formulas, pictures a second | JPEG files, pictures a second |\n|---|---|---|")
         for size in args.sizes:
-            drawn, read = FormulaImages(size), FolderImages(folder, (size, size))
+            drawn, read = FormulaImages(size), FolderImages("--", folder, (size, size))
             print(f"| {size} | {rate(drawn.__getitem__, args.count):.0f} | {rate(read.__getitem__, args.count):.0f} |")
     print("\n| family | ms, 128 px |\n|---|---|")
     for name in FAMILIES:

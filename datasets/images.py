@@ -28,11 +28,15 @@ def list_images(folder: Path) -> list[Path]:
     Files of other kinds are left out and named.
     """
     files = sorted(p for p in folder.iterdir() if p.is_file()) if folder.is_dir() else []
-    images = [path for path in files if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
+    images = [path for path in files if is_image(path)]
     left_out = sorted({path.name for path in files} - {path.name for path in images} - SYSTEM_FILES)
     if left_out:
         note(f"{folder}: left out {len(left_out)} file(s) that are no {'/'.join(SUFFIXES)}: {', '.join(left_out[:5])}")
     return images
+
+
+def is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -120,6 +124,11 @@ def normalise(image: np.ndarray) -> torch.Tensor:
     """[...,3,h,w] uint8 or uint16 -> float32: full scale mapped to [0, 1], then ImageNet mean and std."""
     scaled = torch.from_numpy(image.astype(np.float32)).div_(np.iinfo(image.dtype).max)
     return scaled.sub_(torch.tensor(MEAN).view(3, 1, 1)).div_(torch.tensor(STD).view(3, 1, 1))
+
+
+def standardise(image: torch.Tensor) -> torch.Tensor:
+    """[...,3,h,w] in [0, 1], wherever it is -> with ImageNet mean and std taken out."""
+    return (image - image.new_tensor(MEAN).view(3, 1, 1)) / image.new_tensor(STD).view(3, 1, 1)
 
 
 def denormalise(image: torch.Tensor) -> np.ndarray:

@@ -91,24 +91,29 @@ class MVTecDataset(Dataset):
 class EpochBatches(Sampler):
     """Shuffled batches of indices that depend on (seed, epoch) alone, so a resumed run sees the same ones.
 
-    With several processes each gets an equal share of every batch; a last batch that cannot be shared
-    evenly is done whole by all of them, which averages to the same gradient.
+    An epoch is one pass over all, or `length` batches of an endless row of passes. With several processes each gets
+    an equal share of every batch; a last batch that cannot be shared evenly is done whole by all of them, which
+    averages to the same gradient.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int, rank: int = 0, world: int = 1):
+    def __init__(self, size: int, batch_size: int, seed: int, rank: int = 0, world: int = 1, length: int | None = None):
         if batch_size % world:
             raise UserError(f"TrainingData.batch_size {batch_size} cannot be shared by {world} processes")
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.rank, self.world = rank, world
+        self.in_a_pass = -(-size // batch_size)
+        self.length = length or self.in_a_pass
         self.epoch = 0
 
     def __len__(self) -> int:
-        return -(-self.size // self.batch_size)
+        return self.length
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
-        for start in range(0, self.size, self.batch_size):
-            batch = order[start : start + self.batch_size]
+        for number in range(self.epoch * self.length, (self.epoch + 1) * self.length):
+            number_of_pass, place = divmod(number, self.in_a_pass)
+            if place == 0 or number == self.epoch * self.length:
+                order = np.random.default_rng((self.seed, number_of_pass)).permutation(self.size)
+            batch = order[place * self.batch_size : (place + 1) * self.batch_size]
             shared = len(batch) % self.world == 0
             yield (batch[self.rank :: self.world] if shared else batch).tolist()
 
@@ -136,7 +141,8 @@ def train_datasets(config: Config) -> tuple[MVTecDataset, MVTecDataset]:
     train, val = split_train(len(images), options.val_ratio, config.seed)
     if not train:
         raise UserError(
-            f"{folder}: {len(images)} image is too few to hold out a share; TrainingData.val_ratio=0 holds none"
+            f"{folder}: {len(images)} image is too few to hold out a share; it takes at least 2, or "
+            "TrainingData.val_ratio=0 where the method can do without"
         )
     samples = [Sample(path, None, "good") for path in images]
     return tuple(MVTecDataset([samples[i] for i in part], options) for part in (train, val))
@@ -231,6 +237,8 @@ def loader(
         persistent_workers=workers > 0,
         collate_fn=as_it_is,
         pin_memory=device.type == "cuda",
+        # DataLoader draws from it, how often depends on the workers; torch's own is for networks, such as dropout.
+        generator=torch.Generator(),
     )
 
 

@@ -1,6 +1,7 @@
 """Pictures of anything, without labels: what teachers are made from and what students must not imitate."""
 
 import functools
+import hashlib
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ import cv2
 import numpy as np
 
 from datasets.formula import FormulaImages
-from datasets.images import SUFFIXES, fit_image, read_image
+from datasets.images import fit_image, is_image, read_image
 from utils.console import progress
 from utils.errors import UserError
 from utils.files import write_atomic
@@ -24,17 +25,22 @@ class FolderImages:
     """The images of a folder and all below it, in the order of their paths: index -> [h,w,3] uint8 RGB.
 
     Resized to `img_size`, the aspect ratio not kept, then cropped to `crop_size`; an index beyond the last
-    image starts over. Raises UserError naming a folder without images or a damaged file.
+    image starts over. Raises UserError naming the key `key` for a folder without images, and any damaged file.
     """
 
-    def __init__(self, folder: str | Path, img_size: Sequence[int], crop_size: Sequence[int] | None = None):
-        self.img_size, self.crop_size = img_size, crop_size or img_size
-        self.paths = sorted(path for path in Path(folder).expanduser().rglob("*") if path.suffix.lower() in SUFFIXES)
+    def __init__(self, key: str, folder: str, img_size: Sequence[int], crop_size: Sequence[int] | None = None):
+        self.root, self.img_size, self.crop_size = Path(folder).expanduser(), img_size, crop_size or img_size
+        self.paths = sorted(path for path in self.root.rglob("*") if is_image(path))
         if not self.paths:
-            raise UserError(f"{folder}: no images there or below (png, jpg, bmp, tif or webp)")
+            raise UserError(f"{key}: there are no images (png, jpg, bmp, tif, webp) in or below {self.root}")
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def fingerprint(self) -> str:
+        """How many, and a hash of their names below the folder: tells whether an index still means the same image."""
+        names = "\n".join(str(path.relative_to(self.root)) for path in self.paths)
+        return f"{len(self)} {hashlib.sha256(names.encode(errors='surrogateescape')).hexdigest()[:16]}"
 
     def __getitem__(self, index: int) -> np.ndarray:
         pixels = fit_image(read_image(self.paths[index % len(self)]), self.img_size, self.crop_size)
@@ -52,8 +58,8 @@ class Ahead(Generic[Made]):
         self.pool = ThreadPoolExecutor(depth)
 
     def __call__(self, step: int) -> Made:
-        for coming in range(step, min(step + self.depth, self.last) + 1):
-            if coming not in self.waiting:
+        for coming in range(step, step + self.depth):
+            if coming not in self.waiting and (coming == step or coming <= self.last):
                 self.waiting[coming] = self.pool.submit(self.make, coming)
         return self.waiting.pop(step).result()
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.features import Features
-from models.weights import find_source, read_tensors, teachers_randomness
+from models.weights import bundled_names, find_source, read_tensors, teachers_randomness
 from utils.anomaly_map import resize
 from utils.errors import UserError
 
@@ -86,9 +86,16 @@ def pretrained_pdn(kind: str, weights: str, seed: int) -> PDNTeacher:
             "weights: a PDN is distilled from an ImageNet network, and no model hub has one; write bundled, or the "
             "path of one you have or made (python3 pretrain.py --config configs/teachers/pdn_small.yaml)"
         )
+    if weights in ("auto", "bundled"):
+        weights = "bundled"
+        if f"pdn_{kind}" not in bundled_names():
+            raise UserError(
+                f"weights: no {kind} PDN is bundled; make one (python3 pretrain.py --config "
+                f"configs/teachers/pdn_{kind}.yaml) or give the path of one you have"
+            )
     with teachers_randomness(seed):
         teacher = PDNTeacher(kind)
-    teacher.source = find_source(f"pdn_{kind}", "bundled" if weights == "auto" else weights)
+    teacher.source = find_source(f"pdn_{kind}", weights)
     if teacher.source.path is not None:
         load_pdn(teacher.pdn, teacher.source.path)
     return teacher

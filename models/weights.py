@@ -54,8 +54,13 @@ def teachers_randomness(seed: int) -> Iterator[None]:
         yield
 
 
-def bundled_backbones() -> list[str]:
+def bundled_names() -> list[str]:
     return sorted(path.stem for path in BUNDLED_FOLDER.glob("*.safetensors"))
+
+
+def bundled_backbones() -> list[str]:
+    """Those that timm builds; EfficientAD's own teachers are none."""
+    return [name for name in bundled_names() if not name.startswith("pdn_")]
 
 
 def find_source(backbone: str, weights: str) -> Source:

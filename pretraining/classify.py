@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.transforms.functional import rgb_to_grayscale
 
 from datasets.formula import FormulaImages
-from datasets.images import MEAN, STD
+from datasets.images import standardise
 from datasets.sources import Ahead, rendered
 from models.features import Features, outline
 from models.weights import pretrained_features
@@ -53,7 +53,8 @@ class Classification(Job):
         contrast: Weight = 0.5  # of the contrastive loss
         temperature: Rate = 0.15
 
-    on_a_gpu = "weights=bundled per_class=500 crop_size=112 batch_size=512 lr=0.8 steps=20000"
+    base = "resnet18"
+    on_a_gpu = {"per_class": 500, "crop_size": 112, "batch_size": 512, "lr": 0.8, "steps": 20000}  # 18 GB of pictures
 
     @property
     def name(self) -> str:
@@ -89,7 +90,7 @@ class Classification(Job):
 
     def loss(self, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         o = self.options
-        pictures, labels, theta, colourless = (tensor.to(self.device, non_blocking=True) for tensor in self.batch(step))
+        pictures, labels, theta, colourless = (tensor.to(self.device) for tensor in self.batch(step))
         labels = labels.repeat(2)
         logits, embedding = self.net(views(pictures.repeat(2, 1, 1, 1), theta, colourless, o.crop_size))
         cross_entropy = F.cross_entropy(logits.float(), labels, label_smoothing=o.smoothing)
@@ -129,12 +130,11 @@ def random_affine(rng: np.random.Generator, count: int) -> torch.Tensor:
 
 def views(pictures: torch.Tensor, theta: torch.Tensor, colourless: torch.Tensor, size: int) -> torch.Tensor:
     """Crops of pictures [N,3,S,S] uint8, those that are `colourless` [N] gray, normalised: [N,3,size,size]."""
-    mean, std = (torch.tensor(values, device=pictures.device).view(3, 1, 1) for values in (MEAN, STD))
     with torch.autocast(pictures.device.type, enabled=False):
         grid = F.affine_grid(theta, (len(theta), 3, size, size), align_corners=False)
         crops = F.grid_sample(pictures.float() / 255, grid, padding_mode="reflection", align_corners=False)
         crops = torch.where(colourless.view(-1, 1, 1, 1), rgb_to_grayscale(crops, 3), crops)
-    return ((crops - mean) / std).contiguous(memory_format=torch.channels_last)
+    return standardise(crops).contiguous(memory_format=torch.channels_last)
 
 
 def info_nce(one: torch.Tensor, other: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from datasets.formula import FormulaImages
-from datasets.images import normalise
+from datasets.images import standardise
 from datasets.sources import Ahead, FolderImages, rendered
 from models.efficientad import CHANNELS, PDN, TargetFeatures
 from models.weights import pretrained_features
@@ -51,7 +51,8 @@ class Distillation(Job):
         weight_decay: Weight = 1e-5
         cosine: bool = False  # the learning rate falls as a cosine instead of staying
 
-    on_a_gpu = "img_size=256 pictures=20000 statistics=10000 steps=60000 lr=1e-4 cosine=false"
+    base = "pdn_small"
+    on_a_gpu = {"img_size": 256, "statistics": 10000, "steps": 60000, "lr": 1e-4, "cosine": False}  # 8 GB of pictures
 
     @property
     def name(self) -> str:
@@ -59,9 +60,14 @@ class Distillation(Job):
 
     def build(self) -> nn.Module:
         o = self.options
-        target = TargetFeatures(pretrained_features(o.backbone, o.out_indice, o.weights, o.seed))
+        features = pretrained_features(o.backbone, o.out_indice, o.weights, o.seed)
+        features.check_size((2 * o.img_size, 2 * o.img_size))
+        target = TargetFeatures(features)
         self.target = target.eval().to(self.device, memory_format=torch.channels_last)
         self.origin = {"target": fingerprint(target)}
+        if o.images != "procedural":
+            self.images = FolderImages("images", o.images, (2 * o.img_size, 2 * o.img_size))
+            self.origin["files"] = self.images.fingerprint()
         return Imitation(o.pdn)
 
     def prepare(self) -> None:
@@ -69,8 +75,6 @@ class Distillation(Job):
         if o.images == "procedural":
             store = self.folder.parent / f"pictures_{o.seed}_{o.pictures}_{side}.npy"
             self.images = rendered(FormulaImages(side, o.seed), o.pictures, store)
-        else:
-            self.images = FolderImages(o.images, (side, side))
         if not self.net.std.any():
             mean, std = channel_statistics(self._targets())
             self.net.mean.copy_(mean.view(1, -1, 1, 1))
@@ -81,26 +85,29 @@ class Distillation(Job):
         count = -(-self.options.statistics // self.options.batch_size)
         batches = Ahead(partial(self.draw, 1), count - 1)
         for number in progress(range(count), "target's statistics"):
-            yield self.wanted(batches(number).to(self.device))
+            yield self.wanted(self.normalised(batches(number)))
 
     def draw(self, stream: int, step: int) -> torch.Tensor:
-        """A batch of images [B,3,2S,2S], normalised."""
+        """A batch of images [B,3,2S,2S] uint8."""
         o = self.options
         rng = np.random.default_rng((o.seed, stream, step))
         pixels = np.stack([self.images[index] for index in rng.integers(len(self.images), size=o.batch_size)])
         for k in np.flatnonzero(rng.random(o.batch_size) < o.gray):
             pixels[k] = cv2.cvtColor(pixels[k], cv2.COLOR_RGB2GRAY)[..., None]
-        return normalise(pixels.transpose(0, 3, 1, 2))
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+    def normalised(self, image: torch.Tensor) -> torch.Tensor:
+        """[B,3,H,W] uint8 -> float32, on the device, which is given a quarter of the bytes in this way."""
+        return standardise(image.to(self.device).float() / 255).contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def wanted(self, image: torch.Tensor) -> torch.Tensor:
-        """The backbone's maps of large images [B,3,2S,2S]: [B,384,S/4,S/4]."""
-        image = image.contiguous(memory_format=torch.channels_last)
+        """The backbone's maps of large normalised images [B,3,2S,2S]: [B,384,S/4,S/4]."""
         with autocast(self.device, self.dtype):
             return self.target(image)
 
     def loss(self, step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        large = self.batch(step).to(self.device, non_blocking=True)
+        large = self.normalised(self.batch(step))
         target = (self.wanted(large).float() - self.net.mean) / self.net.std
         # Shrunk as the images of a data set are.
         small = F.interpolate(large, scale_factor=0.5, mode="bilinear", antialias=True)
@@ -113,6 +120,10 @@ class Distillation(Job):
         if not o.cosine:
             return adam, None
         return adam, torch.optim.lr_scheduler.LambdaLR(adam, partial(warm_cosine, steps=o.steps, warmup=0.0))
+
+    def notes(self) -> dict[str, list[float]]:
+        """What the PDN's channels mean: its output times `target_std`, plus `target_mean`, is the backbone's."""
+        return {f"target_{key}": getattr(self.net, key).flatten().tolist() for key in ("mean", "std")}
 
     def teacher(self) -> dict[str, torch.Tensor]:
         return self.net.pdn.state_dict()

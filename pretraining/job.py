@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import platform
+import shlex
 import time
 from datetime import date
 from pathlib import Path
@@ -16,12 +17,14 @@ from safetensors.torch import save
 from torch import nn
 
 from trainer.training import Training
-from utils.config import Count, Rate, Section, Text, Weight
+from utils.config import Count, Rate, Section, Text, Weight, read_config
 from utils.console import note, progress
 from utils.device import autocast, choose_device, choose_dtype, hardware
 from utils.errors import UserError
 from utils.files import check_writable, write_bytes, write_csv, write_json
 from utils.seed import set_seed
+
+ROOT = Path(__file__).parents[1]
 
 # These say where and how fast; they do not change what is learned.
 WITHOUT_EFFECT = {"save_path", "resume", "log_every"}
@@ -48,8 +51,9 @@ class Job:
 
     Options: type[JobOptions]
     name: str  # of the teacher and of its files
-    origin: dict[str, str] = {}  # of what the teacher was made from, for the manifest
-    on_a_gpu: str  # the words that make more of this recipe there
+    base: str  # the shipped file of this recipe
+    on_a_gpu: dict[str, Any]  # what is changed of it to make more of a GPU
+    origin: dict[str, str] = {}  # fingerprints of what the teacher is made from
 
     def __init__(self, options: JobOptions):
         self.options = options
@@ -80,6 +84,10 @@ class Job:
         """The tensors a teacher consists of."""
         raise NotImplementedError
 
+    def notes(self) -> dict[str, Any]:
+        """What else the manifest should hold."""
+        return {}
+
     # ---- the loop --------------------------------------------------------------------------------------------
 
     def run(self) -> Path:
@@ -90,7 +98,7 @@ class Job:
         check_writable(self.folder)
         o, checkpoint = self.options, self.folder / "checkpoint.pt"
         training = Training(self.net, *self.optimizer(), self.dtype == torch.float16)
-        settings = o.model_dump(mode="json", exclude=WITHOUT_EFFECT) | {"arithmetic": f"{self.dtype}"}
+        settings = o.model_dump(mode="json", exclude=WITHOUT_EFFECT) | self.origin | {"arithmetic": f"{self.dtype}"}
         if o.resume and checkpoint.exists():
             training.resume(checkpoint, settings)
         self.prepare()
@@ -128,6 +136,15 @@ class Job:
         means = {key: value / len(part) for key, value in sums.items()}
         return {"step": part.stop, "lr": lr, **means, "seconds": time.perf_counter() - begin}
 
+    def with_a_gpu(self) -> str:
+        """The command that makes the most of this recipe on a GPU within an hour or so, by estimate."""
+        file = f"configs/teachers/{self.base}.yaml"
+        shipped = type(self.options).model_validate(read_config(ROOT / file)).model_dump(mode="json")
+        own = self.options.model_dump(mode="json", exclude=WITHOUT_EFFECT | {"device", "precision"})
+        changed = {key: value for key, value in own.items() if value != shipped[key]} | self.on_a_gpu
+        words = [f"{key}={_as_yaml(value)}" for key, value in changed.items()]
+        return shlex.join(["python3", "pretrain.py", "--config", file, *words])
+
     def _write(self, history: list[dict[str, float]]) -> Path:
         """The teacher as float16 .safetensors, and a manifest beside it that says where it comes from."""
         tensors = {
@@ -147,13 +164,18 @@ class Job:
             "hardware": hardware(self.device),
             "precision": str(self.dtype).removeprefix("torch."),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "timm": timm.__version__},
-            "go_on_with_a_gpu": f"python3 pretrain.py --config configs/teachers/{self.name}.yaml {self.on_a_gpu}",
             "last": {key: value for key, value in history[-1].items() if key != "seconds"},
+            "with_a_gpu": self.with_a_gpu(),
+            **self.notes(),
         }
         path = self.folder / f"{self.name}.safetensors"
         write_bytes(path, content)
         write_json(path.with_suffix(".json"), manifest)
         return path
+
+
+def _as_yaml(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def warm_cosine(step: int, steps: int, warmup: float) -> float:

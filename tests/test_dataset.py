@@ -265,3 +265,24 @@ def test_fingerprint_tells_data_sets_apart(tmp_path):
     for path in (tmp_path / "part/train/good").iterdir():
         write_image(path, draw_good(np.random.default_rng(99)))
     assert train_datasets(config)[0].fingerprint() != before
+
+
+def test_epochs_of_a_length_go_through_the_same_row_of_passes():
+    whole = EpochBatches(5, 2, seed=3)
+    row = []
+    for whole.epoch in range(4):
+        row += list(whole)
+    cut = EpochBatches(5, 2, seed=3, length=4)
+    assert len(cut) == 4
+    for cut.epoch in (2, 0, 1):  # each without the others
+        assert list(cut) == row[4 * cut.epoch : 4 * cut.epoch + 4]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_reading_leaves_torchs_random_numbers_alone(tiny_mvtec, workers):
+    """Dropout draws from them, and a resumed run has other reading processes."""
+    config = check_config(small("st", data_path=str(tiny_mvtec), workers=workers), Config[STPMTrainer.Options])
+    train, _ = train_datasets(config)
+    before = torch.get_rng_state()
+    assert list(loader(train, config, CPU))
+    assert torch.equal(torch.get_rng_state(), before)

@@ -7,12 +7,17 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from datasets.formula import FormulaImages
 from datasets.mvtec import split_train
 from datasets.sources import FolderImages
-from tests.conftest import REPO, assert_one_sentence, run_script, write_image
+from tests.conftest import REPO, assert_one_sentence, run_script, small, write_image, write_mvtec
 from trainer import build_trainer
 from trainer.batches import training_batches
+from trainer.efficientad import EfficientADTrainer
+from trainer.training import Training
+from utils.efficientad import jitter, low_and_high
 from utils.errors import UserError
 from visualization import look
 
@@ -63,6 +68,29 @@ def test_losses_by_hand(by_hand):
     assert by_hand.student.autoencoder.value.grad.item() == pytest.approx(2 - 4)
 
 
+def test_who_sees_which_image(trainer, monkeypatch):
+    """The local half sees the image and a penalty image; teacher, autoencoder and global half its changed colours."""
+    seen = {name: [] for name in ("teacher", "autoencoder", "local", "global")}
+
+    def spy(name, function):
+        return lambda image, *more: seen[name].append(image) or function(image, *more)
+
+    given = batch(trainer)
+    student, half = trainer.student, trainer.student.pdn.head
+    monkeypatch.setattr(trainer.teacher.net, "forward", spy("teacher", trainer.teacher.net.forward))
+    monkeypatch.setattr(student.autoencoder, "forward", spy("autoencoder", student.autoencoder.forward))
+    monkeypatch.setattr(
+        student.pdn, "head", lambda image, part: spy("global" if part.start else "local", half)(image, part)
+    )
+    trainer.loss(given)
+    (changed,), (encoded,), (whole,), (plain, penalty) = (
+        seen[n] for n in ("teacher", "autoencoder", "global", "local")
+    )
+    assert torch.equal(plain, given["image"]) and torch.equal(penalty, trainer.draw_penalty(FormulaImages(256), 0))
+    assert changed is encoded is whole and not torch.equal(changed, plain)
+    assert torch.equal(changed, jitter(plain, np.random.default_rng((0, 0))))  # the one of this step
+
+
 def test_without_a_penalty_its_term_is_missing(config):
     trainer = build_trainer(config("ead", {"penalty_path": "none"}, precision="fp32"))
     trainer.student.pdn, trainer.student.autoencoder = Halves(), Constant(1)
@@ -100,16 +128,50 @@ def test_schedule():
     assert isinstance(optimizer, torch.optim.Adam) and not isinstance(optimizer, torch.optim.AdamW)
 
 
-def test_steps_are_counted_and_the_last_epoch_is_cut(config):
-    trainer = build_trainer(config("ead", {"steps": 5}))
-    steps, loss = [], trainer.loss
-    trainer.loss = lambda batch: steps.append(batch["step"]) or loss(batch)
+def test_steps_are_counted_and_the_last_epoch_is_cut(config, monkeypatch):
+    trainer = build_trainer(config("ead", {"steps": 5, "penalty_path": "none"}))
+    monkeypatch.setattr(type(trainer), "epoch_batches", 2)
+    steps, rates, loss, build = [], [], trainer.loss, trainer.build_optimizer
+    made = []
+    trainer.build_optimizer = lambda total: made.append(build(total)) or made[0]
+
+    def spy(batch):
+        steps.append(batch["step"])
+        rates.append(made[0][0].param_groups[0]["lr"])
+        return loss(batch)
+
+    trainer.loss = spy
     trainer.train()
-    assert steps == [0, 1, 2, 3, 4]  # 3 images to an epoch
+    assert steps == [0, 1, 2, 3, 4]
+    assert rates == pytest.approx([1e-4] * 4 + [1e-5])  # 95 % of 5 are 4
     rows = list(csv.DictReader((trainer.run_dir / "training.csv").open()))
-    assert [row["epoch"] for row in rows] == ["1", "2"] and "val_score" not in rows[0]
-    assert [float(row["lr"]) for row in rows] == [1e-4, 1e-4]
-    assert trainer.record["best_epoch"] == 2
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"] and "val_score" not in rows[0]
+    assert trainer.record["best_epoch"] == 3
+
+
+def test_a_run_resumed_after_the_decay_does_not_decay_again(config, monkeypatch):
+    raw = config("ead", {"steps": 5, "penalty_path": "none"})
+    first, build, rates = build_trainer(raw), EfficientADTrainer.build_optimizer, []
+    monkeypatch.setattr(EfficientADTrainer, "after_training", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    never = property(lambda _: 0.0, lambda *_: None)
+    monkeypatch.setattr(Training, "_next_save", never, raising=False)  # a checkpoint after every epoch
+    with pytest.raises(KeyboardInterrupt):
+        first.train()
+    again = build_trainer(raw | {"resume": True})
+
+    def spy(trainer, total):
+        rates.append(build(trainer, total))
+        return rates[-1]
+
+    monkeypatch.setattr(EfficientADTrainer, "build_optimizer", spy)
+    with pytest.raises(KeyboardInterrupt):
+        again.train()
+    assert rates[0][0].param_groups[0]["lr"] == pytest.approx(1e-5)
+
+
+def test_an_epoch_is_a_hundredth_of_the_steps(config):
+    assert build_trainer(config("ead", {"steps": 70000})).epoch_batches == 700
+    assert build_trainer(config("ead", {"steps": 6})).epoch_batches == 1
 
 
 def test_the_teachers_maps_of_unchanged_images_are_computed_once(config, monkeypatch):
@@ -132,10 +194,13 @@ def test_a_tenth_of_mvtec_is_held_out(size, validation):
 
 
 def test_maps_are_brought_to_one_scale(trainer):
-    trainer.student.quantiles.copy_(torch.tensor([[2.0, 6.0], [2.0, 6.0]]))
+    """Each map by its own quantiles, local first: 0.2 and 0 by equal ones, 0.2 and 0.02 by others."""
     levels = [torch.full((1, 1, 56, 56), value) for value in (10.0, 2.0)]
-    final = trainer.combine(levels, (256, 256))
-    torch.testing.assert_close(final[:, :, 128, 32:220], torch.full((1, 1, 188), 0.1))
+    for pairs, mean in (([[2.0, 6.0], [2.0, 6.0]], 0.1), ([[2.0, 6.0], [0.0, 10.0]], 0.11)):
+        trainer.student.quantiles.copy_(torch.tensor(pairs))
+        final = trainer.combine(levels, (256, 256))
+        torch.testing.assert_close(final[:, :, 128, 32:220], torch.full((1, 1, 188), mean))
+    trainer.student.quantiles[1] = trainer.student.quantiles[0]
     empty = trainer.combine([torch.zeros(1, 1, 56, 56)] * 2, (256, 256))
     assert empty[0, 0, 128, 128].item() == pytest.approx(-0.05)
     assert empty[0, 0, 0, 0].item() == 0 and empty.max().item() == 0  # the border is added after the scaling
@@ -154,6 +219,13 @@ def test_border_and_resize(trainer):
     torch.testing.assert_close(row, torch.tensor([0.0] * 14 + [0.125, 0.375, 0.625, 0.875, 1, 1]))
 
 
+def test_quantiles_by_hand():
+    low, high = low_and_high(torch.arange(1.0, 1001).reshape(2, 1, 5, 100).split(1)).tolist()
+    assert (low, high) == (pytest.approx(900.1), pytest.approx(995.005))
+    many = [torch.ones(2**13, 2**11 + 1)]  # more than 2^24 values
+    assert low_and_high(many).tolist() == [1, 1]
+
+
 def test_quantiles_are_of_the_held_out_images(trainer):
     """Unchanged ones, all positions pooled, each map on its own, the autoencoder without dropout."""
     train, val = training_batches(trainer)
@@ -167,6 +239,14 @@ def test_quantiles_are_of_the_held_out_images(trainer):
         values = np.concatenate([level[k].double().numpy().ravel() for level in levels])
         assert len(values) == 7 * 56 * 56
         assert [low, high] == pytest.approx(np.quantile(values, [0.9, 0.995]).tolist(), rel=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "gigaflop"), [("small", 75.89), ("medium", 235.41)])
+def test_arithmetic_of_a_test_image(config, kind, gigaflop):
+    trainer = build_trainer(config("ead", backbone=kind, precision="fp32"))
+    with FlopCounterMode(display=False) as counter:
+        trainer.anomaly_map(torch.zeros(1, 3, 256, 256))
+    assert counter.get_total_flops() / 1e9 == pytest.approx(gigaflop, abs=0.005)
 
 
 def test_a_map_is_the_same_twice(trainer):
@@ -218,7 +298,9 @@ def test_three_in_ten_penalty_images_are_gray(tmp_path, config):
     for i in range(3):
         write_image(tmp_path / "any" / f"{i}/a.png", rng.integers(0, 255, (20, 30, 3), dtype=np.uint8))
     trainer = build_trainer(config("ead", {"penalty_path": str(tmp_path / "any"), "steps": 400}))
-    images = [trainer.draw_penalty(FolderImages(tmp_path / "any", (512, 512), (256, 256)), k) for k in range(100)]
+    images = [
+        trainer.draw_penalty(FolderImages("", str(tmp_path / "any"), (512, 512), (256, 256)), k) for k in range(100)
+    ]
     std, mean = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.229, 0.224, 0.225), (0.485, 0.456, 0.406)))
     gray = [bool(((image * std + mean).std(dim=1) < 1e-3).all()) for image in images]
     assert 18 <= sum(gray) <= 42
@@ -232,7 +314,7 @@ def test_a_folder_of_penalty_images(tmp_path):
     write_image(tmp_path / "deep/er/a.PNG", image)
     cv2.imwrite(str(tmp_path / "b.tif"), np.full((40, 40), 40000, np.uint16))
     (tmp_path / "notes.txt").write_text("no image")
-    images = FolderImages(tmp_path, (512, 512), (256, 256))
+    images = FolderImages("penalty_path", str(tmp_path), (512, 512), (256, 256))
     assert len(images) == 2
     assert images[1].shape == (256, 256, 3) and images[1].dtype == np.uint8
     assert (images[1][4:-4, 4:-4] == (200, 100, 50)).all()
@@ -240,8 +322,37 @@ def test_a_folder_of_penalty_images(tmp_path):
 
 
 def test_a_penalty_folder_without_images_is_named(tmp_path, config):
-    with pytest.raises(UserError, match=f"{tmp_path}: no images"):
+    with pytest.raises(UserError, match=f"penalty_path: there are no images .* below {tmp_path}"):
         build_trainer(config("ead", {"penalty_path": str(tmp_path)}))
+
+
+def test_other_penalty_files_do_not_go_on_with_an_interrupted_run(tmp_path, config, monkeypatch):
+    """One file more, and every step would draw another image than before."""
+    rng = np.random.default_rng(0)
+    for i in range(2):
+        write_image(tmp_path / f"any/{i}.png", rng.integers(0, 255, (20, 30, 3), dtype=np.uint8))
+    raw = config("ead", {"penalty_path": str(tmp_path / "any"), "steps": 2})
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(EfficientADTrainer, "after_training", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        build_trainer(raw).train()
+    (tmp_path / "any/0.png").rename(tmp_path / "any/2.png")
+    with pytest.raises(UserError, match="penalty images was 2 .*, is 2 "):
+        build_trainer(raw).train()
+
+
+def test_a_damaged_penalty_image_is_named(tmp_path, config):
+    (tmp_path / "any").mkdir()
+    (tmp_path / "any/half.jpg").write_bytes(b"rubbish")
+    (tmp_path / "any/._a.jpg").write_bytes(b"what a file browser leaves")
+    (tmp_path / "any/folder.png").mkdir()
+    trainer = build_trainer(config("ead", {"penalty_path": str(tmp_path / "any"), "steps": 2}))
+    with pytest.raises(UserError, match="half.jpg: cannot be read as an image"):
+        trainer.train()
+
+
+def test_a_test_needs_no_penalty_images(tmp_path, config):
+    raw = config("ead", {"penalty_path": str(tmp_path / "gone"), "steps": 2})
+    assert build_trainer(raw, ["phase=test"]).penalty_image is None
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------
@@ -251,10 +362,10 @@ def test_a_penalty_folder_without_images_is_named(tmp_path, config):
     ("word", "said"),
     [
         ("TrainingData.batch_size=8", "'TrainingData.batch_size': must be 1: the hard-feature loss"),
-        ("TrainingData.img_size=128", "must be at least 256 pixels a side"),
+        ("TrainingData.img_size=128", "command line: 'TrainingData.img_size': must be at least 256 pixels a side"),
         ("TrainingData.crop_size=224", "'TrainingData.crop_size': must be at least 256"),
         ("TrainingData.val_ratio=0", "val_ratio: this method needs held-out good images"),
-        ("TrainingData.epochs=10", "counts images, not epochs: write steps"),
+        ("TrainingData.epochs=10", "counts steps of one image, not epochs: write steps"),
         ("TrainingData.norm=true", "unknown key 'TrainingData.norm'"),
         ("out_indice=[1, 2]", "unknown key 'out_indice'"),
         ("backbone=resnet18", "'backbone': Input should be 'small' or 'medium'"),
@@ -271,4 +382,11 @@ def test_refused(config, word, said):
 def test_a_missing_teacher_is_said_in_a_sentence(tmp_path):
     words = ("data_path=nowhere", f"save_path={tmp_path}", "backbone=medium", "weights=bundled")
     process = run_script("trainNet.py", "--config", REPO / "configs/configEAD.yaml", *words)
-    assert_one_sentence(process, "nothing is bundled for backbone 'pdn_medium'", "resnet18")
+    assert_one_sentence(process, "no medium PDN is bundled; make one", "configs/teachers/pdn_medium.yaml")
+
+
+def test_one_good_image_cannot_be_held_out_of(tmp_path):
+    write_mvtec(tmp_path, train=1)
+    trainer = build_trainer(small("ead", data_path=str(tmp_path), save_path=str(tmp_path / "r")))
+    with pytest.raises(UserError, match="1 image is too few .* at least 2"):
+        trainer.train()

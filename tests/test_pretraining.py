@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import math
+import shlex
 
 import numpy as np
 import pytest
@@ -92,9 +93,21 @@ def test_the_manifest_says_where_the_teacher_comes_from(recipe, tmp_path):
     assert manifest["recipe"]["recipe"] == recipe and manifest["recipe"]["seed"] == 3
     assert manifest["last"]["step"] == 4 and math.isfinite(manifest["last"]["loss"])
     assert {"date", "seconds", "hardware", "precision", "versions"} <= set(manifest)
-    _, file, *words = manifest["go_on_with_a_gpu"].removeprefix("python3 pretrain.py ").split()
-    check_config(read_config(REPO / file, words), RECIPES[recipe].Options)  # a command that works
     assert all(tensor.dtype == torch.float16 for tensor in load_file(path).values())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changed"),
+    [("classify", {"backbone": "resnet34", "out_indice": [1, 2]}), ("distil", {"pdn": "medium", "weights": "random"})],
+)
+def test_the_manifest_says_how_to_make_more_of_it(recipe, changed, tmp_path):
+    """A command that works, of this very recipe but for what a GPU affords."""
+    made = job(recipe, tmp_path, **changed)
+    program, script, flag, file, *words = shlex.split(made.with_a_gpu())
+    assert (program, script, flag) == ("python3", "pretrain.py", "--config")
+    options = check_config(read_config(REPO / file, words), made.Options)
+    assert all(getattr(options, key) == value for key, value in (changed | made.on_a_gpu).items())
+    assert options.steps >= 20000
 
 
 def test_a_pretrained_backbone_is_a_teacher(tmp_path, config):
@@ -119,7 +132,7 @@ def test_a_distilled_pdn_is_a_teacher(tmp_path, config):
     assert trained.record["weights"] == {"small": str(path)}
     assert torch.equal(trained.teacher.net.pdn.conv4.weight, start.net.pdn.conv4.weight.half().float())
     manifest = json.loads(path.with_suffix(".json").read_text())
-    assert len(manifest["target"]) == 64
+    assert len(manifest["target"]) == 64 and len(manifest["target_mean"]) == len(manifest["target_std"]) == 384
 
 
 def test_distilling_approaches_the_target(tmp_path):
@@ -142,10 +155,14 @@ def test_distilling_takes_a_folder_of_images(tmp_path):
     distilling = job("distil", tmp_path / "t", images=str(tmp_path / "images"), gray=0.0)
     distilling.prepare()
     large = distilling.draw(0, 0)
-    assert large.shape == (2, 3, 64, 64) and torch.equal(large, distilling.draw(0, 0))
+    assert large.shape == (2, 3, 64, 64) and large.dtype == torch.uint8 and torch.equal(large, distilling.draw(0, 0))
     assert not all(torch.equal(large, distilling.draw(0, step)) for step in range(1, 5))
-    assert distilling.wanted(large).shape == (2, 384, 8, 8)
+    assert distilling.wanted(distilling.normalised(large)).shape == (2, 384, 8, 8)
     assert not list((tmp_path / "t").glob("*.npy"))
+    before = distilling.origin["files"]
+    (tmp_path / "images/1/a.png").rename(tmp_path / "images/b.png")  # an index may now mean another image
+    again = job("distil", tmp_path / "t", images=str(tmp_path / "images"))
+    assert before.startswith("3 ") and again.origin["files"] not in ("", before)
 
 
 def test_the_views_of_a_picture(tmp_path):
@@ -213,7 +230,9 @@ def test_mistakes_are_said_in_a_sentence(tmp_path):
     where = f"save_path={tmp_path}"
     assert_one_sentence(run_script("pretrain.py", "recipe=guess", where), "'recipe' must be one of classify, distil")
     assert_one_sentence(run_script("pretrain.py", "epochs=3", where), "unknown key 'epochs'", "Known keys")
-    assert_one_sentence(run_script("pretrain.py", "--config", recipe, "images=nowhere", where), "nowhere: no images")
+    assert_one_sentence(
+        run_script("pretrain.py", "--config", recipe, "images=nowhere", where), "images: there are no images", "nowhere"
+    )
     words = ("out_indice=[1, 2]", where)
     assert_one_sentence(run_script("pretrain.py", "--config", recipe, *words), "strides 8 and 16")
     assert_one_sentence(run_script("pretrain.py", "backbone=resnet19", where), "timm knows no 'resnet19'")

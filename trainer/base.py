@@ -38,6 +38,7 @@ class BaseTrainer:
     Config = Config  # a method with other keys beside TrainingData subclasses it
     Options = TrainingData  # a method with keys of its own below TrainingData subclasses it
     accumulate = 1  # batches whose gradients are summed for one step of the optimizer
+    epoch_batches: int | None = None  # batches that make an epoch; None: one pass over the training images
     border = 0  # positions that its maps lack at each edge of the image
     patience: int | None = None  # epochs without a better validation score after which training ends
 
@@ -47,6 +48,7 @@ class BaseTrainer:
         self.dtype = choose_dtype(config.precision, self.device)
         self.run_dir = Path(config.save_path, config.distillType, config.obj)
         self.student_file = self.run_dir / "student.safetensors"
+        self.inputs: dict[str, str] = {}  # fingerprints of what, beside good images and teacher, training depends on
         set_seed(config.seed)
         teacher, student = self.build_networks()
         self.teacher = Frozen(teacher).to(self.device, memory_format=torch.channels_last)

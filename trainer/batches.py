@@ -89,7 +89,9 @@ def training_batches(trainer) -> tuple[Batches, Batches]:
     train_set, val_set = train_datasets(config)
     for dataset in (train_set, val_set, test_set) if is_main() else (train_set,):
         budget -= dataset.cache(budget)
-    shuffled = EpochBatches(len(train_set), config.TrainingData.batch_size, config.seed, rank(), world())
+    shuffled = EpochBatches(
+        len(train_set), config.TrainingData.batch_size, config.seed, rank(), world(), trainer.epoch_batches
+    )
     train = Batches(loader(train_set, config, trainer.device, shuffled), trainer)
     val = Batches(loader(val_set, config, trainer.device), trainer)
     for batches in (train, val):

@@ -1,5 +1,6 @@
 """EfficientAD (Batzner, Heckler, Koenig, WACV 2024)."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Generic, Literal
@@ -19,9 +20,8 @@ from trainer.base import BaseTrainer
 from trainer.batches import Batches
 from utils.anomaly_map import resize
 from utils.config import CommonData, Count, Options, Rate, RunConfig, Share, Size, Text
-from utils.efficientad import calibrated, channel_statistics, hard_feature_loss, jitter
+from utils.efficientad import calibrated, channel_statistics, hard_feature_loss, jitter, low_and_high
 
-LOW, HIGH = 0.9, 0.995  # quantiles of a map's values on held-out good images that become 0 and 0.1
 DECAY = 0.95  # share of the steps after which the learning rate is a tenth
 GRAY = 0.3  # share of the penalty images that lose their colour
 SMALLEST = 256  # pixels, for the autoencoder's last convolution
@@ -56,6 +56,7 @@ class EfficientADTrainer(BaseTrainer):
         steps: Count = 70000  # one image each
         batch_size: Annotated[Count, AfterValidator(_one)] = 1
         lr: Rate = 1e-4
+        img_size: Annotated[Size, AfterValidator(_large_enough)] = (256, 256)
         crop_size: Annotated[Size, AfterValidator(_large_enough)] = (256, 256)
         val_ratio: Share = 0.1
         penalty_path: Text = "procedural"  # a folder of any images, procedural, or none
@@ -64,7 +65,7 @@ class EfficientADTrainer(BaseTrainer):
         @classmethod
         def counts_steps(cls, values: Any) -> Any:
             if isinstance(values, dict) and "epochs" in values:
-                raise ValueError("this method counts images, not epochs: write steps")
+                raise ValueError("this method counts steps of one image, not epochs: write steps")
             return values
 
         @model_validator(mode="after")
@@ -91,16 +92,16 @@ class EfficientADTrainer(BaseTrainer):
         """Scalar: hard-feature loss, penalty, autoencoder's and student's loss towards it, summed (section 3)."""
         image, step, student = batch["image"], batch["step"], self.student
         teacher = student.normalised(batch["teacher"][0])
-        hard = hard_feature_loss((teacher - student.local(image)).float().square())
+        hard = hard_feature_loss((teacher.float() - student.local(image).float()).square())
         changed = jitter(image, np.random.default_rng((self.config.seed, step)))
         target = student.normalised(self.teacher(changed)[0])
-        autoencoder = student.autoencoder(changed)
+        autoencoder = student.autoencoder(changed).float()
         # Not detached: the autoencoder, too, moves towards what the student can say of it.
         return (
             hard
             + self.penalty(step)
-            + (target - autoencoder).float().square().mean()
-            + (autoencoder - student.global_head(changed)).float().square().mean()
+            + (target.float() - autoencoder).square().mean()
+            + (autoencoder - student.global_head(changed).float()).square().mean()
         )
 
     def penalty(self, step: int) -> torch.Tensor | float:
@@ -116,15 +117,17 @@ class EfficientADTrainer(BaseTrainer):
         if where == "none":
             return None
         if where == "procedural":
-            images = FormulaImages(max(size), self.config.seed)
+            images = FormulaImages(min(size), self.config.seed)
         else:
-            images = FolderImages(where, [2 * side for side in size], size)
+            images = FolderImages("penalty_path", where, [2 * side for side in size], size)
+            self.inputs["penalty images"] = images.fingerprint()
         return Ahead(partial(self.draw_penalty, images), self.options.steps - 1)
 
     def draw_penalty(self, images: FormulaImages | FolderImages, step: int) -> torch.Tensor:
         rng = np.random.default_rng((self.config.seed, step, 1))
-        height, width = self.options.crop_size
-        pixels = images[rng.integers(2**31)][:height, :width]
+        pixels = images[rng.integers(2**31)]
+        if pixels.shape[:2] != self.options.crop_size:  # formulas draw squares
+            pixels = cv2.resize(pixels, self.options.crop_size[::-1])
         if rng.random() < GRAY:
             pixels = np.repeat(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
         return normalise(pixels.transpose(2, 0, 1)[None])
@@ -135,6 +138,11 @@ class EfficientADTrainer(BaseTrainer):
         mean, std = channel_statistics(train.maps_of(list(part))[0] for part in parts)
         self.student.mean.copy_(mean.view(1, -1, 1, 1))
         self.student.std.copy_(std.view(1, -1, 1, 1))
+
+    @property
+    def epoch_batches(self) -> int:
+        """A hundredth of the steps: rows of the log and checkpoints do not depend on how many images there are."""
+        return math.ceil(self.options.steps / 100)
 
     def total_steps(self, per_epoch: int) -> int:
         return self.options.steps
@@ -147,9 +155,7 @@ class EfficientADTrainer(BaseTrainer):
         """Quantiles of both maps over all positions of the held-out images."""
         self.student.eval()
         levels = zip(*(self.levels_from(batch["image"], batch["teacher"]) for batch in val), strict=True)
-        values = [torch.cat([maps.flatten() for maps in level]).double().cpu().numpy() for level in levels]
-        # numpy's quantile, since torch's refuses more than 2^24 values in many versions.
-        self.student.quantiles.copy_(torch.tensor(np.quantile(values, (LOW, HIGH), axis=1).T))
+        self.student.quantiles.copy_(torch.stack([low_and_high(maps) for maps in levels]))
 
     def combine(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
         """Both maps on the scale of held-out images, averaged; the border they lack is 0, which is their q_a."""

@@ -33,6 +33,7 @@ def fit(trainer, train: Batches, val: Batches) -> Training:
     checkpoint = trainer.run_dir / "checkpoint.pt"
     settings = result_settings(config) | {
         "teacher": trainer.record["teacher"],
+        **trainer.inputs,
         "good images": train.loader.dataset.fingerprint() + val.loader.dataset.fingerprint(),
         "arithmetic": f"{trainer.dtype} on {trainer.device.type}",
     }

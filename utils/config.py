@@ -136,7 +136,7 @@ class Config(RunConfig[Options], Generic[Options]):
     out_indice: Levels = [1, 2, 3]
 
 
-TEXT_KEYS = {"data_path", "backbone", "obj", "save_path", "weights", "penalty_path"}
+TEXT_KEYS = {"data_path", "backbone", "obj", "save_path", "weights", "penalty_path", "images"}
 
 # These say where and how fast; a run may go on with others than it began with.
 WITHOUT_EFFECT = {"phase", "resume", "workers", "cache_mb", "data_path", "save_path"}
@@ -159,7 +159,8 @@ def read_config(source: str | Path | Mapping, overrides: Iterable[str] = ()) -> 
         try:
             value = yaml.safe_load(text)
             # A category may be called 01, which YAML takes for a number.
-            _assign(raw, key.strip(), text if key in TEXT_KEYS and isinstance(value, int | float) else value)
+            is_text = key.strip().rpartition(".")[2] in TEXT_KEYS and isinstance(value, int | float)
+            _assign(raw, key.strip(), text if is_text else value)
         except yaml.YAMLError:
             raise UserError(f"override '{word}': the value is not valid YAML") from None
     return raw

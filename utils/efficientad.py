@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torchvision.transforms.functional import adjust_brightness, adjust_contrast, adjust_saturation
 
-from datasets.images import MEAN, STD
+from datasets.images import MEAN, STD, standardise
 
 CHANGES = (adjust_brightness, adjust_contrast, adjust_saturation)
 
@@ -31,6 +31,12 @@ def calibrated(maps: torch.Tensor, quantiles: torch.Tensor) -> torch.Tensor:
     return 0.1 * (maps - low) / (high - low).clamp_min(1e-12)
 
 
+def low_and_high(maps: Iterable[torch.Tensor]) -> torch.Tensor:
+    """q_a and q_b of normal images: the 0.9- and 0.995-quantile of all values of their maps, float64 [2]."""
+    values = torch.cat([part.flatten() for part in maps]).double().cpu().numpy()
+    return torch.from_numpy(np.quantile(values, (0.9, 0.995)))  # torch's refuses more than 2^24 values in many versions
+
+
 def channel_statistics(chunks: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation (of the population) of each channel of [B,C,h,w] chunks: float64 [C] and [C].
 
@@ -53,4 +59,4 @@ def jitter(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """Normalised images [B,3,H,W] -> same, all with one change of brightness, contrast or saturation by 0.8 to 1.2."""
     change, factor = CHANGES[rng.integers(3)], rng.uniform(0.8, 1.2)
     mean, std = (image.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-    return (change((image * std + mean).clamp(0, 1), factor) - mean) / std
+    return standardise(change((image * std + mean).clamp(0, 1), factor))
