@@ -1,5 +1,6 @@
 """A tiny data set in MVTec layout and configurations that train on it in seconds; random teachers, no network."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import pytest
 import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test may ask a model hub
+
+from trainer.training import Training
 
 REPO = Path(__file__).parents[1]
 
@@ -88,6 +91,20 @@ def config(tiny_mvtec, tmp_path):
         return small(method, training, **(where | top))
 
     return make
+
+
+@contextlib.contextmanager
+def killed_at_the_first_checkpoint(monkeypatch):
+    """What trains in here is interrupted as soon as it has saved its state."""
+    save = Training.save
+
+    def save_and_die(training, *where):
+        save(training, *where)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Training, "save", save_and_die)
+        yield
 
 
 class HeldOut:

@@ -12,7 +12,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from datasets.formula import FormulaImages
 from datasets.mvtec import split_train
 from datasets.sources import FolderImages
-from tests.conftest import REPO, assert_one_sentence, run_script, small, write_image, write_mvtec
+from tests.conftest import (
+    REPO,
+    assert_one_sentence,
+    killed_at_the_first_checkpoint,
+    run_script,
+    small,
+    write_image,
+    write_mvtec,
+)
 from trainer import build_trainer
 from trainer.batches import training_batches
 from trainer.efficientad import EfficientADTrainer
@@ -332,8 +340,7 @@ def test_other_penalty_files_do_not_go_on_with_an_interrupted_run(tmp_path, conf
     for i in range(2):
         write_image(tmp_path / f"any/{i}.png", rng.integers(0, 255, (20, 30, 3), dtype=np.uint8))
     raw = config("ead", {"penalty_path": str(tmp_path / "any"), "steps": 2})
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(EfficientADTrainer, "after_training", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with killed_at_the_first_checkpoint(monkeypatch):
         build_trainer(raw).train()
     (tmp_path / "any/0.png").rename(tmp_path / "any/2.png")
     with pytest.raises(UserError, match="penalty images was 2 .*, is 2 "):

@@ -17,9 +17,15 @@ from models.weights import read_tensors
 from pretraining import RECIPES
 from pretraining.classify import info_nce, random_affine, views
 from pretraining.job import warm_cosine
-from tests.conftest import REPO, assert_one_sentence, draw_good, run_script, write_image
+from tests.conftest import (
+    REPO,
+    assert_one_sentence,
+    draw_good,
+    killed_at_the_first_checkpoint,
+    run_script,
+    write_image,
+)
 from trainer import build_trainer
-from trainer.training import Training
 from utils.config import check_config, read_config
 from utils.errors import UserError
 
@@ -57,14 +63,7 @@ def test_every_shipped_recipe_is_complete(recipe):
 @every_recipe
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(recipe, tmp_path, monkeypatch):
     straight = job(recipe, tmp_path / "straight").run()
-    save = Training.save
-
-    def save_and_die(training, *where):
-        save(training, *where)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Training, "save", save_and_die)
+    with killed_at_the_first_checkpoint(monkeypatch):
         job(recipe, tmp_path / "broken").run()
     assert not list((tmp_path / "broken").rglob("*.safetensors"))
     resumed = job(recipe, tmp_path / "broken").run()
@@ -77,10 +76,8 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(recipe, tmp_path, mon
 
 @every_recipe
 def test_other_settings_do_not_go_on_with_an_interrupted_run(recipe, tmp_path, monkeypatch):
-    first = job(recipe, tmp_path, steps=4, log_every=2)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(first, "_write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        first.run()
+    with killed_at_the_first_checkpoint(monkeypatch):
+        job(recipe, tmp_path).run()
     with pytest.raises(UserError, match="lr was .*, is 0.5"):
         job(recipe, tmp_path, lr=0.5).run()
 

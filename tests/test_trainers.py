@@ -8,11 +8,10 @@ import torch
 import yaml
 from torch import nn
 
-from tests.conftest import draw_defect, draw_good, small, write_image, write_mvtec
+from tests.conftest import draw_defect, draw_good, killed_at_the_first_checkpoint, small, write_image, write_mvtec
 from trainer import TRAINERS, build_trainer
 from trainer.batches import training_batches
 from trainer.student_file import fingerprint
-from trainer.training import Training
 from utils.errors import UserError
 
 FIGURES = {"image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap", "pixel_f1max", "aupro"}
@@ -144,14 +143,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(config, tmp_path, mon
     runs = [config(method, training, save_path=str(tmp_path / name)) for name in ("straight", "broken")]
     straight = build_trainer(runs[0])
     straight.train()
-    save = Training.save
-
-    def save_and_die(training, *where):
-        save(training, *where)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Training, "save", save_and_die)
+    with killed_at_the_first_checkpoint(monkeypatch):
         build_trainer(runs[1]).train()
     resumed = build_trainer(runs[1])
     resumed.train()
