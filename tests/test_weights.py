@@ -1,5 +1,7 @@
 """Where teachers come from. Nothing here asks a model hub: a local file stands in for a download."""
 
+import hashlib
+import json
 import socket
 import time
 from pathlib import Path
@@ -12,8 +14,9 @@ from safetensors.torch import save_file
 
 from models import weights as module
 from models.features import Features
-from models.weights import bundled_backbones, load_weights, pretrained_features
+from models.weights import bundled_backbones, bundled_names, load_weights, pretrained_features
 from tests.conftest import REPO
+from utils.config import read_config
 from utils.errors import UserError
 
 LEVELS = [1, 2, 3]
@@ -110,9 +113,18 @@ def test_bundled_teacher():
 
 def test_bundled_weights_are_small_and_described():
     folder = REPO / "models/bundled"
-    assert sum(p.stat().st_size for p in folder.iterdir()) < 40e6
+    assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) < 40e6
     text = (folder / "README.md").read_text()
-    assert all(f"{name}.safetensors" in text for name in bundled_backbones())
+    assert all(f"{name}.safetensors" in text for name in bundled_names())
+
+
+@pytest.mark.parametrize("path", sorted((REPO / "models/bundled").rglob("*.json")), ids=lambda path: path.stem)
+def test_a_bundled_teacher_is_what_its_recipe_makes(path):
+    """The manifest is of this very file, and pretrain.py with the shipped recipe is how it was made."""
+    manifest = json.loads(path.read_text())
+    assert hashlib.sha256(path.with_suffix(".safetensors").read_bytes()).hexdigest() == manifest["sha256"]
+    recipe = read_config(REPO / f"configs/teachers/{path.stem}.yaml")
+    assert {key: manifest["recipe"][key] for key in recipe} == recipe | {"save_path": manifest["recipe"]["save_path"]}
 
 
 def test_nothing_bundled_for_a_backbone_lists_those_that_are():

@@ -108,7 +108,7 @@ class EfficientADTrainer(BaseTrainer):
         """What the student says of a picture of anything else, where it should say nothing."""
         if self.penalty_image is None:
             return 0.0
-        image = self.penalty_image(step).to(self.device, memory_format=torch.channels_last, non_blocking=True)
+        image = self.penalty_image(step).to(self.device, memory_format=torch.channels_last)
         return self.student.local(image).float().square().mean()
 
     def penalty_images(self) -> Ahead[torch.Tensor] | None:
