@@ -1,6 +1,7 @@
 """Make a teacher that needs no download, as a file in configs/teachers/ says."""
 
 import json
+import shlex
 
 from pretraining import RECIPES
 from utils.command import run, run_flags
@@ -19,8 +20,8 @@ def main() -> None:
     job = RECIPES[recipe]
     path = job(check_config(raw, job.Options, args.config, args.overrides)).run()
     last = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["last"]
-    print(", ".join(f"{key} {value:.4g}" for key, value in last.items()))
-    print(f"teacher: {path}  (use it with weights={path})")
+    print("means of the last row of log.csv: " + ", ".join(f"{key} {value:.4g}" for key, value in last.items()))
+    print(f"teacher: {path}  (use it with {shlex.quote(f'weights={path}')})")
 
 
 if __name__ == "__main__":

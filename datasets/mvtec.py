@@ -141,8 +141,8 @@ def train_datasets(config: Config) -> tuple[MVTecDataset, MVTecDataset]:
     train, val = split_train(len(images), options.val_ratio, config.seed)
     if not train:
         raise UserError(
-            f"{folder}: {len(images)} image is too few to hold out a share; it takes at least 2, or "
-            "TrainingData.val_ratio=0 where the method can do without"
+            f"{folder}: of {len(images)} image(s) a val_ratio of {options.val_ratio:g} leaves none to train on; lower "
+            "it (0 holds none out, where the method can do without) or add images"
         )
     samples = [Sample(path, None, "good") for path in images]
     return tuple(MVTecDataset([samples[i] for i in part], options) for part in (train, val))

@@ -31,6 +31,8 @@ class FolderImages:
     def __init__(self, key: str, folder: str, img_size: Sequence[int], crop_size: Sequence[int] | None = None):
         self.root, self.img_size, self.crop_size = Path(folder).expanduser(), img_size, crop_size or img_size
         self.paths = sorted(path for path in self.root.rglob("*") if is_image(path))
+        if not self.root.is_dir():
+            raise UserError(f"{key}: there is no folder {self.root}")
         if not self.paths:
             raise UserError(f"{key}: there are no images (png, jpg, bmp, tif, webp) in or below {self.root}")
 

@@ -47,15 +47,18 @@ class Features(nn.Module):
             raise UserError(f"TrainingData.crop_size {tuple(size)}: this method needs multiples of {multiple}")
 
     @torch.inference_mode()
-    def check_size(self, size: Sequence[int]) -> None:
-        """Raises UserError unless a [1,3,*size] image gives maps [1,C,h,w]: some networks fix their input size."""
+    def check_size(self, size: Sequence[int], key: str = "crop_size") -> None:
+        """Raises UserError unless a [1,3,*size] image gives maps [1,C,h,w]: some networks fix their input size.
+
+        `key` is what the size comes from.
+        """
         training = self.training
         self.eval()
         try:
             maps = self(torch.zeros(1, 3, *size, device=next(self.parameters()).device))
         except (AssertionError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"backbone '{self.backbone}' cannot take crop_size {tuple(size)}: {reason}") from None
+            raise UserError(f"backbone '{self.backbone}' cannot take {key} {tuple(size)}: {reason}") from None
         finally:
             self.train(training)
         if any(m.ndim != 4 or m.shape[1] != c for m, c in zip(maps, self.channels, strict=True)):

@@ -1,10 +1,12 @@
 """A backbone that tells formula-made pictures apart: which formula drew it, and which picture of it this is."""
 
 from functools import partial
+from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import nn
 from torchvision.transforms.functional import rgb_to_grayscale
 
@@ -41,7 +43,7 @@ class Classification(Job):
         backbone: Text  # a timm name
         out_indice: Levels = [0, 1, 2, 3]  # the file holds the network up to the last of these
         weights: Text = "random"  # where to start from: random, bundled or a file; what it lacks starts random
-        classes: Count = 750
+        classes: Annotated[int, Field(ge=2)] = 750
         per_class: Count = 110  # pictures of each class; all of them are drawn once and kept in save_path
         img_size: Side = 128  # pixels, of the pictures
         crop_size: Side = 64  # pixels, of the views of them
@@ -53,8 +55,14 @@ class Classification(Job):
         contrast: Weight = 0.5  # of the contrastive loss
         temperature: Rate = 0.15
 
+        @model_validator(mode="after")
+        def crop_fits(self):
+            if self.crop_size > self.img_size:
+                raise ValueError(f"crop_size {self.crop_size} is larger than img_size {self.img_size}")
+            return self
+
     base = "resnet18"
-    on_a_gpu = {"per_class": 500, "crop_size": 112, "batch_size": 512, "lr": 0.8, "steps": 20000}  # 18 GB of pictures
+    on_a_gpu = {"per_class": 500, "img_size": 128, "crop_size": 112, "batch_size": 512, "lr": 0.8, "steps": 20000}
 
     @property
     def name(self) -> str:
@@ -65,6 +73,7 @@ class Classification(Job):
         outline(o.backbone, o.out_indice)  # refuses an unknown backbone or level
         every = range(len(outline(o.backbone, [0]).net.feature_info.info))
         trunk = Features(o.backbone, every)
+        trunk.check_size((o.crop_size, o.crop_size))
         if o.weights != "random":
             start = pretrained_features(o.backbone, o.out_indice, o.weights, o.seed)
             trunk.load_state_dict(start.state_dict(), strict=False)

@@ -52,7 +52,8 @@ class Distillation(Job):
         cosine: bool = False  # the learning rate falls as a cosine instead of staying
 
     base = "pdn_small"
-    on_a_gpu = {"img_size": 256, "statistics": 10000, "steps": 60000, "lr": 1e-4, "cosine": False}  # 8 GB of pictures
+    on_a_gpu = {"img_size": 256, "pictures": 20000, "statistics": 10000, "batch_size": 16, "steps": 60000}
+    on_a_gpu |= {"lr": 1e-4, "cosine": False}
 
     @property
     def name(self) -> str:
@@ -61,7 +62,7 @@ class Distillation(Job):
     def build(self) -> nn.Module:
         o = self.options
         features = pretrained_features(o.backbone, o.out_indice, o.weights, o.seed)
-        features.check_size((2 * o.img_size, 2 * o.img_size))
+        features.check_size((2 * o.img_size, 2 * o.img_size), "twice img_size")
         target = TargetFeatures(features)
         self.target = target.eval().to(self.device, memory_format=torch.channels_last)
         self.origin = {"target": fingerprint(target)}

@@ -27,7 +27,7 @@ from utils.seed import set_seed
 ROOT = Path(__file__).parents[1]
 
 # These say where and how fast; they do not change what is learned.
-WITHOUT_EFFECT = {"save_path", "resume", "log_every"}
+WITHOUT_EFFECT = {"save_path", "resume", "log_every", "device"}
 
 
 class JobOptions(Section):
@@ -60,6 +60,7 @@ class Job:
         self.device = choose_device(options.device)
         self.dtype = choose_dtype(options.precision, self.device)
         self.folder = Path(options.save_path, self.name)
+        self.file = self.folder / f"{self.name}.safetensors"
         set_seed(options.seed)
         self.net = self.build().to(self.device, memory_format=torch.channels_last)
 
@@ -93,10 +94,14 @@ class Job:
     def run(self) -> Path:
         """Train, or go on with an interrupted training; returns the teacher's file.
 
-        Raises UserError for an unwritable folder or a loss that is no longer finite.
+        Raises UserError for an unwritable folder, one with a finished teacher, or a loss that is no longer finite.
         """
         check_writable(self.folder)
         o, checkpoint = self.options, self.folder / "checkpoint.pt"
+        if self.file.exists():
+            raise UserError(
+                f"{self.file} is a finished teacher, of hours of work perhaps: move it, or change save_path"
+            )
         training = Training(self.net, *self.optimizer(), self.dtype == torch.float16)
         settings = o.model_dump(mode="json", exclude=WITHOUT_EFFECT) | self.origin | {"arithmetic": f"{self.dtype}"}
         if o.resume and checkpoint.exists():
@@ -140,7 +145,7 @@ class Job:
         """The command that makes the most of this recipe on a GPU within an hour or so, by estimate."""
         file = f"configs/teachers/{self.base}.yaml"
         shipped = type(self.options).model_validate(read_config(ROOT / file)).model_dump(mode="json")
-        own = self.options.model_dump(mode="json", exclude=WITHOUT_EFFECT | {"device", "precision"})
+        own = self.options.model_dump(mode="json", exclude=WITHOUT_EFFECT | {"precision"})
         changed = {key: value for key, value in own.items() if value != shipped[key]} | self.on_a_gpu
         words = [f"{key}={_as_yaml(value)}" for key, value in changed.items()]
         return shlex.join(["python3", "pretrain.py", "--config", file, *words])
@@ -152,7 +157,7 @@ class Job:
             for key, tensor in self.teacher().items()
             if not key.endswith("num_batches_tracked")  # plays no part in a frozen network
         }
-        options = self.options.model_dump(mode="json")
+        options = self.options.model_dump(mode="json", exclude=WITHOUT_EFFECT)
         content = save(tensors, metadata={"recipe": json.dumps(options)})
         manifest = {
             "teacher": self.name,
@@ -168,10 +173,9 @@ class Job:
             "with_a_gpu": self.with_a_gpu(),
             **self.notes(),
         }
-        path = self.folder / f"{self.name}.safetensors"
-        write_bytes(path, content)
-        write_json(path.with_suffix(".json"), manifest)
-        return path
+        write_bytes(self.file, content)
+        write_json(self.file.with_suffix(".json"), manifest)
+        return self.file
 
 
 def _as_yaml(value: Any) -> str:

@@ -371,7 +371,7 @@ def test_a_test_needs_no_penalty_images(tmp_path, config):
         ("TrainingData.batch_size=8", "'TrainingData.batch_size': must be 1: the hard-feature loss"),
         ("TrainingData.img_size=128", "command line: 'TrainingData.img_size': must be at least 256 pixels a side"),
         ("TrainingData.crop_size=224", "'TrainingData.crop_size': must be at least 256"),
-        ("TrainingData.val_ratio=0", "val_ratio: this method needs held-out good images"),
+        ("TrainingData.val_ratio=0", "command line: 'TrainingData.val_ratio': must be above 0: held-out good images"),
         ("TrainingData.epochs=10", "counts steps of one image, not epochs: write steps"),
         ("TrainingData.norm=true", "unknown key 'TrainingData.norm'"),
         ("out_indice=[1, 2]", "unknown key 'out_indice'"),
@@ -395,5 +395,5 @@ def test_a_missing_teacher_is_said_in_a_sentence(tmp_path):
 def test_one_good_image_cannot_be_held_out_of(tmp_path):
     write_mvtec(tmp_path, train=1)
     trainer = build_trainer(small("ead", data_path=str(tmp_path), save_path=str(tmp_path / "r")))
-    with pytest.raises(UserError, match="1 image is too few .* at least 2"):
+    with pytest.raises(UserError, match="of 1 image.s. a val_ratio of 0.7 leaves none"):
         trainer.train()

@@ -228,8 +228,31 @@ def test_mistakes_are_said_in_a_sentence(tmp_path):
     assert_one_sentence(run_script("pretrain.py", "recipe=guess", where), "'recipe' must be one of classify, distil")
     assert_one_sentence(run_script("pretrain.py", "epochs=3", where), "unknown key 'epochs'", "Known keys")
     assert_one_sentence(
-        run_script("pretrain.py", "--config", recipe, "images=nowhere", where), "images: there are no images", "nowhere"
+        run_script("pretrain.py", "--config", recipe, "images=nowhere", where), "images: there is no folder nowhere"
     )
     words = ("out_indice=[1, 2]", where)
     assert_one_sentence(run_script("pretrain.py", "--config", recipe, *words), "strides 8 and 16")
     assert_one_sentence(run_script("pretrain.py", "backbone=resnet19", where), "timm knows no 'resnet19'")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"crop_size": 64}, "crop_size 64 is larger than img_size 48"),
+        ({"classes": 1}, "'classes': .* greater than or equal to 2"),
+        ({"backbone": "vit_base_patch16_224", "out_indice": [0]}, "cannot take crop_size"),
+    ],
+)
+def test_impossible_values_are_refused(changed, said, tmp_path):
+    with pytest.raises(UserError, match=said):
+        job("classify", tmp_path, **changed)
+    assert not list(tmp_path.iterdir())
+
+
+@every_recipe
+def test_a_finished_teacher_is_not_replaced(recipe, tmp_path):
+    path = job(recipe, tmp_path).run()
+    before = {file: file.read_bytes() for file in path.parent.iterdir()}
+    with pytest.raises(UserError, match=f"{path} is a finished teacher"):
+        job(recipe, tmp_path, seed=1).run()
+    assert before == {file: file.read_bytes() for file in path.parent.iterdir()}

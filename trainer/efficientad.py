@@ -40,6 +40,12 @@ def _one(value: int) -> int:
     return value
 
 
+def _some(value: float) -> float:
+    if not value:
+        raise ValueError("must be above 0: held-out good images bring the method's two maps to one scale")
+    return value
+
+
 def _large_enough(value: tuple[int, int]) -> tuple[int, int]:
     if min(value) < SMALLEST:
         raise ValueError(f"must be at least {SMALLEST} pixels a side, which the autoencoder needs")
@@ -58,7 +64,7 @@ class EfficientADTrainer(BaseTrainer):
         lr: Rate = 1e-4
         img_size: Annotated[Size, AfterValidator(_large_enough)] = (256, 256)
         crop_size: Annotated[Size, AfterValidator(_large_enough)] = (256, 256)
-        val_ratio: Share = 0.1
+        val_ratio: Annotated[Share, AfterValidator(_some)] = 0.1
         penalty_path: Text = "procedural"  # a folder of any images, procedural, or none
 
         @model_validator(mode="before")
@@ -67,12 +73,6 @@ class EfficientADTrainer(BaseTrainer):
             if isinstance(values, dict) and "epochs" in values:
                 raise ValueError("this method counts steps of one image, not epochs: write steps")
             return values
-
-        @model_validator(mode="after")
-        def holds_out(self):
-            if not self.val_ratio:
-                raise ValueError("val_ratio: this method needs held-out good images to bring its two maps to one scale")
-            return self
 
     def build_networks(self) -> tuple[nn.Module, nn.Module]:
         kind = self.config.backbone
