@@ -49,13 +49,13 @@ def look(trainer: BaseTrainer, dataset: MVTecDataset, index: int) -> ImageView:
     shares = level_shares(trainer, distances, size)
     norm = getattr(trainer.options, "norm", False)  # EfficientAD has no such key
     levels = []
-    for t, s, distance, share in zip(teacher, student, distances, shares, strict=True):
+    for k, (t, s, distance, share) in enumerate(zip(teacher, student, distances, shares, strict=True)):
         t, s = (torch.nn.functional.normalize(m.float(), dim=1) if norm else m.float() for m in (t, s))
         importance = channel_importance(t, s, final)
         shown = torch.nn.functional.pad(
             distance[0, 0].float().cpu(), [trainer.border] * 4
         )  # where it lies in the image
-        levels.append(LevelView(t[0].cpu(), s[0].cpu(), shown, importance.cpu(), share))
+        levels.append(LevelView(trainer.model_of(k), t[0].cpu(), s[0].cpu(), shown, importance.cpu(), share))
     return ImageView(
         title=f"{trainer.config.obj} · {sample.kind} / {sample.path.stem}",
         method=f"{trainer.config.distillType} · {joined(trainer.config.backbone)}",

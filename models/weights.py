@@ -147,8 +147,10 @@ def load_weights(net: Features, path: Path) -> None:
     that `net` has. Raises UserError naming the keys at fault.
     """
     # timm joins the names of flattened modules with underscores and may wrap the network; undo both.
-    given = {_plain(key): tensor for key, tensor in read_tensors(path).items()}
-    wanted = {_plain(key): tensor for key, tensor in net.net.state_dict().items()}
+    tensors, own = read_tensors(path), net.net.state_dict()
+    given = {_plain(key): tensor for key, tensor in tensors.items()}
+    wanted = {_plain(key): tensor for key, tensor in own.items()}
+    names = {_plain(key): key for key in (*own, *tensors)}  # as they stand in the file, or else in the network
     with torch.device("meta"):
         whole = timm.create_model(net.backbone, pretrained=False).state_dict()
     # Older torchvision files do not count batches; the count plays no part in a frozen network.
@@ -159,7 +161,9 @@ def load_weights(net: Features, path: Path) -> None:
         if keys:
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
             kind = IncompleteWeights if keys is missing else UserError
-            raise kind(f"weights: {path} is no '{net.backbone}': it {what} {', '.join(keys[:3])}{more}")
+            raise kind(
+                f"weights: {path} is no '{net.backbone}': it {what} {', '.join(names[k] for k in keys[:3])}{more}"
+            )
     with torch.no_grad():
         for key, tensor in wanted.items():
             if key in given:

@@ -68,9 +68,9 @@ def test_timm_files_of_other_families_are_loaded(tmp_path, backbone):
 def test_missing_unknown_and_misshapen_keys_are_named(tmp_path, whole):
     net = Features("resnet18", LEVELS)
     changes = {
-        "lacks layer2_0_conv1_weight": {k: v for k, v in whole.items() if k != "layer2.0.conv1.weight"},
-        "has unknown head_bias": whole | {"head.bias": torch.zeros(3)},
-        "has misshapen conv1_weight": whole | {"conv1.weight": torch.zeros(64, 1, 7, 7)},
+        "lacks layer2.0.conv1.weight": {k: v for k, v in whole.items() if k != "layer2.0.conv1.weight"},
+        "has unknown head.bias": whole | {"head.bias": torch.zeros(3)},
+        "has misshapen conv1.weight": whole | {"conv1.weight": torch.zeros(64, 1, 7, 7)},
     }
     for words, state in changes.items():
         save_file(state, tmp_path / "odd.safetensors")

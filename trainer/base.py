@@ -83,6 +83,10 @@ class BaseTrainer:
         """What is compared: (teacher's maps, student's maps) of images [B,3,H,W], each L x [B,C,h,w]."""
         return teacher, self.student_maps(image, teacher)
 
+    def model_of(self, level: int) -> str:
+        """Who the student is compared with at a level, counted from 0: a name for the pages."""
+        return "teacher"
+
     def prepare(self, image: torch.Tensor) -> torch.Tensor:
         """What training and validation make of normalised images [B,3,H,W] before any network sees them."""
         return image

@@ -85,6 +85,9 @@ class EfficientADTrainer(BaseTrainer):
         local, whole, autoencoder = self.student(image)
         return [self.student.normalised(teacher[0]), autoencoder], [local, whole]
 
+    def model_of(self, level: int) -> str:
+        return ("teacher", "autoencoder")[level]
+
     def distance(self, teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
         return (teacher.float() - student.float()).square().mean(dim=1, keepdim=True)
 

@@ -74,7 +74,8 @@ def train_epoch(
             loss = loss_function(batch)
         total += _finite(loss.item(), f"the loss of epoch {epoch + 1}", trainer)
         training.step(loss)
-        bar.set_postfix(epoch=epoch + 1, loss=f"{loss.item():.4f}", best=training.kept, refresh=False)
+        best = {"best": training.kept} if training.lowest else {}  # a method that keeps the last has none
+        bar.set_postfix(epoch=epoch + 1, loss=f"{loss.item():.4f}", **best, refresh=False)
         bar.update()
     return total / batches
 

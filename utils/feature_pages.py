@@ -20,8 +20,12 @@ OUTLINE = "#00ffa0"
 
 
 class LevelView(NamedTuple):
-    """One level of one image: maps [C,h,w] as compared, distance [h,w], importance [C] and share as fractions."""
+    """One level of one image: maps [C,h,w] as compared, distance [h,w], importance [C] and share as fractions.
 
+    `model` is who the student is compared with: the teacher, mostly.
+    """
+
+    model: str
     teacher: torch.Tensor
     student: torch.Tensor
     distance: torch.Tensor
@@ -80,6 +84,7 @@ def draw_overview(path: Path, view: ImageView) -> None:
     _show(axes[1], view.image, "ground truth" if view.mask.any() else "no defect marked", view.mask)
     for axis, (k, level) in zip(axes[2:-1], enumerate(view.levels), strict=True):
         title = f"level {k + 1}: {100 * level.share:.0f} % of the score"
+        title += "" if level.model == "teacher" else f"\n({level.model} and student)"
         _heat(axis, level.distance.numpy(), title, view.mask, float(level.distance.max()))
     _show(axes[-1], heat(view.final, colour_scale(view.final, view.normal)), "anomaly map", view.mask)
     figure.savefig(path, dpi=110)
@@ -117,7 +122,7 @@ def _channel_rows(axes: np.ndarray, level: LevelView, order: list[int]) -> None:
         axes[0, column].set_title(f"channel {channel}\n{100 * level.importance[channel]:.1f} %", fontsize=9)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
-    for row, name in enumerate(("teacher", "student", "squared difference")):
+    for row, name in enumerate((level.model, "student", "squared difference")):
         axes[row, 0].set_ylabel(name, fontsize=11)
 
 
