@@ -216,7 +216,7 @@ def test_missing_folders_are_named(tiny_mvtec, path, obj, words):
 def test_too_few_images(tmp_path):
     with pytest.raises(UserError, match="train/good: no images"):
         train_datasets(make_config(write_mvtec(tmp_path / "a", train=0)))
-    with pytest.raises(UserError, match="1 image is too few"):
+    with pytest.raises(UserError, match=r"train/good: of 1 image\(s\) a val_ratio of 0.2 leaves none"):
         train_datasets(make_config(write_mvtec(tmp_path / "b", train=1)))
 
 
