@@ -51,7 +51,7 @@ def look(trainer: BaseTrainer, dataset: MVTecDataset, index: int) -> ImageView:
     levels = []
     for k, (t, s, distance, share) in enumerate(zip(teacher, student, distances, shares, strict=True)):
         t, s = (torch.nn.functional.normalize(m.float(), dim=1) if norm else m.float() for m in (t, s))
-        importance = channel_importance(t, s, final)
+        importance = channel_importance(t, s, final, trainer.border)
         shown = torch.nn.functional.pad(
             distance[0, 0].float().cpu(), [trainer.border] * 4
         )  # where it lies in the image

@@ -23,16 +23,16 @@ from utils.config import read_config
 ROOT = Path(__file__).parents[1]
 EPOCHS = {"weave": 40, "paper_brown": 60, "magnetic_tile": 4}  # by set; weave is drawn, the others are below --data
 RESNET = ["backbone=resnet18.tv_in1k"]
-# What the bundled teacher needs: it is a ResNet-18 up to layer3, so both of MixedTeacher's pairs must be one.
+# What the bundled teachers need: the ResNet-18 ends at layer3, where RNRD's memory 0 would want layer4.
 METHODS = {
     "st": ("STPM", RESNET),
     "rd": ("RD", RESNET),
     "rdpp": ("RDPP", RESNET),
     "ead": ("EAD", ["TrainingData.steps=2000"]),
     "dbfad": ("DBFAD", RESNET),
-    "mixed": ("Mixed", ["backbone=[resnet18.tv_in1k, resnet18.tv_in1k]", "out_indice=[[1, 2], [3]]"]),
+    "mixed": ("Mixed", []),
     "rnst": ("RNST", RESNET),
-    "rnrd": ("RNRD", [*RESNET, "TrainingData.memories=[1, 2]"]),
+    "rnrd": ("RNRD", [*RESNET, "TrainingData.memories=[1,2]"]),
 }
 FIGURES = ("image_auroc", "pixel_auroc", "aupro")
 

@@ -4,6 +4,7 @@ A class is one family with one vector of parameters; its pictures differ by what
 size, light) and by chance. Lengths are fractions of the picture's side, so a picture shows the same at any size.
 """
 
+import hashlib
 from collections.abc import Callable
 from operator import index as as_int
 
@@ -40,6 +41,11 @@ class FormulaImages:
         cls, one = default_rng((self.seed, 1, label)), default_rng((self.seed, 2, index))
         name = NAMES[cls.integers(len(NAMES))]
         return picture(name, cls, one, self.size)
+
+    def fingerprint(self) -> str:
+        """A hash of a small picture of each family: tells whether an index still means the same picture."""
+        small = (picture(name, default_rng(1), default_rng(2), 32).tobytes() for name in NAMES)
+        return hashlib.sha256(b"".join(small)).hexdigest()[:8]
 
     def label(self, index: int) -> int:
         """The class of picture `index`; ValueError if the pictures have no classes."""

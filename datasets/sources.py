@@ -4,6 +4,7 @@ import functools
 import hashlib
 import multiprocessing
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Generic, TypeVar
 
 import cv2
 import numpy as np
+from filelock import FileLock
 
 from datasets.formula import FormulaImages
 from datasets.images import fit_image, is_image, read_image
-from utils.console import progress
+from utils.console import note, progress
 from utils.errors import UserError
 from utils.files import write_atomic
 
@@ -25,11 +27,14 @@ class FolderImages:
     """The images of a folder and all below it, in the order of their paths: index -> [h,w,3] uint8 RGB.
 
     Resized to `img_size`, the aspect ratio not kept, then cropped to `crop_size`; an index beyond the last
-    image starts over. Raises UserError naming the key `key` for a folder without images, and any damaged file.
+    image starts over. In the place of a damaged file stands the next one, and a note names it: which of many files is
+    drawn does not matter, and a training of days must not end at one of them. Raises UserError naming the key `key`
+    for a folder without images, and the file if every one is damaged.
     """
 
     def __init__(self, key: str, folder: str, img_size: Sequence[int], crop_size: Sequence[int] | None = None):
         self.root, self.img_size, self.crop_size = Path(folder).expanduser(), img_size, crop_size or img_size
+        self.damaged: set[Path] = set()
         self.paths = sorted(path for path in self.root.rglob("*") if is_image(path))
         if not self.root.is_dir():
             raise UserError(f"{key}: there is no folder {self.root}")
@@ -45,10 +50,22 @@ class FolderImages:
         return f"{len(self)} {hashlib.sha256(names.encode(errors='surrogateescape')).hexdigest()[:16]}"
 
     def __getitem__(self, index: int) -> np.ndarray:
-        pixels = fit_image(read_image(self.paths[index % len(self)]), self.img_size, self.crop_size)
+        pixels = fit_image(self._first_readable(index), self.img_size, self.crop_size)
         if pixels.dtype == np.uint16:
             pixels = (pixels >> 8).astype(np.uint8)
         return np.ascontiguousarray(pixels.transpose(1, 2, 0))
+
+    def _first_readable(self, index: int) -> np.ndarray:
+        for k in range(len(self)):
+            path = self.paths[(index + k) % len(self)]
+            try:
+                return read_image(path)
+            except UserError as error:
+                damaged = error
+                if path not in self.damaged:
+                    self.damaged.add(path)
+                    note(f"{error}; the next file is taken in its place")
+        raise damaged
 
 
 class Ahead(Generic[Made]):
@@ -67,9 +84,16 @@ class Ahead(Generic[Made]):
 
 
 def rendered(images: FormulaImages, count: int, path: Path) -> np.ndarray:
-    """The first `count` images, [count,S,S,3] uint8, made by all cores and kept in the file `path` for later runs."""
-    if not path.exists():
-        write_atomic(path, functools.partial(_render, images, count))
+    """The first `count` images, [count,S,S,3] uint8, made by all cores and kept in the file `path` for later runs.
+
+    A second process that wants the same file waits for it. Raises UserError where the disk has no room for it.
+    """
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        if not path.exists():
+            needed, free = count * images.size**2 * 3, shutil.disk_usage(path.parent).free
+            if needed > free:  # found out later, it would kill the drawing processes
+                raise UserError(f"{path}: needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free there")
+            write_atomic(path, functools.partial(_render, images, count))
     return np.load(path, mmap_mode="r")
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.features import Features
+from models.features import Features, outline
 from models.weights import bundled_names, find_source, read_tensors, teachers_randomness
 from utils.anomaly_map import resize
 from utils.errors import UserError
@@ -193,6 +193,11 @@ class TargetFeatures(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return self.embed(self.features(image))
+
+    def size(self, side: int) -> int:
+        """Positions of its maps along a side of the image."""
+        shapes = outline(self.features.backbone, self.features.out_indice)
+        return shapes(torch.empty(1, 3, side, side, device="meta"))[0].shape[-1]
 
     def embed(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
         """[B,C_1,h,w] and [B,C_2,h/2,w/2] -> [B,channels,h,w]."""

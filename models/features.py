@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from utils.errors import UserError
+from utils.errors import UserError, reason
 
 
 class Features(nn.Module):
@@ -57,8 +57,7 @@ class Features(nn.Module):
         try:
             maps = self(torch.zeros(1, 3, *size, device=next(self.parameters()).device))
         except (AssertionError, RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"backbone '{self.backbone}' cannot take {key} {tuple(size)}: {reason}") from None
+            raise UserError(f"backbone '{self.backbone}' cannot take {key} {tuple(size)}: {reason(error)}") from None
         finally:
             self.train(training)
         if any(m.ndim != 4 or m.shape[1] != c for m, c in zip(maps, self.channels, strict=True)):

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from models.features import Features
 from utils.console import note
-from utils.errors import IncompleteWeights, UserError
+from utils.errors import IncompleteWeights, UserError, reason
 
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
 PATIENCE = 4  # seconds a model hub has to answer before we go on without it
@@ -183,10 +183,11 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(f"weights: {path} cannot be read as a weights file ({str(error).splitlines()[0]})") from None
+        raise UserError(f"weights: {path} cannot be read as a weights file ({reason(error)})") from None
     except Exception:  # pickle.UnpicklingError: code instead of tensors, or no checkpoint at all
         raise UserError(f"weights: {path} is no file of tensors that can be loaded safely") from None
     content = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(content, dict) or not all(isinstance(t, torch.Tensor) for t in content.values()):
+    named = isinstance(content, dict) and all(isinstance(key, str) for key in content)
+    if not named or not all(isinstance(tensor, torch.Tensor) for tensor in content.values()):
         raise UserError(f"weights: {path} holds something else than a state_dict")
     return content

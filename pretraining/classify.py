@@ -83,8 +83,8 @@ class Classification(Job):
         o = self.options
         count = o.classes * o.per_class
         self.images = FormulaImages(o.img_size, o.seed, o.classes)
-        store = self.folder.parent / f"pictures_{o.seed}_{o.classes}_{o.per_class}_{o.img_size}.npy"
-        self.pool = rendered(self.images, count, store)
+        store = f"pictures_{o.seed}_{o.classes}_{o.per_class}_{o.img_size}_{self.images.fingerprint()}.npy"
+        self.pool = rendered(self.images, count, self.folder.parent / store)
         self.batch = Ahead(self.draw, o.steps - 1)
 
     def draw(self, step: int) -> tuple[torch.Tensor, ...]:
@@ -103,7 +103,7 @@ class Classification(Job):
         labels = labels.repeat(2)
         logits, embedding = self.net(views(pictures.repeat(2, 1, 1, 1), theta, colourless, o.crop_size))
         cross_entropy = F.cross_entropy(logits.float(), labels, label_smoothing=o.smoothing)
-        contrast = info_nce(*embedding.float().chunk(2), o.temperature)
+        contrast = info_nce(*embedding.chunk(2), o.temperature)
         right = (logits.argmax(1) == labels).float().mean().item()
         return cross_entropy + o.contrast * contrast, {"contrast": contrast.item(), "accuracy": right}
 
@@ -148,6 +148,7 @@ def views(pictures: torch.Tensor, theta: torch.Tensor, colourless: torch.Tensor,
 
 def info_nce(one: torch.Tensor, other: torch.Tensor, temperature: float) -> torch.Tensor:
     """Each picture's two embeddings should find each other among all of the batch: two [B,D] -> scalar."""
-    similarity = F.normalize(one, dim=1) @ F.normalize(other, dim=1).T / temperature
+    with torch.autocast(one.device.type, enabled=False):  # which would multiply in half precision
+        similarity = F.normalize(one.float(), dim=1) @ F.normalize(other.float(), dim=1).T / temperature
     target = torch.arange(len(one), device=one.device)
     return 0.5 * (F.cross_entropy(similarity, target) + F.cross_entropy(similarity.T, target))

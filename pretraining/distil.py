@@ -12,7 +12,7 @@ from torch import nn
 from datasets.formula import FormulaImages
 from datasets.images import standardise
 from datasets.sources import Ahead, FolderImages, rendered
-from models.efficientad import CHANNELS, PDN, TargetFeatures
+from models.efficientad import CHANNELS, PDN, TargetFeatures, pdn_size
 from models.weights import pretrained_features
 from pretraining.job import Job, JobOptions, warm_cosine
 from trainer.student_file import fingerprint
@@ -20,6 +20,7 @@ from utils.config import Count, Levels, Rate, Share, Side, Text, Weight
 from utils.console import progress
 from utils.device import autocast
 from utils.efficientad import channel_statistics
+from utils.errors import UserError
 
 
 class Imitation(nn.Module):
@@ -64,6 +65,12 @@ class Distillation(Job):
         features = pretrained_features(o.backbone, o.out_indice, o.weights, o.seed)
         features.check_size((2 * o.img_size, 2 * o.img_size), "twice img_size")
         target = TargetFeatures(features)
+        found, wanted = target.size(2 * o.img_size), pdn_size(o.img_size, padding=True)
+        if found != wanted:
+            raise UserError(
+                f"backbone: of {2 * o.img_size} px '{o.backbone}' makes maps of {found} positions a side, a PDN of "
+                f"half the size {wanted}: choose a backbone that pads, and an img_size in multiples of 8"
+            )
         self.target = target.eval().to(self.device, memory_format=torch.channels_last)
         self.origin = {"target": fingerprint(target)}
         if o.images != "procedural":
@@ -74,8 +81,9 @@ class Distillation(Job):
     def prepare(self) -> None:
         o, side = self.options, 2 * self.options.img_size
         if o.images == "procedural":
-            store = self.folder.parent / f"pictures_{o.seed}_{o.pictures}_{side}.npy"
-            self.images = rendered(FormulaImages(side, o.seed), o.pictures, store)
+            images = FormulaImages(side, o.seed)
+            store = f"pictures_{o.seed}_{o.pictures}_{side}_{images.fingerprint()}.npy"
+            self.images = rendered(images, o.pictures, self.folder.parent / store)
         if not self.net.std.any():
             mean, std = channel_statistics(self._targets())
             self.net.mean.copy_(mean.view(1, -1, 1, 1))

@@ -61,6 +61,7 @@ class Job:
         self.dtype = choose_dtype(options.precision, self.device)
         self.folder = Path(options.save_path, self.name)
         self.file = self.folder / f"{self.name}.safetensors"
+        self.with_a_gpu = self._with_a_gpu()
         set_seed(options.seed)
         self.net = self.build().to(self.device, memory_format=torch.channels_last)
 
@@ -141,12 +142,13 @@ class Job:
         means = {key: value / len(part) for key, value in sums.items()}
         return {"step": part.stop, "lr": lr, **means, "seconds": time.perf_counter() - begin}
 
-    def with_a_gpu(self) -> str:
-        """The command that makes the most of this recipe on a GPU within an hour or so, by estimate."""
+    def _with_a_gpu(self) -> str:
+        """The command that makes the most of this recipe on a GPU within an hour or so, by estimate, from the start."""
         file = f"configs/teachers/{self.base}.yaml"
         shipped = type(self.options).model_validate(read_config(ROOT / file)).model_dump(mode="json")
         own = self.options.model_dump(mode="json", exclude=WITHOUT_EFFECT | {"precision"})
         changed = {key: value for key, value in own.items() if value != shipped[key]} | self.on_a_gpu
+        changed["save_path"] = "teachers/gpu"  # beside this one, which would not be replaced
         words = [f"{key}={_as_yaml(value)}" for key, value in changed.items()]
         return shlex.join(["python3", "pretrain.py", "--config", file, *words])
 
@@ -170,7 +172,7 @@ class Job:
             "precision": str(self.dtype).removeprefix("torch."),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "timm": timm.__version__},
             "last": {key: value for key, value in history[-1].items() if key != "seconds"},
-            "with_a_gpu": self.with_a_gpu(),
+            "with_a_gpu": self.with_a_gpu,
             **self.notes(),
         }
         write_bytes(self.file, content)

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import timm
 
+from benchmarks.methods import METHODS
 from tests.conftest import REPO
-from trainer import TRAINERS
+from trainer import TRAINERS, build_trainer
 from utils.config import check_config, read_config
 
 FILES = [REPO / "config.yaml", *sorted((REPO / "configs").glob("*.yaml"))]
@@ -37,3 +38,14 @@ def test_the_backbone_tag_has_weights(path: Path):
 
 def test_every_method_has_an_example():
     assert {read_config(path)["distillType"] for path in FILES[1:]} == set(TRAINERS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+def test_every_file_runs_with_bundled_teachers(path: Path, tiny_mvtec, tmp_path):
+    """With the words that benchmarks/methods.py adds and the README names, nothing has to be downloaded."""
+    words = [] if path.stem == "config" else METHODS[read_config(path)["distillType"]][1]
+    readme = (REPO / "README.md").read_text(encoding="utf-8")
+    assert all(word in readme for word in words)
+    where = [f"data_path={tiny_mvtec}", "obj=part", f"save_path={tmp_path}"]
+    trainer = build_trainer(path, [*words, *where, "weights=bundled"])
+    assert set(trainer.record["weights"].values()) == {"bundled"}

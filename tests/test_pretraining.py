@@ -100,7 +100,7 @@ def test_the_manifest_says_where_the_teacher_comes_from(recipe, tmp_path):
 def test_the_manifest_says_how_to_make_more_of_it(recipe, changed, tmp_path):
     """A command that works, of this very recipe but for what a GPU affords."""
     made = job(recipe, tmp_path, **changed)
-    program, script, flag, file, *words = shlex.split(made.with_a_gpu())
+    program, script, flag, file, *words = shlex.split(made.with_a_gpu)
     assert (program, script, flag) == ("python3", "pretrain.py", "--config")
     options = check_config(read_config(REPO / file, words), made.Options)
     assert all(getattr(options, key) == value for key, value in (changed | made.on_a_gpu).items())

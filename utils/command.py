@@ -26,7 +26,7 @@ def run(main: Callable[[], None]) -> None:
     except UserError as error:
         sys.exit(_say(f"error: {error}", 2))
     except torch.OutOfMemoryError:
-        sys.exit(_say("error: out of GPU memory: lower TrainingData.batch_size or TrainingData.img_size", 2))
+        sys.exit(_say("error: out of GPU memory: lower batch_size or img_size", 2))
     except KeyboardInterrupt:
         # Worker threads may still be busy; nothing they do matters any more, and a traceback helps nobody.
         code = _say("\ninterrupted; the same command takes a training up again from its last checkpoint", 130)

@@ -9,5 +9,10 @@ class UserError(ValueError):
         super().__init__(sentence.rpartition("UserError: ")[2].strip())
 
 
+def reason(error: Exception) -> str:
+    """The first line of an error's text, or its kind where it has none."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 class IncompleteWeights(UserError):
     """A weights file lacks values that the backbone needs, such as those of its deeper levels."""

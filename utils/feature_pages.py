@@ -45,12 +45,15 @@ class ImageView(NamedTuple):
     levels: list[LevelView]
 
 
-def channel_importance(teacher: torch.Tensor, student: torch.Tensor, final: torch.Tensor) -> torch.Tensor:
+def channel_importance(
+    teacher: torch.Tensor, student: torch.Tensor, final: torch.Tensor, border: int = 0
+) -> torch.Tensor:
     """Each channel's share of the squared difference, counted where the final map is high: [C], sums to 1.
 
-    teacher, student [1,C,h,w]; final [1,1,H,W].
+    teacher, student [1,C,h,w], which lack `border` positions of the image on each side; final [1,1,H,W].
     """
-    where = F.adaptive_avg_pool2d(final.float(), teacher.shape[-2:]).clamp_min(0)
+    whole = F.adaptive_avg_pool2d(final.float(), [side + 2 * border for side in teacher.shape[-2:]])
+    where = F.pad(whole, [-border] * 4).clamp_min(0)
     parts = ((teacher - student).square() * where).sum(dim=(0, 2, 3))
     return parts / parts.sum().clamp_min(torch.finfo(parts.dtype).tiny)
 
