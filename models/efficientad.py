@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.features import Features, outline
+from models.features import Features
 from models.weights import bundled_names, find_source, read_tensors, teachers_randomness
 from utils.anomaly_map import resize
+from utils.console import note
 from utils.errors import UserError
 
 CHANNELS = 384  # of the teacher's maps, the autoencoder's, and each half of the student's
@@ -86,13 +87,14 @@ def pretrained_pdn(kind: str, weights: str, seed: int) -> PDNTeacher:
             "weights: a PDN is distilled from an ImageNet network, and no model hub has one; write bundled, or the "
             "path of one you have or made (python3 pretrain.py --config configs/teachers/pdn_small.yaml)"
         )
-    if weights in ("auto", "bundled"):
+    if weights == "auto":
+        note("no model hub has a PDN: going on with the bundled one, which was made from formula-made images alone")
         weights = "bundled"
-        if f"pdn_{kind}" not in bundled_names():
-            raise UserError(
-                f"weights: no {kind} PDN is bundled; make one (python3 pretrain.py --config "
-                f"configs/teachers/pdn_{kind}.yaml) or give the path of one you have"
-            )
+    if weights == "bundled" and f"pdn_{kind}" not in bundled_names():
+        raise UserError(
+            f"weights: no {kind} PDN is bundled (bundled: {', '.join(bundled_names())}); make one (python3 pretrain.py "
+            f"--config configs/teachers/pdn_{kind}.yaml) or give the path of one you have"
+        )
     with teachers_randomness(seed):
         teacher = PDNTeacher(kind)
     teacher.source = find_source(f"pdn_{kind}", weights)
@@ -193,11 +195,6 @@ class TargetFeatures(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return self.embed(self.features(image))
-
-    def size(self, side: int) -> int:
-        """Positions of its maps along a side of the image."""
-        shapes = outline(self.features.backbone, self.features.out_indice)
-        return shapes(torch.empty(1, 3, side, side, device="meta"))[0].shape[-1]
 
     def embed(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
         """[B,C_1,h,w] and [B,C_2,h/2,w/2] -> [B,channels,h,w]."""

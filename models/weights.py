@@ -2,6 +2,8 @@
 
 import contextlib
 import threading
+import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ from utils.errors import IncompleteWeights, UserError, reason
 
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
 PATIENCE = 4  # seconds a model hub has to answer before we go on without it
+_silent_until: dict[str, float] = {}  # by hub
 
 
 class Source(NamedTuple):
@@ -111,22 +114,28 @@ def _imagenet(backbone: str) -> Path:
     cached = try_to_load_from_cache(repo, file)
     if isinstance(cached, str):
         return Path(cached)
-    by_torch_hub = Path(torch.hub.get_dir(), "checkpoints", Path(cfg.url).name) if cfg.url else None
-    if by_torch_hub and by_torch_hub.is_file():
+    by_torch_hub = Path(torch.hub.get_dir(), "checkpoints", Path(cfg.url or f"{backbone}{Path(file).suffix}").name)
+    if by_torch_hub.is_file():
         return by_torch_hub
     url = f"{constants.ENDPOINT}/{repo}/resolve/main/{file}"
     if not constants.HF_HUB_OFFLINE and _answers(url):
         with contextlib.suppress(Exception):  # the hub's errors have no common class; the advice below serves all
             return Path(hf_hub_download(repo, file))
-    or_put = f", or put {by_torch_hub.name} into {by_torch_hub.parent}" if by_torch_hub else ""
+    put = f"put {by_torch_hub.name}" if cfg.url else f"put it as {by_torch_hub.name}"
     raise UserError(
         f"weights: the ImageNet weights of '{backbone}' are neither cached nor reachable; "
-        f"fetch {url} elsewhere and name the file with weights=PATH{or_put}"
+        f"fetch {url} elsewhere and name the file with weights=PATH, or {put} into {by_torch_hub.parent}"
     )
 
 
 def _answers(url: str) -> bool:
-    """Whether the URL can be opened within PATIENCE seconds, name resolution (which has no timeout) included."""
+    """Whether the URL can be opened within PATIENCE seconds, name resolution (which has no timeout) included.
+
+    A hub that was silent is not asked again for a minute: the second backbone of a run shall not wait once more.
+    """
+    hub = urllib.parse.urlsplit(url).netloc
+    if time.monotonic() < _silent_until.get(hub, 0):
+        return False
     answered = threading.Event()
 
     def ask():
@@ -137,6 +146,8 @@ def _answers(url: str) -> bool:
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(PATIENCE)
+    if thread.is_alive():
+        _silent_until[hub] = time.monotonic() + 60
     return answered.is_set()
 
 

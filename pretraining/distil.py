@@ -13,6 +13,7 @@ from datasets.formula import FormulaImages
 from datasets.images import standardise
 from datasets.sources import Ahead, FolderImages, rendered
 from models.efficientad import CHANNELS, PDN, TargetFeatures, pdn_size
+from models.features import outline
 from models.weights import pretrained_features
 from pretraining.job import Job, JobOptions, warm_cosine
 from trainer.student_file import fingerprint
@@ -65,11 +66,13 @@ class Distillation(Job):
         features = pretrained_features(o.backbone, o.out_indice, o.weights, o.seed)
         features.check_size((2 * o.img_size, 2 * o.img_size), "twice img_size")
         target = TargetFeatures(features)
-        found, wanted = target.size(2 * o.img_size), pdn_size(o.img_size, padding=True)
+        with torch.device("meta"):  # shapes only
+            found = outline(o.backbone, o.out_indice)(torch.empty(1, 3, 2 * o.img_size, 2 * o.img_size))[0].shape[-1]
+        wanted = pdn_size(o.img_size, padding=True)
         if found != wanted:
             raise UserError(
-                f"backbone: of {2 * o.img_size} px '{o.backbone}' makes maps of {found} positions a side, a PDN of "
-                f"half the size {wanted}: choose a backbone that pads, and an img_size in multiples of 8"
+                f"backbone: '{o.backbone}' makes {found} positions a side of {2 * o.img_size} px, a PDN {wanted} of "
+                "half of them; choose a backbone that pads, and an img_size that 8 divides"
             )
         self.target = target.eval().to(self.device, memory_format=torch.channels_last)
         self.origin = {"target": fingerprint(target)}

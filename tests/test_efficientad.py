@@ -107,6 +107,16 @@ def test_without_a_penalty_its_term_is_missing(config):
     assert trainer.loss(batch(trainer)).item() == pytest.approx(9)
 
 
+def test_half_precision_squares_in_single(by_hand, monkeypatch):
+    """The square of 300 is beyond float16."""
+    large = torch.full((1, 384, 56, 56), 300, dtype=torch.float16)
+    for half in ("local", "global_head"):
+        monkeypatch.setattr(by_hand.student, half, lambda image: large)
+    expected = 2 * 300**2 + 1 + 299**2
+    assert by_hand.loss(batch(by_hand)).item() == pytest.approx(expected, rel=1e-4)
+    assert by_hand.distance(large, 0 * large).unique().item() == 300**2
+
+
 def test_the_teacher_is_compared_by_its_statistics(by_hand):
     by_hand.student.mean += 4
     by_hand.student.std *= 2  # the teacher now says (0 - 4) / 2 = -2
@@ -348,6 +358,7 @@ def test_other_penalty_files_do_not_go_on_with_an_interrupted_run(tmp_path, conf
 
 
 def test_a_damaged_penalty_image_is_named(tmp_path, config):
+    """And does not end the training while there is another."""
     (tmp_path / "any").mkdir()
     (tmp_path / "any/half.jpg").write_bytes(b"rubbish")
     (tmp_path / "any/._a.jpg").write_bytes(b"what a file browser leaves")
@@ -355,6 +366,16 @@ def test_a_damaged_penalty_image_is_named(tmp_path, config):
     trainer = build_trainer(config("ead", {"penalty_path": str(tmp_path / "any"), "steps": 2}))
     with pytest.raises(UserError, match="half.jpg: cannot be read as an image"):
         trainer.train()
+
+
+def test_the_next_file_stands_for_a_damaged_one(tmp_path, capsys):
+    for name, value in (("a", 10), ("b", 20)):
+        write_image(tmp_path / f"{name}.png", np.full((8, 8, 3), value, np.uint8))
+    (tmp_path / "c.jpg").write_bytes(b"rubbish")
+    images = FolderImages("penalty_path", str(tmp_path), (8, 8))
+    assert [int(images[k].max()) for k in (0, 1, 2, 5)] == [10, 20, 10, 10]
+    said = capsys.readouterr().err
+    assert said.count("c.jpg: cannot be read as an image") == 1 and "the next file is taken in its place" in said
 
 
 def test_a_test_needs_no_penalty_images(tmp_path, config):
@@ -389,7 +410,7 @@ def test_refused(config, word, said):
 def test_a_missing_teacher_is_said_in_a_sentence(tmp_path):
     words = ("data_path=nowhere", f"save_path={tmp_path}", "backbone=medium", "weights=bundled")
     process = run_script("trainNet.py", "--config", REPO / "configs/configEAD.yaml", *words)
-    assert_one_sentence(process, "no medium PDN is bundled; make one", "configs/teachers/pdn_medium.yaml")
+    assert_one_sentence(process, "no medium PDN is bundled (bundled: ", "make one", "configs/teachers/pdn_medium.yaml")
 
 
 def test_one_good_image_cannot_be_held_out_of(tmp_path):

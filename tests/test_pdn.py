@@ -284,6 +284,9 @@ def test_check_11_projection():
     found = embed(maps)[0, :, 4, 4]
     expected = {0: 1.0, 1: 3.5, 2: 6.0, 191: 510.0, 192: 1002.5, 193: 1007.5, 383: 2020.5}
     assert {k: found[k].item() for k in expected} == pytest.approx(expected, rel=1e-5)
+    bins = pooled(torch.arange(2048.0).view(1, -1, 1, 1), 384).flatten()  # what the reference of these tests pools with
+    assert bins[:6].tolist() == [2.5, 7.5, 12.5, 18.5, 23.5, 28.5]
+    assert bins[[191, 192, 383]].tolist() == [1020.5, 1026.5, 2044.5]
     alone = embed([maps[0], torch.zeros_like(maps[1])])[0, :, 4, 4]
     assert torch.equal(alone[:192], found[:192]) and (alone[192:] == 0).all()
 
@@ -400,6 +403,17 @@ def test_hard_loss_is_the_quantile_and_mask(n):
     bound = np.quantile(np.arange(n), 0.999)
     expected = values[values >= bound - 1e-6].mean()  # a whole rank may come out of numpy a little above itself
     assert hard_feature_loss(values).item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_the_hard_loss_of_more_elements_than_a_quantile_takes():
+    """torch.quantile stops at 2^24 elements in many versions: those of three images of 512 px."""
+    n = 2**24 + 1000
+    values = torch.zeros(n)
+    kept = n - math.ceil(0.999 * (n - 1))
+    values[-kept:] = 5
+    assert hard_feature_loss(values).item() == 5
+    values[-1] = 0
+    assert 0 < 5 - hard_feature_loss(values).item() < 1e-3
 
 
 def test_check_9_calibrated_maps():

@@ -5,12 +5,15 @@ import hashlib
 import json
 import math
 import shlex
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from datasets import sources
 from datasets.formula import FormulaImages
 from datasets.sources import Ahead, rendered
 from models.weights import read_tensors
@@ -162,6 +165,22 @@ def test_distilling_takes_a_folder_of_images(tmp_path):
     assert before.startswith("3 ") and again.origin["files"] not in ("", before)
 
 
+@pytest.mark.parametrize("keys", [{"backbone": "inception_v3"}, {"backbone": "convnext_atto", "out_indice": [1, 2]}])
+def test_maps_that_do_not_fit_a_pdn_are_refused(tmp_path, keys):
+    """Before anything is drawn: a network that does not pad, and a size that is rounded otherwise."""
+    with pytest.raises(UserError, match="backbone: .* positions a side of 260 px, a PDN 33 of half"):
+        job("distil", tmp_path, img_size=130, **keys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_share_of_a_distillations_images_is_gray(tmp_path):
+    distilling = job("distil", tmp_path, gray=0.3, batch_size=100)
+    distilling.images = [np.full((64, 64, 3), (200, 100, 50), np.uint8)]
+    coloured = (distilling.draw(0, 0).float().std(dim=1) > 1).flatten(1)
+    assert (coloured.all(dim=1) == coloured.any(dim=1)).all()
+    assert 55 <= coloured.all(dim=1).sum() <= 85
+
+
 def test_the_views_of_a_picture(tmp_path):
     """Crops, turned and flipped; nothing about light or colour, but for those without any."""
     theta = random_affine(np.random.default_rng(0), 2000)
@@ -196,6 +215,22 @@ def test_classification_learns(tmp_path):
     learning.run()
     rows = list(csv.DictReader((tmp_path / "resnet18/log.csv").open()))
     assert float(rows[-1]["accuracy"]) > 0.7 > float(rows[0]["accuracy"])
+
+
+def test_two_processes_want_the_same_pictures(tmp_path, monkeypatch):
+    """The second waits; it would empty the file that the first one is filling."""
+    images, drawn = FormulaImages(32, 5), []
+    draw = sources._render
+    monkeypatch.setattr(sources, "_render", lambda *given: drawn.append(time.sleep(0.2)) or draw(*given))
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda _: rendered(images, 3, tmp_path / "p.npy"), range(2))
+    assert len(drawn) == 1 and np.array_equal(one, other)
+
+
+def test_a_full_disk_is_said_before_drawing(tmp_path):
+    with pytest.raises(UserError, match="p.npy: needs [0-9.]+ GB, [0-9.]+ GB are free there"):
+        rendered(FormulaImages(32, 5), 2**45, tmp_path / "p.npy")
+    assert not (tmp_path / "p.npy").exists()
 
 
 def test_drawn_pictures_are_the_streams(tmp_path):

@@ -143,6 +143,14 @@ def test_channel_importance_counts_differences_where_the_map_is_high():
     assert channel_importance(teacher, student, final).tolist() == pytest.approx([0.2, 0.8, 0.0])
 
 
+def test_channel_importance_where_a_map_without_padding_lies():
+    """Cell (1, 1) of a map that lacks 2 on each side is cell (3, 3) of the image."""
+    teacher, student, final = torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 4, 4), torch.zeros(1, 1, 16, 16)
+    final[..., 6:8, 6:8] = 1
+    student[0, 0, 1, 1] = student[0, 1, 2, 2] = 1
+    assert channel_importance(teacher, student, final, border=2).tolist() == [1, 0]
+
+
 @pytest.mark.parametrize("combine", ["sum", "prod"])
 def test_a_level_that_says_nothing_about_place_has_no_share(combine):
     def final_map(levels, size):

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from tests.conftest import REPO, run_script
 from trainer import build_trainer
-from trainer.training import Training
+from trainer.training import Training, _random_state, _set_random_state
 from utils.errors import UserError
 
 WORDS = ["distillType=st", "backbone=resnet18", "weights=random", "obj=part", "TrainingData.epochs=12"]
@@ -110,3 +110,13 @@ def test_the_best_epoch_is_the_first_with_the_lowest_validation_score():
             student.weight.fill_(epoch)
         training.end_epoch({"epoch": epoch}, {"": score})
     assert training.kept == 2 and training.best["weight"].item() == 2
+
+
+def test_a_checkpoint_holds_the_random_state_of_one_gpu(monkeypatch):
+    """Of the one in use: a machine with fewer GPUs could not go on with the states of all."""
+    told = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: torch.tensor([7], dtype=torch.uint8))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", told.append)
+    _set_random_state(_random_state())
+    assert [state.tolist() for state in told] == [[7]]
