@@ -84,8 +84,10 @@ def test_a_file_of_code_or_garbage_is_refused(tmp_path):
     torch.save({"state_dict": print}, tmp_path / "code.pth")
     (tmp_path / "garbage.pth").write_bytes(b"nothing")
     (tmp_path / "garbage.safetensors").write_bytes(b"nothing")
+    (tmp_path / "empty.pth").write_bytes(b"")  # an interrupted download
     torch.save([1, 2], tmp_path / "list.pth")
-    for name in ("code.pth", "garbage.pth", "garbage.safetensors", "list.pth"):
+    torch.save({0: torch.zeros(1)}, tmp_path / "numbers.pth")
+    for name in ("code.pth", "garbage.pth", "garbage.safetensors", "empty.pth", "list.pth", "numbers.pth"):
         with pytest.raises(UserError, match=name):
             load_weights(Features("resnet18", LEVELS), tmp_path / name)
     with pytest.raises(UserError, match="nowhere.pth is no file"):
