@@ -3,10 +3,10 @@
 import json
 import shlex
 
+from engine.device import keep_freed_memory
 from pretraining import RECIPES
 from utils.command import run, run_flags
 from utils.config import check_config, read_config
-from utils.device import keep_freed_memory
 from utils.errors import UserError
 
 

@@ -1,11 +1,12 @@
 """Train a student on good parts and score the test images, as config.yaml says."""
 
 from datasets.demo import ensure_demo
+from engine.device import keep_freed_memory
+from engine.distributed import start
+from evaluation.report import summary
 from trainer import build_trainer
 from utils.command import run, run_flags
-from utils.device import keep_freed_memory
-from utils.distributed import is_main, start
-from utils.report import summary
+from utils.ranks import is_main
 
 
 def main() -> None:

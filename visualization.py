@@ -7,15 +7,15 @@ from pathlib import Path
 
 import torch
 
+from datasets.dataset import MVTecDataset, Sample
 from datasets.demo import ensure_demo
 from datasets.images import denormalise
-from datasets.mvtec import MVTecDataset, Sample
+from evaluation.feature_pages import ImageView, LevelView, channel_importance, draw_level, draw_overview, level_shares
 from trainer import BaseTrainer, build_trainer
 from utils.command import run, run_flags
 from utils.config import joined
 from utils.console import progress
 from utils.errors import UserError
-from utils.feature_pages import ImageView, LevelView, channel_importance, draw_level, draw_overview, level_shares
 from utils.files import check_writable, write_atomic
 
 

@@ -19,8 +19,8 @@ import cv2
 import numpy as np
 import torch
 
-from datasets.formula import FAMILIES, FormulaImages, picture
-from datasets.sources import FolderImages
+from datasets.folder import FolderImages
+from pretraining.formula import FAMILIES, FormulaImages, picture
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Seconds, memory and values of utils.metrics beside scikit-learn and a threshold loop, on synthetic maps.
+"""Seconds, memory and values of evaluation.metrics beside scikit-learn and a threshold loop, on synthetic maps.
 
     python3 benchmarks/metrics.py [--images 100] [--size 512] [--quick]
 
@@ -42,7 +42,7 @@ def make_maps(images, size):
 
 
 def ours(maps, masks):
-    from utils.metrics import segmentation
+    from evaluation.metrics import segmentation
 
     return lambda: segmentation(maps, masks)
 

@@ -26,18 +26,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from datasets.dataset import MVTecDataset, Sample
 from datasets.demo import CATEGORIES, DEFAULT_ROOT, ensure_demo
-from datasets.mvtec import MVTecDataset, Sample, test_dataset, train_datasets
-from models.efficientad import pretrained_pdn
-from models.features import Frozen
-from models.weights import pretrained_features
-from utils.anomaly_map import resize, smooth
+from datasets.readers.mvtec import test_dataset, train_datasets
+from engine.device import autocast, choose_device, choose_dtype, keep_freed_memory
+from evaluation.metrics import detection, segmentation
+from models.anomaly_map import resize, smooth
+from models.teachers.features import Frozen
+from models.teachers.pdn import pretrained_pdn
+from models.teachers.weights import pretrained_features
 from utils.command import run
 from utils.config import Config, TrainingData, check_config
 from utils.console import note, progress
-from utils.device import autocast, choose_device, choose_dtype, keep_freed_memory
 from utils.errors import UserError
-from utils.metrics import detection, segmentation
 
 ROOT = Path(__file__).parents[1]
 LEVELS = [1, 2, 3]  # strides 4, 8 and 16 of most networks

@@ -24,14 +24,15 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
+from datasets.dataset import MVTecDataset
 from datasets.demo import render
-from datasets.mvtec import MVTecDataset, as_it_is, test_dataset, train_datasets
+from datasets.readers.mvtec import test_dataset, train_datasets
+from engine.device import keep_freed_memory
+from engine.fit import train_epoch
+from engine.loading import Batches, as_it_is, training_batches
+from engine.state import Training
 from trainer import BaseTrainer, build_trainer
-from trainer.batches import Batches, training_batches
-from trainer.engine import train_epoch
-from trainer.training import Training
 from utils.console import progress
-from utils.device import keep_freed_memory
 
 PLAIN, OURS = "plain fp32 NCHW loop", "ours, everything on"
 SWITCHES = (

@@ -14,8 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import cv2
 import numpy as np
@@ -23,6 +22,7 @@ import torch
 
 from trainer import build_trainer
 
+ROOT = Path(__file__).parents[1]
 TOLERANCE = 1e-5
 RESNET = {"backbone": "resnet18.tv_in1k"}
 PAIRS = {"backbone": ["resnet18.tv_in1k", "efficientnet_b0.ra_in1k"], "out_indice": [[1, 2], [3]]}
@@ -84,8 +84,14 @@ def values(folder: str, method: str, top: dict, training: dict) -> dict[str, np.
         "losses": np.array(losses),
         "maps": trainer.anomaly_map(pictures(folder, trainer)).numpy(),
         "figures": np.array([figures[key] for key in sorted(figures)]),
-        "parameters": np.array([sum(p.numel() for p in net.parameters()) for net in (trainer.teacher, trainer.student)]),
+        "parameters": np.array(
+            [sum(p.numel() for p in net.parameters()) for net in (trainer.teacher, trainer.student)]
+        ),
     }
+
+
+def parameters(net: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in net.parameters())
 
 
 def pictures(folder: str, trainer) -> torch.Tensor:

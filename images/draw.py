@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from datasets.demo import picture
-from datasets.formula import FAMILIES, FormulaImages
-from datasets.formula import picture as picture_of
 from images.figures import FROZEN, INK, LAYERS, LEARNS, NARROW, SCORE, STUDENT, TEACHER, Page, demo, merge
+from pretraining.formula import FAMILIES, FormulaImages
+from pretraining.formula import picture as picture_of
 
 LEVELS = (2.45, 4.3, 6.15)  # x of the three levels of RD and its successors
 

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.blocks import BASIC, init_convolutions
-from models.features import Features
 from models.sspcab import SSPCAB
+from models.teachers.features import Features
 from utils.errors import UserError
 
 

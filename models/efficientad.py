@@ -1,106 +1,17 @@
-"""EfficientAD's networks (Batzner, Heckler & König, WACV 2024): PDN, autoencoder, student and the PDN's own teacher."""
+"""EfficientAD's autoencoder and student (Batzner, Heckler & König, WACV 2024), its losses, statistics and scales."""
 
-import math
-from collections import OrderedDict
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torchvision.transforms.functional import adjust_brightness, adjust_contrast, adjust_saturation
 
-from models.features import Features
-from models.weights import bundled_names, find_source, read_tensors, teachers_randomness
-from utils.anomaly_map import resize
-from utils.console import note
-from utils.errors import UserError
+from datasets.images import MEAN, STD, standardise
+from models.anomaly_map import resize
+from models.pdn import CHANNELS, PDN, pdn_size
 
-CHANNELS = 384  # of the teacher's maps, the autoencoder's, and each half of the student's
-
-# Tables 6 and 7. Each layer's output channels (None: those asked for), kernel, padding if any is wanted, and whether
-# its maps are pooled.
-LAYERS = {
-    "small": [(128, 4, 3, True), (256, 4, 3, True), (256, 3, 1, False), (None, 4, 0, False)],
-    "medium": [
-        (256, 4, 3, True),
-        (512, 4, 3, True),
-        (512, 1, 0, False),
-        (512, 3, 1, False),
-        (None, 4, 0, False),
-        (None, 1, 0, False),
-    ],
-}
-
-
-def pdn_size(side: int, padding: bool = False) -> int:
-    """Positions of a PDN's maps along a side of the image, of at least 33 pixels: 56 of 256, 64 with padding."""
-    return math.ceil(side / 4) - (0 if padding else 8)
-
-
-class PDN(nn.Sequential):
-    """Patch description network "small" or "medium": [B,3,H,W] -> [B,channels,h,w] of stride 4, h and w by `pdn_size`.
-
-    A position sees 33 x 33 pixels: (i,j) those from (4i,4j) on, with padding those around (4i,4j). Padding leaves
-    the weights and the values away from the border as they are.
-    """
-
-    def __init__(self, kind: str, channels: int = CHANNELS, padding: bool = False):
-        layers, inputs = OrderedDict(), 3
-        for k, (outputs, kernel, pad, pool) in enumerate(LAYERS[kind], start=1):
-            outputs = outputs or channels
-            layers[f"conv{k}"] = nn.Conv2d(inputs, outputs, kernel, padding=pad if padding else 0)
-            layers[f"relu{k}"] = nn.ReLU(inplace=True)
-            if pool:
-                layers[f"pool{k}"] = nn.AvgPool2d(2, padding=1 if padding else 0)  # padded zeros count, as published
-            inputs = outputs
-        layers.popitem()  # maps may be negative
-        super().__init__(layers)
-        self.kind, self.channels = kind, channels
-
-    def head(self, image: torch.Tensor, part: slice) -> torch.Tensor:
-        """The channels `part` of the maps alone, which need that part of the last layer alone: [B,part,h,w]."""
-        *trunk, last = self
-        for layer in trunk:
-            image = layer(image)
-        return F.conv2d(image, last.weight[part], last.bias[part])  # stride 1 and no padding in either kind
-
-
-class PDNTeacher(nn.Module):
-    """A PDN among the other teachers: [B,3,H,W] -> one map [B,384,h,w] in a list."""
-
-    def __init__(self, kind: str):
-        super().__init__()
-        self.backbone = kind
-        self.pdn = PDN(kind)
-
-    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
-        return [self.pdn(image)]
-
-
-def pretrained_pdn(kind: str, weights: str, seed: int) -> PDNTeacher:
-    """A teacher with the weights the key `weights` asks for, noted in its `.source`.
-
-    Raises UserError when they cannot be had or do not fit.
-    """
-    if weights == "imagenet":
-        raise UserError(
-            "weights: a PDN is distilled from an ImageNet network, and no model hub has one; write bundled, or the "
-            "path of one you have or made (python3 pretrain.py --config configs/teachers/pdn_small.yaml)"
-        )
-    if weights == "auto":
-        note("no model hub has a PDN: going on with the bundled one, which was made from formula-made images alone")
-        weights = "bundled"
-    if weights == "bundled" and f"pdn_{kind}" not in bundled_names():
-        raise UserError(
-            f"weights: no {kind} PDN is bundled (bundled: {', '.join(bundled_names())}); make one (python3 pretrain.py "
-            f"--config configs/teachers/pdn_{kind}.yaml) or give the path of one you have"
-        )
-    with teachers_randomness(seed):
-        teacher = PDNTeacher(kind)
-    teacher.source = find_source(f"pdn_{kind}", weights)
-    if teacher.source.path is not None:
-        load_pdn(teacher.pdn, teacher.source.path)
-    return teacher
+CHANGES = (adjust_brightness, adjust_contrast, adjust_saturation)
 
 
 class Autoencoder(nn.Module):
@@ -170,77 +81,52 @@ class EfficientADStudent(nn.Module):
         return self.pdn.head(image, slice(CHANNELS, 2 * CHANNELS))
 
 
-class TargetFeatures(nn.Module):
-    """What a PDN is distilled from (section 3.1): [B,3,512,512] -> [B,channels,64,64], PatchCore's embedding.
+def hard_feature_loss(difference: torch.Tensor) -> torch.Tensor:
+    """Mean of the elements that are no less than the 0.999-quantile of all of them, whatever their shape (algorithm 1).
 
-    PatchCore unfolds 3 x 3 neighbourhoods of two levels, pools each to 1024 values, and both together to `channels`.
-    All of that is linear, and no output has to do with both levels, so each level's way is one fixed 3 x 3 convolution;
-    resizing the deeper level, which treats every channel alike, can come last. Levels that have `channels` channels
-    together (128 and 256 of a ResNet-18) keep each channel's mean of 3 x 3. Raises UserError unless `features` has
-    levels of strides 8 and 16.
+    `difference` holds the squared differences of a batch's features; gradients reach the elements kept.
     """
-
-    def __init__(self, features: Features, channels: int = CHANNELS):
-        super().__init__()
-        if features.reduction != [8, 16]:
-            raise UserError(
-                f"out_indice: a PDN's teacher has levels of strides 8 and 16 ([2, 3] of a ResNet), "
-                f"these of '{features.backbone}' have {features.reduction}"
-            )
-        self.features = features
-        keep = sum(features.channels) == channels
-        for name, c in zip(("shallow", "deep"), features.channels, strict=True):
-            weight = pooling_weight(c, [c] if keep else [1024, channels // 2])
-            self.register_buffer(name, weight, persistent=False)
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.embed(self.features(image))
-
-    def embed(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
-        """[B,C_1,h,w] and [B,C_2,h/2,w/2] -> [B,channels,h,w]."""
-        shallow, deep = (F.conv2d(m, w, padding=1) for m, w in zip(maps, (self.shallow, self.deep), strict=True))
-        return torch.cat([shallow, resize(deep, shallow.shape[-2:])], dim=1)
+    n = difference.numel()
+    # The linearly interpolated quantile lies at rank (n-1) 0.999 of the sorted elements, counted from 0, so just those
+    # from the next whole rank on are no less. A float product could miss a whole rank, and torch.quantile, besides
+    # being slower, refuses more than 2^24 elements in many versions. Of elements that equal the quantile any may be
+    # kept: the mean is that of the published mask as long as no two are equal.
+    rank = -(-(n - 1) * 999 // 1000)
+    return difference.flatten().topk(n - rank, sorted=False).values.mean()
 
 
-def pooling_weight(channels: int, sizes: Sequence[int]) -> torch.Tensor:
-    """[sizes[-1],channels,3,3]: the convolution that unfolds 3 x 3 and pools adaptively to one size after another."""
-    pooled = torch.eye(channels * 9)  # what each single value of an unfolded neighbourhood makes of the outputs
-    for size in sizes:
-        pooled = F.adaptive_avg_pool1d(pooled, size)
-    return pooled.T.reshape(sizes[-1], channels, 3, 3).contiguous()
+def calibrated(maps: torch.Tensor, quantiles: torch.Tensor) -> torch.Tensor:
+    """Maps of any shape -> same, where `quantiles` [2], q_a and q_b of normal images, become 0 and 0.1."""
+    low, high = quantiles
+    return 0.1 * (maps - low) / (high - low).clamp_min(1e-12)
 
 
-def load_pdn(net: PDN, path: Path) -> None:
-    """Fill `net` from a .safetensors or .pth file, strictly; half precision is widened.
+def low_and_high(maps: Iterable[torch.Tensor]) -> torch.Tensor:
+    """q_a and q_b of normal images: the 0.9- and 0.995-quantile of all values of their maps, float64 [2]."""
+    values = torch.cat([part.flatten() for part in maps]).double().cpu().numpy()
+    return torch.from_numpy(np.quantile(values, (0.9, 0.995)))  # torch's refuses more than 2^24 values in many versions
 
-    Keys are our own or anomalib's (conv1.weight), all behind one prefix if any, or nelson1425's, which count the
-    layers of the same nn.Sequential (0.weight). Raises UserError naming the keys at fault.
+
+def channel_statistics(chunks: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation (of the population) of each channel of [B,C,h,w] chunks: float64 [C] and [C].
+
+    A channel that never changes gets 1e-6, so that it can be divided by.
     """
-    given, wanted = _named_layers(read_tensors(path), net), net.state_dict()
-    faults = {
-        "has unknown": sorted(set(given) - set(wanted)),
-        "has misshapen": [key for key in wanted if key in given and given[key].shape != wanted[key].shape],
-        "lacks": [key for key in wanted if key not in given],
-    }
-    words = []
-    for what, keys in faults.items():
-        if keys:
-            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-            words.append(f"{what} {', '.join(keys[:3])}{more}")
-    if words:
-        pdn = f"{net.kind} PDN of {net.channels} channels"
-        raise UserError(f"weights: {path} is no {pdn}: it {' and '.join(words)}")
-    net.load_state_dict(given)
+    count, mean, squares = 0, 0.0, 0.0
+    for chunk in chunks:
+        # Chan et al.'s merge of two groups' moments. A difference of large sums would lose a small deviation, and half
+        # precision any.
+        var, own = torch.var_mean(chunk.double(), dim=(0, 2, 3), correction=0)
+        size = chunk.numel() // chunk.shape[1]
+        total, shift = count + size, own - mean
+        squares = squares + var * size + shift.square() * (count * size / total)
+        mean = mean + shift * (size / total)
+        count = total
+    return mean, (squares / count).sqrt().clamp_min(1e-6)
 
 
-def _named_layers(tensors: dict[str, torch.Tensor], net: PDN) -> dict[str, torch.Tensor]:
-    """The same tensors under our keys, or under those they have where a file mixes layouts."""
-    heads = {key: key.partition(".")[0] for key in tensors}
-    if all(head.isdecimal() for head in heads.values()):
-        names = [name for name, _ in net.named_children()]
-        convs = {str(i): name for i, name in enumerate(names) if name.startswith("conv")}
-        return {convs.get(head, head) + key.removeprefix(head): tensors[key] for key, head in heads.items()}
-    prefixes = {key.rpartition(".conv")[0] for key in tensors}
-    if len(prefixes) == 1 and (prefix := prefixes.pop()):
-        return {key.removeprefix(f"{prefix}."): tensor for key, tensor in tensors.items()}
-    return tensors
+def jitter(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Normalised images [B,3,H,W] -> same, all with one change of brightness, contrast or saturation by 0.8 to 1.2."""
+    change, factor = CHANGES[rng.integers(3)], rng.uniform(0.8, 1.2)
+    mean, std = (image.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    return standardise(change((image * std + mean).clamp(0, 1), factor))

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.blocks import ResNetPlan, init_convolutions, stem
-from models.features import Features
+from models.teachers.features import Features
 
 
 class NormalityMemory(nn.Module):

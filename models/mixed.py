@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.blocks import BASIC, init_convolutions, stem
-from models.features import Features
+from models.teachers.features import Features
 from utils.errors import UserError
 
 WIDTHS = (64, 64, 128, 256, 512)  # channels of ResNet-18's stem and levels 1 to 4

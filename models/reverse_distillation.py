@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from models.blocks import ResNetPlan, halving, init_convolutions, resnet_plan
-from models.features import outline
 from models.sspcab import SSPCAB
+from models.teachers.features import outline
 from utils.errors import UserError
 
 

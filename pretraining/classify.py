@@ -10,11 +10,12 @@ from pydantic import Field, model_validator
 from torch import nn
 from torchvision.transforms.functional import rgb_to_grayscale
 
-from datasets.formula import FormulaImages
 from datasets.images import standardise
-from datasets.sources import Ahead, rendered
-from models.features import Features, outline
-from models.weights import pretrained_features
+from engine.prefetch import Ahead
+from models.teachers.features import Features, outline
+from models.teachers.weights import pretrained_features
+from pretraining.formula import FormulaImages
+from pretraining.formula.store import rendered
 from pretraining.job import Job, JobOptions, warm_cosine
 from utils.config import Count, Levels, Rate, Share, Side, Text, Weight
 

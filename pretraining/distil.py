@@ -9,18 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from datasets.formula import FormulaImages
+from datasets.folder import FolderImages
 from datasets.images import standardise
-from datasets.sources import Ahead, FolderImages, rendered
-from models.efficientad import CHANNELS, PDN, TargetFeatures, pdn_size
-from models.features import outline
-from models.weights import pretrained_features
+from engine.device import autocast
+from engine.prefetch import Ahead
+from engine.student_file import fingerprint
+from models.efficientad import channel_statistics
+from models.pdn import CHANNELS, PDN, pdn_size
+from models.teachers.features import outline
+from models.teachers.weights import pretrained_features
+from pretraining.formula import FormulaImages
+from pretraining.formula.store import rendered
 from pretraining.job import Job, JobOptions, warm_cosine
-from trainer.student_file import fingerprint
+from pretraining.target import TargetFeatures
 from utils.config import Count, Levels, Rate, Share, Side, Text, Weight
 from utils.console import progress
-from utils.device import autocast
-from utils.efficientad import channel_statistics
 from utils.errors import UserError
 
 

@@ -16,13 +16,13 @@ from pydantic import Field
 from safetensors.torch import save
 from torch import nn
 
-from trainer.training import Training
+from engine.device import autocast, choose_device, choose_dtype, hardware
+from engine.seed import set_seed
+from engine.state import Training
 from utils.config import Count, Rate, Section, Text, Weight, read_config
 from utils.console import note, progress
-from utils.device import autocast, choose_device, choose_dtype, hardware
 from utils.errors import UserError
 from utils.files import check_writable, write_bytes, write_csv, write_json
-from utils.seed import set_seed
 
 ROOT = Path(__file__).parents[1]
 

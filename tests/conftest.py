@@ -13,7 +13,7 @@ import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test may ask a model hub
 
-from trainer.training import Training
+from engine.state import Training
 
 REPO = Path(__file__).parents[1]
 

@@ -10,22 +10,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from datasets.mvtec import MVTecDataset, loader, test_dataset
-from models.features import Features, Frozen
-from models.weights import pretrained_features
-from trainer.batches import Batches, training_batches
-from trainer.engine import fit
-from trainer.student_file import check_record, fingerprint, load_student, read_record, save_student
-from utils.anomaly_map import smooth, sum_levels
+from datasets.dataset import MVTecDataset
+from datasets.readers.mvtec import test_dataset
+from engine.device import autocast, choose_device, choose_dtype
+from engine.fit import fit
+from engine.loading import Batches, loader, training_batches
+from engine.seed import set_seed
+from engine.student_file import check_record, fingerprint, load_student, read_record, save_student
+from evaluation.pictures import pixel_levels
+from evaluation.report import evaluate, remove_test_report, write_test_report, write_training_report
+from models.anomaly_map import smooth, sum_levels
+from models.losses import squared_distance
+from models.teachers.features import Features, Frozen
+from models.teachers.weights import pretrained_features
 from utils.config import Config, TrainingData, difference, result_settings
 from utils.console import note, progress
-from utils.device import autocast, choose_device, choose_dtype
-from utils.distributed import is_main
 from utils.files import check_writable
-from utils.losses import squared_distance
-from utils.pictures import pixel_levels
-from utils.report import evaluate, remove_test_report, write_test_report, write_training_report
-from utils.seed import set_seed
+from utils.ranks import is_main
 
 
 class BaseTrainer:

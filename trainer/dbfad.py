@@ -7,15 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from engine.loading import Batches
+from models.anomaly_map import share_out, sum_levels
 from models.dbfad import DBFADStudent, PooledFeatures
-from models.features import outline
+from models.losses import batch_sum, squared_distance
 from models.sspcab import sspcab_losses
+from models.teachers.features import outline
 from trainer.base import BaseTrainer
-from trainer.batches import Batches
-from utils.anomaly_map import share_out, sum_levels
 from utils.config import Count, Rate, Share, TrainingData, Weight
 from utils.errors import UserError
-from utils.losses import batch_sum, squared_distance
 
 FACTOR, PATIENCE = 0.1, 5  # of the learning rate, and epochs without a better loss before it
 SIGMA = 0.8  # pixels, of the blur

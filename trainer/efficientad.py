@@ -12,15 +12,23 @@ import torch.nn.functional as F
 from pydantic import AfterValidator, model_validator
 from torch import nn
 
-from datasets.formula import FormulaImages
+from datasets.folder import FolderImages
 from datasets.images import normalise
-from datasets.sources import Ahead, FolderImages
-from models.efficientad import EfficientADStudent, pretrained_pdn
+from engine.loading import Batches
+from engine.prefetch import Ahead
+from models.anomaly_map import resize
+from models.efficientad import (
+    EfficientADStudent,
+    calibrated,
+    channel_statistics,
+    hard_feature_loss,
+    jitter,
+    low_and_high,
+)
+from models.teachers.pdn import pretrained_pdn
+from pretraining.formula import FormulaImages
 from trainer.base import BaseTrainer
-from trainer.batches import Batches
-from utils.anomaly_map import resize
 from utils.config import CommonData, Count, Options, Rate, RunConfig, Share, Size, Text
-from utils.efficientad import calibrated, channel_statistics, hard_feature_loss, jitter, low_and_high
 
 DECAY = 0.95  # share of the steps after which the learning rate is a tenth
 GRAY = 0.3  # share of the penalty images that lose their colour

@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from pydantic import BeforeValidator
 from torch import nn
 
-from models.features import Features
+from engine.loading import Batches
+from models.anomaly_map import share_out, sum_levels
+from models.losses import batch_sum, squared_distance
 from models.mixed import HalvedFeatures, ReducedResNet, SideBySide
+from models.teachers.features import Features
 from trainer.base import BaseTrainer
-from trainer.batches import Batches
-from utils.anomaly_map import share_out, sum_levels
 from utils.config import Config, Count, Levels, Options, Rate, Text, TrainingData, Weight
-from utils.losses import batch_sum, squared_distance
 
 EPSILON = 1e-12  # keeps the division defined where a map is constant
 

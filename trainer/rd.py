@@ -6,13 +6,13 @@ from typing import Literal
 import torch
 from torch import nn
 
+from engine.loading import Batches
+from models.anomaly_map import sum_levels
+from models.losses import cosine_distance, flat_cosine_distance
 from models.reverse_distillation import Bottleneck, Decoder, ReverseStudent, mirrored
 from models.sspcab import sspcab_losses
 from trainer.base import BaseTrainer
-from trainer.batches import Batches
-from utils.anomaly_map import sum_levels
 from utils.config import Count, Rate, Share, TrainingData, Weight
-from utils.losses import cosine_distance, flat_cosine_distance
 
 
 class RDTrainer(BaseTrainer):

@@ -5,14 +5,14 @@ import torch
 from torch import nn
 
 from datasets.images import STD
+from engine.loading import Batches
+from models.losses import cosine_distance, flat_cosine_distance
 from models.reverse_distillation import ProjectedStudent
-from trainer.batches import Batches
+from models.simplex import fractal, permutation
+from models.transport import sinkhorn_divergence
 from trainer.rd import RDTrainer
 from utils.config import Count, Rate
-from utils.distributed import rank
-from utils.losses import cosine_distance, flat_cosine_distance
-from utils.simplex import fractal, permutation
-from utils.transport import sinkhorn_divergence
+from utils.ranks import rank
 
 # Those of the published code, but for FIELD: it always cuts its patches from one corner of its noise.
 PROJECTION_WEIGHT = 0.2 / 1.11

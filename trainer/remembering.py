@@ -7,16 +7,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from engine.loading import Batches
+from models.anomaly_map import share_out, sum_levels
 from models.blocks import resnet_plan
-from models.features import outline
+from models.losses import batch_sum, cosine_distance, squared_distance
 from models.memory import ExemplarTeacher, NormalityMemory, RememberingStudent
 from models.reverse_distillation import Bottleneck, Decoder, ReverseStudent, mirrored
+from models.teachers.features import outline
 from trainer.base import BaseTrainer
-from trainer.batches import Batches
-from utils.anomaly_map import share_out, sum_levels
 from utils.config import Count, Levels, Rate, Share, TrainingData, Weight
 from utils.errors import IncompleteWeights, UserError
-from utils.losses import batch_sum, cosine_distance, squared_distance
 
 
 class RNSTTrainer(BaseTrainer):

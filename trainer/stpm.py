@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from models.features import Features
+from models.anomaly_map import multiply_levels
+from models.teachers.features import Features
 from trainer.base import BaseTrainer
-from utils.anomaly_map import multiply_levels
 from utils.config import Count, Rate, TrainingData
 
 

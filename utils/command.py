@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import torch
 
-from utils.distributed import stop
 from utils.errors import UserError
 
 
@@ -32,8 +31,6 @@ def run(main: Callable[[], None]) -> None:
         code = _say("\ninterrupted; the same command takes a training up again from its last checkpoint", 130)
         sys.stderr.flush()
         os._exit(code)
-    finally:
-        stop()
 
 
 def _say(sentence: str, code: int) -> int:

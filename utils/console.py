@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from utils.distributed import is_main
+from utils.ranks import is_main
 
 Item = TypeVar("Item")
 

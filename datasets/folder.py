@@ -1,0 +1,56 @@
+"""A folder of any images, without labels."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from datasets.images import fit_image, is_image, read_image
+from utils.console import note
+from utils.errors import UserError
+
+
+class FolderImages:
+    """The images of a folder and all below it, in the order of their paths: index -> [h,w,3] uint8 RGB.
+
+    Resized to `img_size`, the aspect ratio not kept, then cropped to `crop_size`; an index beyond the last
+    image starts over. In the place of a damaged file stands the next one, and a note names it: which of many files is
+    drawn does not matter, and a training of days must not end at one of them. Raises UserError naming the key `key`
+    for a folder without images, and the file if every one is damaged.
+    """
+
+    def __init__(self, key: str, folder: str, img_size: Sequence[int], crop_size: Sequence[int] | None = None):
+        self.root, self.img_size, self.crop_size = Path(folder).expanduser(), img_size, crop_size or img_size
+        self.damaged: set[Path] = set()
+        self.paths = sorted(path for path in self.root.rglob("*") if is_image(path))
+        if not self.root.is_dir():
+            raise UserError(f"{key}: there is no folder {self.root}")
+        if not self.paths:
+            raise UserError(f"{key}: there are no images (png, jpg, bmp, tif, webp) in or below {self.root}")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def fingerprint(self) -> str:
+        """How many, and a hash of their names below the folder: tells whether an index still means the same image."""
+        names = "\n".join(str(path.relative_to(self.root)) for path in self.paths)
+        return f"{len(self)} {hashlib.sha256(names.encode(errors='surrogateescape')).hexdigest()[:16]}"
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        pixels = fit_image(self._first_readable(index), self.img_size, self.crop_size)
+        if pixels.dtype == np.uint16:
+            pixels = (pixels >> 8).astype(np.uint8)
+        return np.ascontiguousarray(pixels.transpose(1, 2, 0))
+
+    def _first_readable(self, index: int) -> np.ndarray:
+        for k in range(len(self)):
+            path = self.paths[(index + k) % len(self)]
+            try:
+                return read_image(path)
+            except UserError as error:
+                damaged = error
+                if path not in self.damaged:
+                    self.damaged.add(path)
+                    note(f"{error}; the next file is taken in its place")
+        raise damaged

@@ -1,0 +1,22 @@
+"""What is asked for step by step, made ahead of time."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+Made = TypeVar("Made")
+
+
+class Ahead(Generic[Made]):
+    """`make(step)` for steps that are asked for in order: the next few are made by threads in the meantime."""
+
+    def __init__(self, make: Callable[[int], Made], last: int, depth: int = 4):
+        self.make, self.last, self.depth = make, last, depth
+        self.waiting: dict[int, Future[Made]] = {}
+        self.pool = ThreadPoolExecutor(depth)
+
+    def __call__(self, step: int) -> Made:
+        for coming in range(step, step + self.depth):
+            if coming not in self.waiting and (coming == step or coming <= self.last):
+                self.waiting[coming] = self.pool.submit(self.make, coming)
+        return self.waiting.pop(step).result()

@@ -1,0 +1,105 @@
+"""Backbones as lists of feature maps, and the frozen teacher."""
+
+import difflib
+from collections.abc import Sequence
+
+import timm
+import torch
+from torch import nn
+
+from utils.errors import UserError, reason
+
+
+class Features(nn.Module):
+    """A timm CNN cut after its last wanted level: [B,3,H,W] -> L x [B,C_l,H/s_l,W/s_l], shallow to deep.
+
+    `backbone` is a timm name, `out_indice` counts levels as timm does (0 = stride 2 ... 4 = stride 32 in
+    most networks). Weights are random; `models.teachers.weights` fills them. Raises UserError for a name timm does not
+    know, a network without feature maps, or a level it does not have.
+    """
+
+    def __init__(self, backbone: str, out_indice: Sequence[int]):
+        super().__init__()
+        self.backbone = backbone
+        _check_levels(backbone, out_indice)
+        self.net = timm.create_model(backbone, pretrained=False, features_only=True, out_indices=tuple(out_indice))
+        self.channels: list[int] = self.net.feature_info.channels()
+        self.reduction: list[int] = self.net.feature_info.reduction()
+        for module in self.modules():
+            # timm starts the last norm of each residual branch at zero; torchvision, whose initialisation the
+            # papers' students have, does not. A random teacher would be little more than its stem.
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.ones_(module.weight)
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        return self.net(image)
+
+    def check_neighbours(self, first: int | None = None) -> None:
+        """Raises UserError unless each level halves the one before, the first one being of stride `first` if given."""
+        expected = [(first or self.reduction[0]) * 2**k for k in range(len(self.reduction))]
+        if self.reduction != expected:
+            raise UserError(f"out_indice: this method needs levels of strides {expected}, these have {self.reduction}")
+
+    def check_multiple(self, size: Sequence[int]) -> None:
+        """Raises UserError unless the last level of images of `size` can be halved once more without a rest."""
+        multiple = 2 * self.reduction[-1]
+        if any(side % multiple for side in size):
+            raise UserError(f"TrainingData.crop_size {tuple(size)}: this method needs multiples of {multiple}")
+
+    @torch.inference_mode()
+    def check_size(self, size: Sequence[int], key: str = "crop_size") -> None:
+        """Raises UserError unless a [1,3,*size] image gives maps [1,C,h,w]: some networks fix their input size.
+
+        `key` is what the size comes from.
+        """
+        training = self.training
+        self.eval()
+        try:
+            maps = self(torch.zeros(1, 3, *size, device=next(self.parameters()).device))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise UserError(f"backbone '{self.backbone}' cannot take {key} {tuple(size)}: {reason(error)}") from None
+        finally:
+            self.train(training)
+        if any(m.ndim != 4 or m.shape[1] != c for m, c in zip(maps, self.channels, strict=True)):
+            raise UserError(f"backbone '{self.backbone}' gives no [B,C,H,W] feature maps; choose a CNN")
+
+
+def outline(backbone: str, out_indice: Sequence[int]) -> Features:
+    """A `Features` without values, to check what was asked for before any weights are fetched."""
+    with torch.device("meta"):
+        return Features(backbone, out_indice)
+
+
+def _check_levels(backbone: str, out_indice: Sequence[int]) -> None:
+    name = backbone.partition(".")[0]
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"did you mean {', '.join(close)}?" if close else "see timm.list_models()"
+        raise UserError(f"backbone: timm knows no '{name}'; {hint}")
+    try:
+        with torch.device("meta"):  # shapes only, no memory
+            info = timm.create_model(backbone, pretrained=False, features_only=True).feature_info
+    except Exception as error:  # timm's networks refuse features_only each in its own way
+        raise UserError(f"backbone '{backbone}' gives no feature maps through timm: {error}") from None
+    levels = [f"{i} (stride {level['reduction']}, {level['num_chs']} channels)" for i, level in enumerate(info.info)]
+    for index in out_indice:
+        if not 0 <= index < len(levels):
+            raise UserError(f"out_indice: '{backbone}' has no level {index}; it has {', '.join(levels)}")
+
+
+class Frozen(nn.Module):
+    """A teacher: no gradients, always in eval mode, whatever its parent does."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True):
+        return super().train(False)  # a parent's .train() must not wake it
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        with torch.inference_mode():
+            maps = self.net(image)
+        # Autograd refuses to save inference tensors, and a student that reads these maps needs them saved.
+        return [m.clone() for m in maps] if torch.is_grad_enabled() else maps

@@ -1,0 +1,204 @@
+"""Where a teacher's weights come from: ImageNet, a file, the bundled ones, or none."""
+
+import contextlib
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import timm
+import torch
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from models.teachers.features import Features
+from utils.console import note
+from utils.errors import IncompleteWeights, UserError, reason
+
+BUNDLED_FOLDER = Path(__file__).parent / "bundled"
+PATIENCE = 4  # seconds a model hub has to answer before we go on without it
+_silent_until: dict[str, float] = {}  # by hub
+
+
+class Source(NamedTuple):
+    """Weights a teacher was given: kind is imagenet, bundled, random or file; path is None for random."""
+
+    kind: str
+    path: Path | None
+
+    @property
+    def name(self) -> str:
+        """What to write for the key `weights` to get them again."""
+        return str(self.path) if self.kind == "file" else self.kind
+
+
+def pretrained_features(backbone: str, out_indice: list[int], weights: str, seed: int) -> Features:
+    """A teacher's `Features` with the weights the key `weights` asks for, noted in its `.source`.
+
+    Raises UserError when they cannot be had or do not fit, saying which file to put where.
+    """
+    with teachers_randomness(seed):
+        net = Features(backbone, out_indice)
+    net.source = find_source(backbone, weights)
+    if net.source.path is not None:
+        load_weights(net, net.source.path)
+    return net
+
+
+@contextlib.contextmanager
+def teachers_randomness(seed: int) -> Iterator[None]:
+    """A random teacher must be the same when its run is tested, and no twin of the student, made from the bare seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed ^ 0x7EAC4E55)  # torch's CPU generator keeps 32 bits
+        yield
+
+
+def bundled_names() -> list[str]:
+    return sorted(path.stem for path in BUNDLED_FOLDER.glob("*.safetensors"))
+
+
+def bundled_backbones() -> list[str]:
+    """Those that timm builds; EfficientAD's own teachers are none."""
+    return [name for name in bundled_names() if not name.startswith("pdn_")]
+
+
+def find_source(backbone: str, weights: str) -> Source:
+    """Where the weights are that the key `weights` asks for. Raises UserError when they cannot be had."""
+    if weights == "random":
+        return Source("random", None)
+    if weights == "bundled":
+        return Source("bundled", _bundled(backbone))
+    if weights == "imagenet":
+        return Source("imagenet", _imagenet(backbone))
+    if weights == "auto":
+        return _auto(backbone)
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise UserError(f"weights: {path} is no file (or write imagenet, bundled, random or auto)")
+    return Source("file", path)
+
+
+def _bundled(backbone: str) -> Path:
+    path = BUNDLED_FOLDER / f"{backbone.partition('.')[0]}.safetensors"
+    if not path.is_file():
+        raise UserError(
+            f"weights: nothing is bundled for backbone '{backbone}' (bundled: {', '.join(bundled_backbones())})"
+        )
+    return path
+
+
+def _auto(backbone: str) -> Source:
+    try:
+        return Source("imagenet", _imagenet(backbone))
+    except UserError as missing:
+        if backbone.partition(".")[0] not in bundled_backbones():
+            raise
+        note(
+            f"{missing}\n      Going on with the bundled teacher, which was trained on formula-made images: "
+            "good for trying things out, weaker than ImageNet weights on real parts."
+        )
+        return Source("bundled", _bundled(backbone))
+
+
+def _imagenet(backbone: str) -> Path:
+    """The file timm's tag stands for: from a cache, or downloaded if the hub answers within seconds."""
+    cfg = timm.get_pretrained_cfg(backbone, allow_unregistered=True)
+    repo = cfg and cfg.hf_hub_id
+    if not repo:
+        raise UserError(f"weights: timm has no pretrained weights for backbone '{backbone}'; choose another tag")
+    file = cfg.hf_hub_filename or "model.safetensors"
+    cached = try_to_load_from_cache(repo, file)
+    if isinstance(cached, str):
+        return Path(cached)
+    by_torch_hub = Path(torch.hub.get_dir(), "checkpoints", Path(cfg.url or f"{backbone}{Path(file).suffix}").name)
+    if by_torch_hub.is_file():
+        return by_torch_hub
+    url = f"{constants.ENDPOINT}/{repo}/resolve/main/{file}"
+    if not constants.HF_HUB_OFFLINE and _answers(url):
+        with contextlib.suppress(Exception):  # the hub's errors have no common class; the advice below serves all
+            return Path(hf_hub_download(repo, file))
+    put = f"put {by_torch_hub.name}" if cfg.url else f"put it as {by_torch_hub.name}"
+    raise UserError(
+        f"weights: the ImageNet weights of '{backbone}' are neither cached nor reachable; "
+        f"fetch {url} elsewhere and name the file with weights=PATH, or {put} into {by_torch_hub.parent}"
+    )
+
+
+def _answers(url: str) -> bool:
+    """Whether the URL can be opened within PATIENCE seconds, name resolution (which has no timeout) included.
+
+    A hub that was silent is not asked again for a minute: the second backbone of a run shall not wait once more.
+    """
+    hub = urllib.parse.urlsplit(url).netloc
+    if time.monotonic() < _silent_until.get(hub, 0):
+        return False
+    answered = threading.Event()
+
+    def ask():
+        request = urllib.request.Request(url, method="HEAD")
+        with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=PATIENCE):
+            answered.set()
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    if thread.is_alive():
+        _silent_until[hub] = time.monotonic() + 60
+    return answered.is_set()
+
+
+def load_weights(net: Features, path: Path) -> None:
+    """Fill `net` from a .safetensors or .pth file in torchvision's or timm's key names, strictly.
+
+    The file may hold more of the same network (later stages, classifier), nothing else, and must hold all
+    that `net` has. Raises UserError naming the keys at fault.
+    """
+    # timm joins the names of flattened modules with underscores and may wrap the network; undo both.
+    tensors, own = read_tensors(path), net.net.state_dict()
+    given = {_plain(key): tensor for key, tensor in tensors.items()}
+    wanted = {_plain(key): tensor for key, tensor in own.items()}
+    names = {_plain(key): key for key in (*own, *tensors)}  # as they stand in the file, or else in the network
+    with torch.device("meta"):
+        whole = timm.create_model(net.backbone, pretrained=False).state_dict()
+    # Older torchvision files do not count batches; the count plays no part in a frozen network.
+    missing = [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")]
+    unexpected = sorted(set(given) - set(wanted) - {_plain(key) for key in whole})
+    misshapen = [key for key in wanted if key in given and given[key].shape != wanted[key].shape]
+    for what, keys in (("has unknown", unexpected), ("has misshapen", misshapen), ("lacks", missing)):
+        if keys:
+            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+            kind = IncompleteWeights if keys is missing else UserError
+            raise kind(
+                f"weights: {path} is no '{net.backbone}': it {what} {', '.join(names[k] for k in keys[:3])}{more}"
+            )
+    with torch.no_grad():
+        for key, tensor in wanted.items():
+            if key in given:
+                tensor.copy_(given[key])
+
+
+def _plain(key: str) -> str:
+    for wrapper in ("module.", "model.", "body."):
+        key = key.removeprefix(wrapper)
+    return key.replace(".", "_")
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors or .pth file by name. Raises UserError naming a damaged file."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
+        raise UserError(f"weights: {path} cannot be read as a weights file ({reason(error)})") from None
+    except Exception:  # pickle.UnpicklingError: code instead of tensors, or no checkpoint at all
+        raise UserError(f"weights: {path} is no file of tensors that can be loaded safely") from None
+    content = content.get("state_dict", content) if isinstance(content, dict) else content
+    named = isinstance(content, dict) and all(isinstance(key, str) for key in content)
+    if not named or not all(isinstance(tensor, torch.Tensor) for tensor in content.values()):
+        raise UserError(f"weights: {path} holds something else than a state_dict")
+    return content

@@ -1,0 +1,54 @@
+"""Formula pictures drawn once and kept on disk."""
+
+import functools
+import multiprocessing
+import os
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+from filelock import FileLock
+
+from pretraining.formula import FormulaImages
+from utils.console import progress
+from utils.errors import UserError
+from utils.files import write_atomic
+
+
+def rendered(images: FormulaImages, count: int, path: Path) -> np.ndarray:
+    """The first `count` images, [count,S,S,3] uint8, made by all cores and kept in the file `path` for later runs.
+
+    A second process that wants the same file waits for it. Raises UserError where the disk has no room for it.
+    """
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        if not path.exists():
+            needed, free = count * images.size**2 * 3, shutil.disk_usage(path.parent).free
+            if needed > free:  # found out later, it would kill the drawing processes
+                raise UserError(f"{path}: needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free there")
+            write_atomic(path, functools.partial(_render, images, count))
+    return np.load(path, mmap_mode="r")
+
+
+def _render(images: FormulaImages, count: int, path: Path) -> None:
+    shape = (count, images.size, images.size, 3)
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape).flush()
+    parts = [range(start, min(start + 256, count)) for start in range(0, count, 256)]
+    if len(parts) == 1:  # done before a process has started
+        _render_part(images, path, parts[0])
+        return
+    # Not forked: the parent's threads (torch, OpenCV) would be missing in the copies, and locks held for ever.
+    context = multiprocessing.get_context("spawn")
+    one_thread = {"initializer": cv2.setNumThreads, "initargs": (1,)}  # every core has a process already
+    with ProcessPoolExecutor(os.cpu_count(), context, **one_thread) as workers, progress(None, "drawing", count) as bar:
+        for part in workers.map(functools.partial(_render_part, images, path), parts):
+            bar.update(len(part))
+
+
+def _render_part(images: FormulaImages, path: Path, part: range) -> range:
+    store = np.load(path, mmap_mode="r+")
+    for index in part:
+        store[index] = images[index]
+    store.flush()
+    return part

@@ -1,0 +1,384 @@
+"""Every method in TRAINERS, present and future, goes through the same life: train, save, reload, same scores."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from engine.loading import training_batches
+from engine.student_file import fingerprint
+from tests.conftest import draw_defect, draw_good, killed_at_the_first_checkpoint, small, write_image, write_mvtec
+from trainer import TRAINERS, build_trainer
+from utils.errors import UserError
+
+FIGURES = {"image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap", "pixel_f1max", "aupro"}
+every_method = pytest.mark.parametrize("method", TRAINERS)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_mvtec, tmp_path_factory):
+    """finished(method) -> (trainer after train and test, its figures), once per method."""
+    runs = {}
+
+    def get(method):
+        if method not in runs:
+            save_path = str(tmp_path_factory.mktemp("results"))
+            trainer = build_trainer(small(method, data_path=str(tiny_mvtec), save_path=save_path))
+            trainer.train()
+            runs[method] = (trainer, trainer.test())
+        return runs[method]
+
+    return get
+
+
+@every_method
+def test_the_contract(finished, method):
+    trainer, figures = finished(method)
+    assert isinstance(trainer.teacher, nn.Module) and isinstance(trainer.student, nn.Module)
+    assert trainer.run_dir.parts[-2:] == (method, "part")
+    assert set(figures) == FIGURES and all(0 <= value <= 1 for value in figures.values())
+    size = trainer.options.crop_size
+    image = torch.rand(2, 3, *size)
+    teacher_maps, student_maps = trainer.features(image)
+    assert [m.shape for m in teacher_maps] == [m.shape for m in student_maps]
+    final = trainer.anomaly_map(image)
+    assert final.shape == (2, 1, *size) and final.dtype == torch.float32 and torch.isfinite(final).all()
+    one_by_one = torch.cat([trainer.anomaly_map(image[i : i + 1]) for i in range(2)])
+    torch.testing.assert_close(final, one_by_one, rtol=0.1, atol=0.05 * float(final.max()))
+
+
+@every_method
+def test_the_run_folder(finished, method):
+    trainer, figures = finished(method)
+    names = {path.name for path in trainer.run_dir.iterdir()}
+    assert names == {
+        "config.yaml",
+        "student.safetensors",
+        "metrics.json",
+        "scores.csv",
+        "maps",
+        "training.csv",
+        "training.png",
+    }
+    report = json.loads((trainer.run_dir / "metrics.json").read_text())
+    assert report["metrics"] == figures and set(report["per_defect"]) == {"square"}
+    assert report["teacher"]["weights"] == {"small" if method == "ead" else "resnet18": "random"}
+    assert report["seed"] == 0
+    assert {"python", "torch", "timm"} <= set(report["versions"]) and "cores" in report["hardware"]
+    assert report["durations"]["train_seconds"] > 0 and report["durations"]["test_seconds"] > 0
+    assert len(list((trainer.run_dir / "maps").rglob("*.png"))) == 6
+    rows = (trainer.run_dir / "training.csv").read_text().splitlines()
+    epochs = 6 if method == "ead" else 2  # of a step each
+    assert len(rows) == 1 + epochs and rows[0].startswith("epoch,")
+    scores = (trainer.run_dir / "scores.csv").read_text().splitlines()
+    assert scores[0] == "path,label,score" and len(scores) == 7
+
+
+@every_method
+def test_a_reloaded_run_scores_exactly_the_same(finished, method):
+    first, figures = finished(method)
+    again = build_trainer(first.run_dir / "config.yaml", ["phase=test"])
+    again.load()
+    assert again.test() == figures
+
+
+@every_method
+def test_the_written_config_is_the_run(finished, method):
+    trainer, _ = finished(method)
+    written = yaml.safe_load((trainer.run_dir / "config.yaml").read_text())
+    assert build_trainer(written).config == trainer.config
+    assert set(written["TrainingData"]) == set(trainer.Options.model_fields)
+
+
+@every_method
+def test_save_and_load_round_trip(config, method):
+    a = build_trainer(config(method))
+    a.run_dir.mkdir(parents=True)
+    a.save()
+    b = build_trainer(config(method))
+    with torch.no_grad():
+        for parameter in b.student.parameters():
+            parameter.zero_()
+    b.load()
+    for key, value in a.student.state_dict().items():
+        assert torch.equal(value, b.student.state_dict()[key])
+
+
+@every_method
+def test_a_planted_defect_is_found_once_the_normals_are_fitted(tmp_path, method):
+    """Train on few, nearly equal good pictures; the map of a defective one must peak inside its mask."""
+    write_mvtec(tmp_path, train=8, good=0, bad=0)
+    image, mask = draw_defect(np.random.default_rng(11))
+    write_image(tmp_path / "part/test/square/000.png", image)
+    write_image(tmp_path / "part/test/good/000.png", draw_good(np.random.default_rng(12)))
+    write_image(tmp_path / "part/ground_truth/square/000_mask.png", mask)
+    training = {"val_ratio": 0.25} | ({"steps": 24} if method == "ead" else {"epochs": 25})
+    top = {"weights": "bundled", "precision": "fp32", "save_path": str(tmp_path / "r")}
+    trainer = build_trainer(small(method, training, data_path=str(tmp_path), **top))
+    trainer.train()
+    figures = trainer.test()
+    assert figures["image_auroc"] == 1 and figures["pixel_auroc"] > 0.9
+    maps, masks = trainer.score(trainer.test_set[0])
+    assert masks[1].flatten()[maps[1].argmax()]
+
+
+@every_method
+def test_what_follows_the_networks_is_the_same_from_every_side(config, method):
+    """Distance, combination and blur of transposed maps give the transposed map; the earlier toolkit blurred rows."""
+    top = {"fusion": "product"} if method == "mixed" else {}  # the published fusion is bound to columns, and so tested
+    trainer = build_trainer(config(method, top | {"sigma": 2.0}, precision="fp32"))
+    height, width = (256, 320) if method == "ead" else (96, 128)
+    teacher, student = trainer.features(torch.rand(2, 3, height, width))
+    final = trainer.final_map(trainer.level_maps(teacher, student), (height, width))
+    turned = trainer.level_maps([maps.mT for maps in teacher], [maps.mT for maps in student])
+    torch.testing.assert_close(trainer.final_map(turned, (width, height)).mT, final, rtol=1e-4, atol=1e-6)
+
+
+@every_method
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(config, tmp_path, monkeypatch, method):
+    """Weights, optimizer, schedule, waiting gradients, exemplars and noise all go on where they were."""
+    training = {"epochs": 2, "batch_size": 3}  # 8 images are 3 batches: with two to a step one is left over
+    runs = [config(method, training, save_path=str(tmp_path / name)) for name in ("straight", "broken")]
+    straight = build_trainer(runs[0])
+    straight.train()
+    with killed_at_the_first_checkpoint(monkeypatch):
+        build_trainer(runs[1]).train()
+    resumed = build_trainer(runs[1])
+    resumed.train()
+    assert resumed.record["best_epoch"] == straight.record["best_epoch"]
+    for key, value in straight.student.state_dict().items():
+        assert torch.equal(value, resumed.student.state_dict()[key]), key
+
+
+@every_method
+def test_teacher_and_student_are_in_their_modes(config, method, monkeypatch):
+    """From its second epoch on the earlier toolkit trained its students in eval mode."""
+    trainer = build_trainer(config(method))
+    before, loss, modes = fingerprint(trainer.teacher), trainer.loss, []
+
+    def spy(batch):
+        if "step" in batch:  # in training, not in a validation by the loss
+            modes.append({net.training for net in trainer.student.modules()})
+        assert not any(net.training for net in trainer.teacher.modules())
+        return loss(batch)
+
+    monkeypatch.setattr(trainer, "loss", spy)
+    trainer.train()
+    assert len(modes) >= 4 and all(mode == {True} for mode in modes)
+    assert fingerprint(trainer.teacher) == before
+    assert not any(p.requires_grad for p in trainer.teacher.parameters())
+    assert not any(m.training for m in trainer.teacher.modules())
+
+
+# RD++ draws its noise per process, and EfficientAD's batches are single images.
+@pytest.mark.parametrize("method", [method for method in TRAINERS if method not in ("rdpp", "ead")])
+def test_halves_of_a_batch_average_to_the_whole(config, method):
+    """What makes several processes, and a short last batch, weigh every image the same."""
+    trainer = build_trainer(config(method, precision="fp32"))
+    trainer.student.eval()  # batch norm looks across the batch
+    train, _ = training_batches(trainer)
+    trainer.before_training(train)
+    image = torch.rand(4, 3, 96, 96)
+    teacher = trainer.teacher(image)
+
+    def loss(part):
+        return trainer.loss({"image": image[part], "teacher": [maps[part] for maps in teacher], "step": 0}).item()
+
+    halves = (loss(slice(0, 2)) + loss(slice(2, 4))) / 2
+    assert loss(slice(0, 4)) == pytest.approx(halves, rel=1e-4)
+    assert loss(slice(0, 1)) == pytest.approx(
+        trainer.loss(
+            {"image": image[:1].repeat(4, 1, 1, 1), "teacher": [m[:1].repeat(4, 1, 1, 1) for m in teacher], "step": 0}
+        ).item(),
+        rel=1e-4,
+    )
+
+
+@every_method
+def test_a_student_of_another_network_is_refused(finished, method, tmp_path):
+    trainer, _ = finished(method)
+    raw = yaml.safe_load((trainer.run_dir / "config.yaml").read_text())
+    others = {"mixed": ["resnet34", "resnet18"], "ead": "medium"}
+    other = build_trainer(raw | {"backbone": others.get(method, "resnet34")})
+    with pytest.raises(UserError, match="student.safetensors: was trained with backbone"):
+        other.load()
+
+
+def test_a_student_of_another_teacher_is_refused(finished):
+    trainer, _ = finished("st")
+    raw = yaml.safe_load((trainer.run_dir / "config.yaml").read_text())
+    for change in ({"weights": "bundled"}, {"seed": 1}):
+        with pytest.raises(UserError, match="another teacher"):
+            build_trainer(raw | change).load()
+
+
+def test_auto_weights_are_those_of_the_training(config, monkeypatch):
+    """ImageNet weights that turn up later must not be used to test a run trained with the bundled teacher."""
+    raw = config("st", weights="auto")
+    trained = build_trainer(raw)
+    assert trained.record["weights"] == {"resnet18": "bundled"}
+    trained.run_dir.mkdir(parents=True)
+    trained.save()
+    monkeypatch.setattr("models.teachers.weights._imagenet", lambda backbone: pytest.fail("looked for ImageNet weights"))
+    build_trainer(raw, ["phase=test"]).load()
+
+
+def test_missing_or_damaged_student(config):
+    trainer = build_trainer(config("st"))
+    with pytest.raises(UserError, match="student.safetensors does not exist: train first"):
+        trainer.load()
+    trainer.run_dir.mkdir(parents=True)
+    trainer.student_file.write_bytes(b"rubbish")
+    with pytest.raises(UserError, match="student.safetensors.*damaged"):
+        trainer.load()
+
+
+def test_two_methods_on_one_object_have_folders_of_their_own(config, monkeypatch):
+    monkeypatch.setitem(TRAINERS, "st2", TRAINERS["st"])
+    folders = {build_trainer(config("st", distillType=name)).run_dir for name in ("st", "st2")}
+    assert len(folders) == 2
+
+
+def test_an_unknown_method_lists_the_known_ones(config):
+    with pytest.raises(UserError, match="'distillType' must be one of st, rd, .*got 'stpm'"):
+        build_trainer(config("st", distillType="stpm"))
+
+
+def test_another_method_with_this_ones_recipe_is_noted(config, capsys):
+    """config.yaml's lr of 0.4 is STPM's; Adam makes nothing good of it."""
+    build_trainer(config("st"), ["distillType=rd"])
+    assert "holds another method's recipe" in capsys.readouterr().err
+    build_trainer(config("rd"), ["distillType=rd", "seed=1"])
+    assert "recipe" not in capsys.readouterr().err
+
+
+def test_the_batch_size_of_the_test_changes_nothing(finished):
+    trainer, _ = finished("st")
+    raw = yaml.safe_load((trainer.run_dir / "config.yaml").read_text())
+    dataset = trainer.test_set[0]
+    ours = trainer.score(dataset)[0]
+    raw["TrainingData"]["batch_size"] = 1
+    single = build_trainer(raw | {"phase": "test"})
+    single.load()
+    np.testing.assert_allclose(single.score(dataset)[0], ours, rtol=0.1, atol=0.02 * ours.max())
+
+
+@pytest.mark.parametrize(
+    ("layout", "absent", "words"),
+    [
+        ({"masks": False}, {"pixel_auroc", "pixel_ap", "pixel_f1max", "aupro"}, "no masks"),
+        ({"bad": 0}, FIGURES, "no defective"),
+        ({"good": 0}, {"image_auroc", "image_ap", "image_f1max"}, "no good"),
+        ({"good": 0, "bad": 0}, FIGURES, "held-out good images"),
+    ],
+)
+def test_sets_that_lack_something_still_train_and_test(config, tmp_path, layout, absent, words):
+    root = write_mvtec(tmp_path, **layout)
+    trainer = build_trainer(config("st", {"epochs": 1}, data_path=str(root)))
+    trainer.train()
+    assert set(trainer.test()) == FIGURES - absent
+    notes = json.loads((trainer.run_dir / "metrics.json").read_text())["notes"]
+    assert any(words in note for note in notes)
+
+
+def test_without_validation_the_last_epoch_is_kept(config):
+    trainer = build_trainer(config("st", {"val_ratio": 0.0}))
+    trainer.train()
+    assert trainer.record["best_epoch"] == 2 and trainer.record["normal"] is None
+    assert set(trainer.test()) == FIGURES
+
+
+def test_non_square_images(config):
+    trainer = build_trainer(config("st", {"img_size": [64, 96], "crop_size": [64, 80], "epochs": 1}))
+    trainer.train()
+    assert set(trainer.test()) == FIGURES
+    assert trainer.anomaly_map(torch.rand(1, 3, 64, 80)).shape == (1, 1, 64, 80)
+
+
+def test_a_loss_that_is_not_finite_stops_and_leaves_earlier_results(finished, config):
+    trainer, _ = finished("st")
+    before = {path: path.read_bytes() for path in trainer.run_dir.iterdir() if path.is_file()}
+    raw = yaml.safe_load((trainer.run_dir / "config.yaml").read_text())
+    raw["TrainingData"]["lr"] = 1e30
+    raw["TrainingData"]["norm"] = False
+    with pytest.raises(UserError, match="lower TrainingData.lr .*precision=fp32.*resume=false"):
+        build_trainer(raw | {"precision": "fp32"}).train()
+    for path, content in before.items():
+        assert path.read_bytes() == content
+
+
+def test_teacher_features_are_computed_once(config, monkeypatch):
+    trainer = build_trainer(config("st", {"epochs": 3}))
+    calls = []
+    forward = trainer.teacher.net.forward
+    monkeypatch.setattr(trainer.teacher.net, "forward", lambda image: calls.append(len(image)) or forward(image))
+    trainer.train()
+    # One picture each to learn the size of the maps, then the 8 training and 2 held-out ones; the held-out ones
+    # once more at the end, scored by the finished student as a test scores them.
+    assert sum(calls) == (1 + 8) + (1 + 2) + 2
+
+
+def test_without_memory_the_result_is_the_same(config):
+    """cache_mb says how much may be kept, not what is computed."""
+    scores = []
+    for cache_mb in (0, 4096):
+        trainer = build_trainer(
+            config("st", cache_mb=cache_mb, precision="fp32", save_path=f"{config()['save_path']}{cache_mb}")
+        )
+        trainer.train()
+        scores.append(trainer.test())
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+
+
+@every_method
+def test_half_precision(config, method):
+    """Whatever this machine's `auto` is."""
+    trainer = build_trainer(config(method, {"epochs": 1, "batch_size": 2}, precision="bf16"))
+    trainer.train()
+    assert set(trainer.test()) == FIGURES
+    assert trainer.score(trainer.test_set[0])[0].std() > 0
+    assert all(p.dtype == torch.float32 for p in trainer.student.parameters())
+
+
+def test_testing_with_other_map_settings_says_so_and_drops_the_comparison(finished, capsys):
+    trainer, _ = finished("st")
+    raw = yaml.safe_load((trainer.run_dir / "config.yaml").read_text())
+    other = build_trainer(raw, ["TrainingData.sigma=4", "phase=test"])
+    other.load()
+    assert "sigma was 0.0, is 4.0" in capsys.readouterr().err
+    assert other.record["normal"] is None
+
+
+def test_an_own_map_is_used_everywhere(config, monkeypatch):
+    class Constant(TRAINERS["st"]):
+        def map_from(self, image, teacher):
+            return torch.full((len(image), 1, *image.shape[-2:]), 7.0)
+
+    monkeypatch.setitem(TRAINERS, "constant", Constant)
+    trainer = build_trainer(config("st", {"epochs": 1}, distillType="constant"))
+    trainer.train()
+    assert trainer.test()["image_auroc"] == 0.5
+    assert trainer.record["normal"]["scores"] == [7, 7]
+    assert ",7.0," in (trainer.run_dir / "training.csv").read_text()
+
+
+def test_a_fault_in_the_test_images_shows_before_training(tmp_path, config):
+    root = write_mvtec(tmp_path)
+    (root / "part/test/square/001.png").write_bytes(b"rubbish")
+    trainer = build_trainer(config("st", data_path=str(root)))
+    with pytest.raises(UserError, match="square/001.png"):
+        trainer.train()
+    assert not list(trainer.run_dir.iterdir())
+
+
+def test_a_new_student_takes_the_old_figures_away(finished, config):
+    raw = config("st", {"epochs": 1})
+    trainer = build_trainer(raw)
+    trainer.train()
+    trainer.test()
+    build_trainer(raw, ["seed=1"]).train()
+    names = {path.name for path in trainer.run_dir.iterdir()}
+    assert names == {"config.yaml", "student.safetensors", "training.csv", "training.png"}

@@ -1,0 +1,17 @@
+"""Which of several processes this is, as torchrun's environment says."""
+
+import os
+
+
+def world_size() -> int:
+    """Number of processes torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", 0))
+
+
+def is_main() -> bool:
+    """Only the first process prints and writes files."""
+    return rank() == 0
