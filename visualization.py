@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 
-from datasets.dataset import MVTecDataset, Sample
+from datasets.dataset import ImageDataset, Sample
 from datasets.demo import ensure_demo
-from datasets.images import denormalise
 from evaluation.feature_pages import ImageView, LevelView, channel_importance, draw_level, draw_overview, level_shares
-from trainer import BaseTrainer, build_trainer
+from evaluation.pictures import shown
+from trainer import build_trainer
+from trainer.base import BaseTrainer
 from utils.command import run, run_flags
 from utils.config import joined
 from utils.console import progress
@@ -30,7 +31,7 @@ def main() -> None:
     check_writable(folder)
     for index in progress(chosen, "pages"):
         sample, view = dataset.samples[index], look(trainer, dataset, index)
-        pages = folder / sample.kind
+        pages = folder / sample.defect_type
         pages.mkdir(exist_ok=True)
         write_atomic(pages / f"{sample.path.stem}.png", partial(draw_overview, view=view))
         for k in choose_levels(args.layers, len(view.levels)):
@@ -39,30 +40,30 @@ def main() -> None:
     print(f"{len(chosen)} images: pages in {folder}")
 
 
-def look(trainer: BaseTrainer, dataset: MVTecDataset, index: int) -> ImageView:
+def look(trainer: BaseTrainer, dataset: ImageDataset, index: int) -> ImageView:
     """Everything the pages of one test image show, on the CPU."""
     sample, item = dataset.samples[index], dataset[index]
     size = item["image"].shape[-2:]
+    detector = trainer.detector
     teacher, student = trainer.features(item["image"][None])
-    distances = trainer.level_maps(teacher, student)
-    final = trainer.final_map(distances, size)
-    shares = level_shares(trainer, distances, size)
-    norm = getattr(trainer.options, "norm", False)  # EfficientAD has no such key
+    distances = detector.levels(teacher, student)
+    final = detector.final_map(distances, size)
+    shares = level_shares(detector, distances, size)
+    references = detector.references or ["teacher"] * len(teacher)
     levels = []
     for k, (t, s, distance, share) in enumerate(zip(teacher, student, distances, shares, strict=True)):
-        t, s = (torch.nn.functional.normalize(m.float(), dim=1) if norm else m.float() for m in (t, s))
-        importance = channel_importance(t, s, final, trainer.border)
-        shown = torch.nn.functional.pad(
-            distance[0, 0].float().cpu(), [trainer.border] * 4
-        )  # where it lies in the image
-        levels.append(LevelView(trainer.model_of(k), t[0].cpu(), s[0].cpu(), shown, importance.cpu(), share))
+        t, s = (torch.nn.functional.normalize(m.float(), dim=1) if detector.norm else m.float() for m in (t, s))
+        importance = channel_importance(t, s, final, detector.border)
+        # Where it lies in the image.
+        placed = torch.nn.functional.pad(distance[0, 0].float().cpu(), [detector.border] * 4)
+        levels.append(LevelView(references[k], t[0].cpu(), s[0].cpu(), placed, importance.cpu(), share))
     return ImageView(
-        title=f"{trainer.config.obj} · {sample.kind} / {sample.path.stem}",
+        title=f"{trainer.config.obj} · {sample.defect_type} / {sample.path.stem}",
         method=f"{trainer.config.distillType} · {joined(trainer.config.backbone)}",
-        image=denormalise(item["image"]),
+        image=shown(item["image"].numpy()),
         mask=item["mask"].numpy(),
         final=final[0, 0].cpu().numpy(),
-        normal=trainer.record.get("normal"),
+        normal=trainer.metadata.get("normal"),
         levels=levels,
     )
 
@@ -72,15 +73,15 @@ def choose_images(samples: list[Sample], wanted: str, scores: dict[str, float]) 
 
     Raises UserError for a name that no test image has.
     """
-    names = {f"{sample.kind}/{sample.path.stem}": i for i, sample in enumerate(samples)}
+    names = {sample.name: i for i, sample in enumerate(samples)}
     if not wanted.isdigit():
         for name in wanted.split(","):
             if name not in names:
                 raise UserError(f"--images: no test image '{name}' (names are like {next(iter(names))})")
         return [names[name] for name in wanted.split(",")]
     order = sorted(range(len(samples)), key=lambda i: -scores.get(str(samples[i].path), 0.0))
-    kinds = sorted({sample.kind for sample in samples})
-    return [i for kind in kinds for i in [i for i in order if samples[i].kind == kind][: int(wanted)]]
+    types = sorted({sample.defect_type for sample in samples})
+    return [i for name in types for i in [i for i in order if samples[i].defect_type == name][: int(wanted)]]
 
 
 def choose_levels(wanted: str, there: int) -> list[int]:
@@ -98,7 +99,7 @@ def read_scores(run_dir: Path) -> dict[str, float]:
     path = run_dir / "scores.csv"
     if not path.is_file():
         raise UserError(f"{path}: test the run first (python3 trainNet.py phase=test)")
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         return {row["path"]: float(row["score"]) for row in csv.DictReader(file)}
 
 

@@ -30,8 +30,8 @@ from datasets.readers.mvtec import test_dataset, train_datasets
 from engine.device import keep_freed_memory
 from engine.fit import train_epoch
 from engine.loading import Batches, as_it_is, training_batches
-from engine.state import Training
-from trainer import BaseTrainer, build_trainer
+from trainer import build_trainer
+from trainer.base import BaseTrainer
 from utils.console import progress
 
 PLAIN, OURS = "plain fp32 NCHW loop", "ours, everything on"
@@ -123,7 +123,7 @@ def without_channels_last(trainer: BaseTrainer) -> None:
 def our_epoch(trainer: BaseTrainer) -> Callable[[], None]:
     trainer.test_set = (MVTecDataset([], trainer.options), [])  # nothing else is read or kept
     train, _ = training_batches(trainer)
-    training = Training(trainer.student, *trainer.build_optimizer(1), trainer.dtype == torch.float16)
+    training = TrainState(trainer.student, *trainer.build_optimizer(1), trainer.dtype == torch.float16)
     return lambda: train_epoch(trainer, trainer.loss, train, training, 0, len(train), progress(None, ""))
 
 

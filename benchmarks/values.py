@@ -28,17 +28,22 @@ RESNET = {"backbone": "resnet18.tv_in1k"}
 PAIRS = {"backbone": ["resnet18.tv_in1k", "efficientnet_b0.ra_in1k"], "out_indice": [[1, 2], [3]]}
 DBFAD = RESNET | {"out_indice": [0, 1, 2, 3]}
 
+# Adam's first steps have the size of the learning rate wherever a gradient is not exactly zero, so they amplify
+# rounding: one unit in the last place of the images moves DBFAD's maps by 0.7 % at its own learning rate. With this
+# one a change that only rounds differently stays within the tolerance.
+GENTLY = {"lr": 1e-7}
+
 # Case: method, keys at the top, keys under TrainingData.
 CASES = {
     "st": ("st", RESNET, {"lr": 0.4}),
     "st, norm false": ("st", RESNET, {"lr": 1e-4, "norm": False, "sigma": 2.0}),
     "rd": ("rd", RESNET, {}),
-    "rd, sspcab": ("rd", RESNET, {"sspcab": True}),
-    "rdpp": ("rdpp", RESNET, {"accumulate": 1}),
-    "rdpp, transport": ("rdpp", RESNET, {"accumulate": 2, "transport": True}),
-    "ead": ("ead", {"backbone": "small"}, {"img_size": 256, "crop_size": 256}),
-    "dbfad": ("dbfad", DBFAD, {}),
-    "dbfad, sspcab": ("dbfad", DBFAD, {"sspcab_weight": 0.1, "residual": False}),
+    "rd, sspcab": ("rd", RESNET, GENTLY | {"sspcab": True}),
+    "rdpp": ("rdpp", RESNET, GENTLY | {"projection_lr": 1e-7, "accumulate": 1}),
+    "rdpp, transport": ("rdpp", RESNET, GENTLY | {"projection_lr": 1e-7, "accumulate": 2, "transport": True}),
+    "ead": ("ead", {"backbone": "small"}, GENTLY | {"img_size": 256, "crop_size": 256}),
+    "dbfad": ("dbfad", DBFAD, GENTLY),
+    "dbfad, sspcab": ("dbfad", DBFAD, GENTLY | {"sspcab_weight": 0.1, "residual": False}),
     "mixed": ("mixed", PAIRS, {}),
     "mixed, product": ("mixed", PAIRS, {"fusion": "product"}),
     "rnst": ("rnst", RESNET, {"lr": 0.01}),
@@ -57,7 +62,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         draw(folder)
         for case in args.cases:
-            found |= {f"{case}/{key}": value for key, value in values(folder, *CASES[case]).items()}
+            found |= {f"{case}/{key}": value for key, value in values(folder, case, *CASES[case]).items()}
             print(f"measured: {case}", flush=True)
     if args.record:
         np.savez(args.record, **found)
@@ -70,10 +75,10 @@ def draw(folder: str) -> None:
     subprocess.run([sys.executable, ROOT / "makeDemo.py", "--root", folder, *words], check=True, cwd=ROOT)
 
 
-def values(folder: str, method: str, top: dict, training: dict) -> dict[str, np.ndarray]:
+def values(folder: str, case: str, method: str, top: dict, training: dict) -> dict[str, np.ndarray]:
     length = {"steps": 3, "batch_size": 1} if method == "ead" else {"epochs": 3, "batch_size": 8}
     section = {"img_size": 128, "val_ratio": 0.2} | length | training
-    where = {"data_path": folder, "obj": "weave", "save_path": f"{folder}/results"}
+    where = {"data_path": folder, "obj": "weave", "save_path": f"{folder}/{case}"}
     exact = {"device": "cpu", "precision": "fp32", "weights": "bundled", "resume": False}
     trainer = build_trainer({"distillType": method, **top, **where, **exact, "TrainingData": section})
     trainer.train()

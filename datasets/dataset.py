@@ -1,7 +1,9 @@
 """Images and masks of a data set as batches."""
 
+import copy
 import hashlib
 import os
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -10,8 +12,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from datasets.images import fit_image, fit_mask, normalise, read_image, read_mask
-from utils.config import TrainingData
+from datasets.images import fit_image, fit_mask, read_image, read_mask
+from utils.config import CommonData
 from utils.console import progress
 from utils.errors import UserError
 
@@ -19,35 +21,45 @@ from utils.errors import UserError
 class Sample(NamedTuple):
     path: Path
     mask: Path | None  # None: no ground truth for this image (all of a good image counts as normal)
-    kind: str  # "good", or the defect type: the name of the folder below test/
+    defect_type: str  # "good", or the defect type
+
+    @property
+    def name(self) -> str:
+        """Tells the images of a test apart: hole/003."""
+        return f"{self.defect_type}/{self.path.stem}"
 
 
-class MVTecDataset(Dataset):
+class ImageDataset(Dataset):
     """Samples as dicts, the index obeyed: the same index is always the same image."""
 
-    def __init__(self, samples: list[Sample], options: TrainingData):
+    def __init__(self, samples: list[Sample], options: CommonData):
         self.samples = samples
         self.img_size, self.crop_size = options.img_size, options.crop_size
-        self.decoded: list[tuple[np.ndarray, np.ndarray]] | None = None  # set by cache()
+        self.decoded: list[tuple[np.ndarray, np.ndarray]] | None = None  # set by read_all()
+        self.digests: list[bytes] = []  # of the pixels, set by read_all()
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict:
-        """image [3,H,W] float32 normalised, mask [H,W] bool, label 0/1, kind, path, index."""
+        """image [3,H,W] uint8 or uint16, mask [H,W] bool, label 0/1, defect_type, path, index."""
         return {key: values[0] for key, values in self.batch([index]).items()}
 
     def batch(self, indices: list[int]) -> dict:
-        """The same of several images: image [B,3,H,W], mask [B,H,W], label and index [B], lists of kind and path."""
+        """The same of several images: image [B,3,H,W], mask [B,H,W], label and index [B], lists of the others.
+
+        Where 8- and 16-bit images meet in one batch, they are float32 in [0,1].
+        """
         pixels, masks = zip(*(self.read(i) if self.decoded is None else self.decoded[i] for i in indices), strict=True)
         samples = [self.samples[i] for i in indices]
-        one_depth = len({image.dtype for image in pixels}) == 1
+        if len({image.dtype for image in pixels}) > 1:
+            pixels = [np.divide(image, np.iinfo(image.dtype).max, dtype=np.float32) for image in pixels]
         return {
-            "image": normalise(np.stack(pixels)) if one_depth else torch.stack([normalise(p) for p in pixels]),
+            "image": torch.from_numpy(np.stack(pixels)),
             "mask": torch.from_numpy(np.stack(masks)),
-            "label": torch.tensor([int(sample.kind != "good") for sample in samples]),
+            "label": torch.tensor([int(sample.defect_type != "good") for sample in samples]),
             "index": torch.tensor(indices),
-            "kind": [sample.kind for sample in samples],
+            "defect_type": [sample.defect_type for sample in samples],
             "path": [str(sample.path) for sample in samples],
         }
 
@@ -66,22 +78,41 @@ class MVTecDataset(Dataset):
             raise UserError(f"{sample.mask}: the mask is {mw} x {mh} px but {sample.path} is {w} x {h} px")
         return pixels, fit_mask(mask, self.img_size, self.crop_size)
 
-    def cache(self, budget: int) -> int:
-        """Decode every image once and keep it if all fit into `budget` bytes; returns the bytes taken.
+    def read_all(self, budget: int) -> int:
+        """Read every image once and keep them if all fit into `budget` bytes; returns the bytes taken.
+
+        Raises UserError naming the first image or mask that cannot be used.
+        """
+        if not self.samples or self.digests:
+            return 0
+        needed = len(self) * sum(array.nbytes for array in self.read(0))
+        decoded, digests = [], []
+        for item in progress(self._read_in_threads(range(len(self))), "reading images", len(self)):
+            digests.append(hashlib.sha256(item[0].tobytes()).digest())
+            if needed <= budget:
+                decoded.append(item)
+        self.decoded, self.digests = decoded or None, digests
+        return needed if decoded else 0
+
+    def _read_in_threads(self, indices: Iterable[int], ahead: int = 64) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """`read` of each, in order; `ahead` at a time, so that memory does not grow with the set.
 
         Threads, not processes: decoding and resizing release the interpreter lock, and nothing is copied.
         """
-        if not self.samples or self.decoded is not None:
-            return 0
-        needed = len(self) * sum(array.nbytes for array in self.read(0))
-        if needed > budget:
-            return 0
+        indices = list(indices)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            reads = pool.map(self.read, range(len(self)))
-            self.decoded = list(progress(reads, "reading images", len(self)))
-        return needed
+            for start in range(0, len(indices), ahead):
+                yield from pool.map(self.read, indices[start : start + ahead])
+
+    def first(self, count: int) -> "ImageDataset":
+        """The first `count` of the images as a data set."""
+        part = copy.copy(self)
+        part.samples = self.samples[:count]
+        return part
 
     def fingerprint(self) -> str:
-        """Changes with the names and file sizes of the images: tells data sets apart without reading them."""
-        files = "\n".join(f"{s.path.name} {s.path.stat().st_size}" for s in self.samples)
-        return hashlib.sha256(files.encode(errors="surrogateescape")).hexdigest()[:16]
+        """Of the names and pixels of all images, once `read_all` has read them."""
+        digest = hashlib.sha256()
+        for sample, pixels in zip(self.samples, self.digests, strict=True):
+            digest.update(os.fsencode(sample.path.name) + b"\0" + pixels)
+        return digest.hexdigest()[:16]

@@ -15,7 +15,6 @@ from utils.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 SYSTEM_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}  # written by file browsers, nobody's picture
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in [0, 1]
 
 # A line camera's picture may pass Pillow's limit against decompression bombs; these files are the user's own.
 Image.MAX_IMAGE_PIXELS = None
@@ -118,20 +117,3 @@ def _centre_crop(image: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """The rounding is torchvision's CenterCrop's."""
     top, left = (round((have - want) / 2) for have, want in zip(image.shape[-2:], size, strict=True))
     return image[..., top : top + size[0], left : left + size[1]]
-
-
-def normalise(image: np.ndarray) -> torch.Tensor:
-    """[...,3,h,w] uint8 or uint16 -> float32: full scale mapped to [0, 1], then ImageNet mean and std."""
-    scaled = torch.from_numpy(image.astype(np.float32)).div_(np.iinfo(image.dtype).max)
-    return scaled.sub_(torch.tensor(MEAN).view(3, 1, 1)).div_(torch.tensor(STD).view(3, 1, 1))
-
-
-def standardise(image: torch.Tensor) -> torch.Tensor:
-    """[...,3,h,w] in [0, 1], wherever it is -> with ImageNet mean and std taken out."""
-    return (image - image.new_tensor(MEAN).view(3, 1, 1)) / image.new_tensor(STD).view(3, 1, 1)
-
-
-def denormalise(image: torch.Tensor) -> np.ndarray:
-    """The inverse of `normalise` for showing: [3,h,w] -> [h,w,3] uint8."""
-    image = image.float().cpu() * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
-    return (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()

@@ -5,12 +5,18 @@ import ctypes
 import os
 import platform
 import sys
+from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import torch
+from torch import nn
 
+from models.detector import unit_range
 from utils.errors import UserError
 
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -39,10 +45,39 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if any(capabilities.get(k) for k in ("avx512_bf16", "amx_bf16")) else torch.float32
 
 
-def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:
-    if dtype == torch.float32:
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype)
+class Compute(NamedTuple):
+    """Where and how networks are computed: the device, and the precision of what is fast in a lower one."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    def chosen(cls, device: str, precision: str) -> "Compute":
+        """As the keys `device` and `precision` say. Raises UserError for a device that is not there."""
+        found = choose_device(device)
+        return cls(found, choose_dtype(precision, found))
+
+    def __str__(self) -> str:
+        """What results depend on beside thread counts: another card of the same kind gives the same."""
+        return f"{str(self.dtype).removeprefix('torch.')} on {self.device.type}"
+
+    def place(self, net: AnyModule) -> AnyModule:
+        """The network on the device, its convolutions in channels_last."""
+        return net.to(self.device, memory_format=torch.channels_last)
+
+    def images(self, image: torch.Tensor) -> torch.Tensor:
+        """Images of any dtype that a detector takes -> float32 in [0,1] on the device, channels_last.
+
+        They cross to the device as they are, so 8-bit ones as a quarter of the bytes.
+        """
+        image = unit_range(image.to(self.device, non_blocking=True))
+        return image.contiguous(memory_format=torch.channels_last)
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """Networks that run inside compute in `dtype` where that is safe."""
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
 
 
 def keep_freed_memory() -> None:
@@ -69,3 +104,15 @@ def hardware(device: torch.device) -> str:
         cpu = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     gpu = f", {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
     return f"{cpu}, {os.cpu_count()} cores{gpu}"
+
+
+def environment(compute: Compute) -> dict[str, Any]:
+    """What a report says of the machine and the packages."""
+    packages = ("torch", "timm", "numpy", "opencv-python-headless", "pillow")
+    return {
+        "hardware": hardware(compute.device),
+        "threads": torch.get_num_threads(),
+        "precision": str(compute.dtype).removeprefix("torch."),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }

@@ -1,17 +1,21 @@
 """One run over several processes, started by torchrun (PyTorch DDP)."""
 
 import atexit
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
-from utils.ranks import world_size
+from utils.errors import UserError
+from utils.ranks import is_main, world_size
+
+Value = TypeVar("Value")
 
 
-def start(device: torch.device) -> None:
-    """Join the other processes; nothing to do when there is only this one."""
+def join(device: torch.device) -> None:
+    """Meet the other processes; nothing to do when there is only this one."""
     if world_size() > 1 and not dist.is_initialized():
         # The first process validates and writes while the others wait, which may take long on a big set.
         backend = "nccl" if device.type == "cuda" else "gloo"
@@ -19,15 +23,25 @@ def start(device: torch.device) -> None:
         atexit.register(dist.destroy_process_group)
 
 
-def wait() -> None:
-    """Until every process has come here."""
-    if dist.is_initialized():
-        dist.barrier()
-
-
-def from_main(value: Any, device: torch.device) -> Any:
-    """The first process's value, in every process."""
-    shared = [value]
-    if dist.is_initialized():
-        dist.broadcast_object_list(shared, src=0, device=device)
+def from_main(make: Callable[[], Value]) -> Value:
+    """What `make` returns in the first process, in every process; so is a UserError that it raises there."""
+    if not dist.is_initialized():
+        return make()
+    shared = [None, None]
+    if is_main():
+        try:
+            shared = [make(), None]
+        except UserError as error:
+            shared = [None, str(error)]
+    dist.broadcast_object_list(shared, src=0)
+    if shared[1] is not None:
+        raise UserError(shared[1])
     return shared[0]
+
+
+def mean_over_processes(value: torch.Tensor) -> float:
+    """The mean of a scalar over all processes."""
+    if dist.is_initialized():
+        dist.all_reduce(value)
+        value /= world_size()
+    return value.item()

@@ -5,6 +5,8 @@ import itertools
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from timm.layers import convert_sync_batchnorm
@@ -12,87 +14,148 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from engine.device import autocast
-from engine.distributed import from_main
-from engine.loading import Batches
-from engine.state import Training
-from utils.config import result_settings
+from engine.device import Compute
+from engine.distributed import from_main, mean_over_processes
+from engine.loading import Augment, Batches
+from engine.seed import set_seed
+from engine.state import TrainState
+from models.detector import Detector
+from utils.config import RunConfig
 from utils.console import note, progress
 from utils.errors import UserError
-from utils.ranks import is_main, world_size
+from utils.ranks import is_main, rank, world_size
+
+READ_EVERY = 20  # steps between two looks at the loss, for which a GPU has to be waited for
 
 
-def fit(trainer, train: Batches, val: Batches) -> Training:
-    """Train `trainer.student` for all epochs, from the run folder's checkpoint if there is one."""
-    config, total = trainer.config, trainer.total_steps(len(train))
+class Recipe(NamedTuple):
+    """How long a training is, in epochs or in steps of one batch, what it sees, and which student is kept."""
+
+    epochs: int = 0
+    steps: int = 0
+    accumulate: int = 1  # batches whose gradients are summed for one step of the optimizer
+    keep: Literal["best", "last"] = "best"  # epoch: the one of the lowest validation score, or the last
+    patience: int | None = None  # epochs without a better validation score after which training ends
+    augment: Augment | None = None  # images [B,3,H,W] in [0,1] -> same, for training and validation alone
+
+    @property
+    def epoch_length(self) -> int | None:
+        """Batches that make an epoch; None for a pass over the images.
+
+        Of steps it is a hundredth: rows of the log and checkpoints do not depend on how many images there are.
+        """
+        return math.ceil(self.steps / 100) or None
+
+
+class Method(Protocol):
+    """All that the engine asks of a method; trainer/base.py says what each does."""
+
+    config: RunConfig
+    detector: Detector
+
+    def recipe(self) -> Recipe: ...
+    def build_optimizer(self, total_steps: int) -> tuple[torch.optim.Optimizer, Any]: ...
+    def loss(self, batch: dict) -> torch.Tensor: ...
+    def validate(self, val: Batches) -> float | dict[str, float]: ...
+    def on_fit_start(self, train: Batches) -> dict[str, str]: ...
+    def on_fit_end(self, val: Batches) -> None: ...
+
+
+def fit(
+    method: Method, compute: Compute, train: Batches, val: Batches, checkpoint: Path, origin: dict[str, Any]
+) -> TrainState:
+    """Train `method.detector.student` to the end, from `checkpoint` if it exists and `resume` is set.
+
+    `origin` is all that decides the result: a checkpoint of another one is refused. Raises UserError for that, for a
+    recipe too short for one step, and for a loss that is no longer finite.
+    """
+    recipe = method.recipe()
+    total = recipe.steps or recipe.epochs * len(train)
     epochs = math.ceil(total / len(train))  # the last of which may be cut short
-    if total < trainer.accumulate:
-        raise UserError(f"TrainingData.epochs {epochs}: too few for one step of {trainer.accumulate} batches")
-    loss = _loss_function(trainer)
-    optimizer, scheduler = trainer.build_optimizer(total // trainer.accumulate)
-    training = Training(trainer.student, optimizer, scheduler, trainer.dtype == torch.float16, trainer.accumulate)
-    checkpoint = trainer.run_dir / "checkpoint.pt"
-    settings = result_settings(config) | {
-        "teacher": trainer.record["teacher"],
-        **trainer.inputs,
-        "good images": train.loader.dataset.fingerprint() + val.loader.dataset.fingerprint(),
-        "arithmetic": f"{trainer.dtype} on {trainer.device.type}",
-    }
-    if config.resume and checkpoint.exists():
-        training.resume(checkpoint, settings)
-        note(f"going on with the interrupted training after epoch {len(training.history)} of {epochs}")
-    with progress(None, "training", total, keep=True) as bar:
-        bar.update(min(len(training.history) * len(train), total))
-        for epoch in range(len(training.history), epochs):
-            if training.is_stale(trainer.patience):
-                note(f"stopped after epoch {epoch}: {trainer.patience} epochs without a better validation score")
+    if total < recipe.accumulate:
+        raise UserError(f"TrainingData.epochs {epochs}: too few for one step of {recipe.accumulate} batches")
+    loss = _loss_function(method, compute.device)
+    optimizer, scheduler = method.build_optimizer(total // recipe.accumulate)
+    half_precision = compute.dtype == torch.float16
+    state = TrainState(method.detector.student, optimizer, scheduler, half_precision, recipe.accumulate)
+    if method.config.resume and checkpoint.exists():
+        state.resume(checkpoint, origin)
+        note(f"resuming the interrupted training after epoch {len(state.history)} of {epochs}")
+    with progress(None, "training", total, keep=True) as bar, _resumable(state, checkpoint):
+        bar.update(min(len(state.history) * len(train), total))
+        for epoch in range(len(state.history), epochs):
+            if state.is_stale(recipe.patience):
+                note(f"stopped after epoch {epoch}: {recipe.patience} epochs without a better validation score")
                 break
             begin = time.perf_counter()
             row = {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"]}
             batches = min(len(train), total - epoch * len(train))
-            row["train_loss"] = train_epoch(trainer, loss, train, training, epoch, batches, bar)
-            scores = _validate(trainer, val) if val.images else {}
+            row["train_loss"] = train_epoch(method, compute, loss, train, state, epoch, batches, bar)
+            scores = _validate(method, val) if val.images and recipe.keep == "best" else {}
             row |= {f"val_score_{part}" if part else "val_score": score for part, score in scores.items()}
-            training.end_epoch(row | {"seconds": time.perf_counter() - begin}, scores)
+            state.end_epoch(row | {"seconds": time.perf_counter() - begin}, scores)
             if is_main():
-                training.save(checkpoint, settings)
-    return training
+                state.save(checkpoint, origin)
+    return state
 
 
 def train_epoch(
-    trainer, loss_function: Callable, train: Batches, training: Training, epoch: int, batches: int, bar: tqdm
+    method: Method,
+    compute: Compute,
+    loss_function: Callable[[dict], torch.Tensor],
+    train: Batches,
+    state: TrainState,
+    epoch: int,
+    batches: int,
+    bar: tqdm,
 ) -> float:
-    """One pass over the training images, or `batches` of it; returns the mean loss.
+    """One pass over the training images, or `batches` of it; returns the mean loss over all processes.
 
     Raises UserError when the loss is not finite.
     """
-    trainer.student.train()
+    method.detector.train()
     train.loader.batch_sampler.epoch = epoch
-    total = 0.0
-    for number, batch in enumerate(itertools.islice(train, batches)):
-        batch["step"] = epoch * len(train) + number
-        with autocast(trainer.device, trainer.dtype), _explained(trainer):
-            loss = loss_function(batch)
-        total += _finite(loss.item(), f"the loss of epoch {epoch + 1}", trainer)
-        training.step(loss)
-        best = {"best": training.kept} if training.lowest else {}  # a method that keeps the last has none
-        bar.set_postfix(epoch=epoch + 1, loss=f"{loss.item():.4f}", **best, refresh=False)
+    if world_size() > 1:  # a process's own randomness, such as dropout; the networks are the same in all of them
+        set_seed((method.config.seed + 7919 * (epoch * world_size() + rank())) % 2**32)
+    total = torch.zeros((), dtype=torch.float64, device=compute.device)
+    for number, batch in enumerate(itertools.islice(train, batches), start=1):
+        batch["step"] = epoch * len(train) + number - 1
+        # Gradients that wait for more batches are not exchanged yet, but at an epoch's end, which a checkpoint keeps.
+        exchange = state.pending + 1 == state.accumulate or number == batches
+        with contextlib.nullcontext() if exchange else _no_exchange(loss_function):
+            with compute.autocast(), _explained(method):
+                loss = loss_function(batch)
+            state.step(loss)
+        total += loss.detach()
+        if number % READ_EVERY == 0 or number == batches:
+            mean = _finite(total.item() / number, f"the loss of epoch {epoch + 1}", method)
+            best = {"best": state.kept} if state.lowest else {}  # a method that keeps the last has none
+            bar.set_postfix(epoch=epoch + 1, loss=f"{mean:.4f}", **best, refresh=False)
         bar.update()
-    return total / batches
+    return mean_over_processes(total / batches)
 
 
-def _validate(trainer, val: Batches) -> dict[str, float]:
-    """The score of each part of the student, "" being all of it; empty if the method does not choose by scores."""
+def _validate(method: Method, val: Batches) -> dict[str, float]:
+    """The score of each part of the student, "" being all of it."""
     # The first process has the running statistics that DDP hands to all; the others wait for its word.
-    scores = from_main(trainer.validate(val) if is_main() else None, trainer.device)
-    if scores is None:
-        return {}
+    scores = from_main(lambda: method.validate(val))
     scores = scores if isinstance(scores, dict) else {"": scores}
-    return {part: _finite(score, "the validation score", trainer) for part, score in scores.items()}
+    return {part: _finite(score, "the validation score", method) for part, score in scores.items()}
 
 
 @contextlib.contextmanager
-def _explained(trainer):
+def _resumable(state: TrainState, checkpoint: Path):
+    """Tells whoever presses Ctrl-C what is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if checkpoint.exists():
+            note("the same command resumes this training from its last checkpoint")
+        raise
+
+
+@contextlib.contextmanager
+def _explained(method: Method):
     """Batch norm cannot train on a single value per channel, and says so in words that name no key."""
     try:
         yield
@@ -100,37 +163,42 @@ def _explained(trainer):
         if "more than 1 value per channel" not in str(error):
             raise
         raise UserError(
-            f"TrainingData.crop_size {trainer.options.crop_size} leaves one position at the deepest level, which a "
-            "batch of one image cannot normalise: take a larger size, or a batch_size that leaves no single image over"
+            f"TrainingData.crop_size {method.config.TrainingData.crop_size} leaves one position at the deepest level, "
+            "which a batch of one image cannot normalise: take a larger size, or a batch_size that leaves no single "
+            "image over"
         ) from None
 
 
-def _finite(value: float, what: str, trainer) -> float:
+def _finite(value: float, what: str, method: Method) -> float:
     if math.isfinite(value):
         return value
     raise UserError(
-        f"{what} is {value}: lower TrainingData.lr (now {trainer.options.lr:g}) or set precision=fp32, "
+        f"{what} is {value}: lower TrainingData.lr (now {method.config.TrainingData.lr:g}) or set precision=fp32, "
         "and start over with resume=false; results of earlier runs are untouched"
     )
 
 
-def _loss_function(trainer) -> Callable[[dict], torch.Tensor]:
+def _loss_function(method: Method, device: torch.device) -> Callable[[dict], torch.Tensor]:
     """The method's loss of a batch; with several processes its gradients are averaged over them."""
     if world_size() == 1:
-        return trainer.loss
-    if trainer.device.type == "cuda":  # torch has no synchronised batch norm for CPUs
+        return method.loss
+    if device.type == "cuda":  # torch has no synchronised batch norm for CPUs
         # timm's conversion, since torch's drops the activation inside timm's fused norm layers.
-        trainer.student = convert_sync_batchnorm(trainer.student)
+        method.detector.student = convert_sync_batchnorm(method.detector.student)
     # Some timm networks keep blocks behind the last level that is asked for; those get no gradient.
-    return DistributedDataParallel(_Loss(trainer), find_unused_parameters=True)
+    return DistributedDataParallel(_Loss(method), find_unused_parameters=True)
+
+
+def _no_exchange(loss_function: Callable) -> contextlib.AbstractContextManager:
+    return loss_function.no_sync() if isinstance(loss_function, DistributedDataParallel) else contextlib.nullcontext()
 
 
 class _Loss(nn.Module):
     """The loss as a module that owns the student's parameters, which is where DDP looks for them."""
 
-    def __init__(self, trainer):
+    def __init__(self, method: Method):
         super().__init__()
-        self.student, self.loss = trainer.student, trainer.loss
+        self.student, self.loss = method.detector.student, method.loss
 
     def forward(self, batch: dict) -> torch.Tensor:
         return self.loss(batch)

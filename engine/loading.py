@@ -1,107 +1,62 @@
-"""What a training loop iterates over: batches on the device, with the teacher's maps already there."""
+"""From files to what a training loop iterates over: batches on the device, with the teacher's maps already there."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Sampler
 
-from datasets.dataset import MVTecDataset
-from datasets.readers.mvtec import train_datasets
-from engine.device import autocast
-from utils.config import Config
+from datasets.dataset import ImageDataset
+from datasets.readers import mvtec
+from engine.device import Compute
+from utils.config import RunConfig
 from utils.console import progress
 from utils.errors import UserError
-from utils.ranks import is_main, rank, world_size
+from utils.ranks import rank, world_size
+
+Augment = Callable[[torch.Tensor], torch.Tensor]
 
 
-class Batches:
-    """A loader's batches as dicts (see MVTecDataset.batch) on the device, plus "teacher": L x [B,C,h,w]."""
+def split_train(size: int, val_ratio: float, seed: int) -> tuple[list[int], list[int]]:
+    """Disjoint (train, validation) positions; ceil(val_ratio * size) of them for validation.
 
-    def __init__(self, loader: DataLoader, trainer):
-        self.loader, self.teacher, self.prepare = loader, trainer.teacher, trainer.prepare
-        self.device, self.dtype = trainer.device, trainer.dtype
-        self.remembered: list[torch.Tensor] | None = None  # L x [N,h,w,C]: the whole set, set by remember()
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[dict]:
-        for batch in self.loader:
-            batch["image"] = self.prepare(self.to_device(batch["image"]))
-            batch["teacher"] = self.teacher_maps(batch)
-            yield batch
-
-    @property
-    def images(self) -> int:
-        return len(self.loader.dataset)
-
-    def to_device(self, image: torch.Tensor) -> torch.Tensor:
-        return image.to(self.device, memory_format=torch.channels_last, non_blocking=True)
-
-    def teacher_maps(self, batch: dict) -> list[torch.Tensor]:
-        if self.remembered is not None:
-            return self._recall(batch["index"])
-        with autocast(self.device, self.dtype):
-            return self.teacher(batch["image"])
-
-    def maps_of(self, indices: list[int]) -> list[torch.Tensor]:
-        """The teacher's maps of any images of the set, by index: L x [B,C,h,w]."""
-        return self._recall(indices) if self.remembered is not None else self._compute(indices)
-
-    def remember(self, budget: int) -> int:
-        """Compute the teacher's maps of the whole set once, if they fit `budget` bytes; returns the bytes taken.
-
-        A frozen teacher says the same of the same picture in every epoch. Only on a CPU: a GPU computes the
-        maps faster than it could fetch them from the computer's memory.
-        """
-        if self.device.type != "cpu" or not self.images:
-            return 0
-        size = 16
-        first = self._compute([0])
-        needed = self.images * sum(maps.nbytes for maps in first)
-        if needed > budget:
-            return 0
-        # Filled in the order of the data set, not as batches come: sums may round differently in other batches,
-        # and a resumed run must find the same values.
-        kept = [maps.new_empty(self.images, *maps.shape[2:], maps.shape[1]) for maps in first]
-        for start in progress(range(0, self.images, size), "teacher features"):
-            part = list(range(start, min(start + size, self.images)))
-            for store, maps in zip(kept, self._compute(part), strict=True):
-                store[part] = maps.permute(0, 2, 3, 1)
-        self.remembered = kept
-        return needed
-
-    def _compute(self, indices: list[int]) -> list[torch.Tensor]:
-        image = self.prepare(self.to_device(self.loader.dataset.batch(indices)["image"]))
-        with autocast(self.device, self.dtype):
-            return self.teacher(image)
-
-    def _recall(self, indices: list[int] | torch.Tensor) -> list[torch.Tensor]:
-        # [B,h,w,C] seen as [B,C,h,w] is channels_last, what the convolutions want.
-        return [maps[indices].permute(0, 3, 1, 2) for maps in self.remembered]
-
-
-def training_batches(trainer) -> tuple[Batches, Batches]:
-    """Shuffled training batches and held-out batches in order.
-
-    Whatever fits `cache_mb` is read and computed once; the test images too, so that a fault in them shows before
-    training. Only the first process validates and tests.
+    The permutation is the one scikit-learn's train_test_split draws, which STPM's published code uses.
     """
-    config, (test_set, _) = trainer.config, trainer.test_set
-    budget = config.cache_mb * 2**20
-    train_set, val_set = train_datasets(config)
-    for dataset in (train_set, val_set, test_set) if is_main() else (train_set,):
-        budget -= dataset.cache(budget)
-    shuffled = EpochBatches(
-        len(train_set), config.TrainingData.batch_size, config.seed, rank(), world_size(), trainer.epoch_batches
-    )
-    train = Batches(loader(train_set, config, trainer.device, shuffled), trainer)
-    val = Batches(loader(val_set, config, trainer.device), trainer)
-    for batches in (train, val):
-        budget -= batches.remember(budget)
-    return train, val
+    held_out = int(np.ceil(val_ratio * size))
+    order = np.random.RandomState(seed).permutation(size).tolist()
+    return sorted(order[held_out:]), sorted(order[:held_out])
+
+
+def train_datasets(config: RunConfig) -> tuple[ImageDataset, ImageDataset]:
+    """Training and validation part of the good training images; validation is empty when val_ratio is 0.
+
+    Raises UserError naming the folder when there are too few images.
+    """
+    samples, options = mvtec.train_samples(config), config.TrainingData
+    train, val = split_train(len(samples), options.val_ratio, config.seed)
+    if not train:
+        raise UserError(
+            f"{samples[0].path.parent}: {len(samples)} image(s) and a val_ratio of {options.val_ratio:g} leave none to "
+            "train on; lower it (0 holds none out, where the method can do without) or add images"
+        )
+    return tuple(ImageDataset([samples[i] for i in part], options) for part in (train, val))
+
+
+def test_dataset(config: RunConfig) -> tuple[ImageDataset, list[str]]:
+    """The test images, and sentences about what they lack.
+
+    Without test images the held-out good ones stand in, so that a set of good parts alone can be tried.
+    Raises as the reader does.
+    """
+    samples, notes = mvtec.test_samples(config), []
+    if not samples:
+        train, val = train_datasets(config)
+        samples = val.samples or train.samples
+        which = "held-out" if val.samples else "training (val_ratio is 0)"
+        notes.append(f"there are no test images: the {len(samples)} {which} good images are scored instead")
+    return ImageDataset(samples, config.TrainingData), notes
 
 
 class EpochBatches(Sampler):
@@ -109,7 +64,7 @@ class EpochBatches(Sampler):
 
     An epoch is one pass over all, or `length` batches of an endless row of passes. With several processes each gets
     an equal share of every batch; a last batch that cannot be shared evenly is done whole by all of them, which
-    averages to the same gradient.
+    averages to the same gradient. Raises UserError for a batch size that the processes cannot share.
     """
 
     def __init__(self, size: int, batch_size: int, seed: int, rank: int = 0, world: int = 1, length: int | None = None):
@@ -134,15 +89,76 @@ class EpochBatches(Sampler):
             yield (batch[self.rank :: self.world] if shared else batch).tolist()
 
 
-def as_it_is(batch: dict) -> dict:
-    """MVTecDataset makes whole batches itself; there is nothing left to collate."""
-    return batch
+class Batches:
+    """A loader's batches as dicts (see ImageDataset.batch) for training and validation.
+
+    "image" is [B,3,H,W] float32 in [0,1] on the device, augmented if the method augments, and "teacher" are the
+    teacher's maps of it, L x [B,C,h,w].
+    """
+
+    def __init__(self, loader: DataLoader, teacher: nn.Module, compute: Compute, augment: Augment | None = None):
+        self.loader, self.teacher, self.compute, self.augment = loader, teacher, compute, augment
+        self.cached: list[torch.Tensor] | None = None  # L x [N,h,w,C]: the teacher's maps of the whole set
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[dict]:
+        for batch in self.loader:
+            batch["image"] = self._images(batch)
+            batch["teacher"] = self._recall(batch["index"]) if self.cached else self._compute(batch["image"])
+            yield batch
+
+    @property
+    def images(self) -> int:
+        return len(self.loader.dataset)
+
+    def maps_of(self, indices: list[int]) -> list[torch.Tensor]:
+        """The teacher's maps of any images of the set, by index: L x [B,C,h,w]."""
+        return self._recall(indices) if self.cached else self._compute_at(indices)
+
+    def cache_teacher(self, budget: int, size: int = 16) -> int:
+        """Compute the teacher's maps of the whole set once, if they fit `budget` bytes; returns the bytes taken.
+
+        A frozen teacher says the same of the same picture in every epoch. Only on a CPU: a GPU computes the
+        maps faster than it could fetch them from the computer's memory.
+        """
+        if self.compute.device.type != "cpu" or not self.images:
+            return 0
+        first = self._compute_at([0])
+        needed = self.images * sum(maps.nbytes for maps in first)
+        if needed > budget:
+            return 0
+        # Filled in the order of the data set, not as batches come: sums may round differently in other batches,
+        # and a resumed run must find the same values.
+        stores = [maps.new_empty(self.images, *maps.shape[2:], maps.shape[1]) for maps in first]
+        for start in progress(range(0, self.images, size), "teacher features"):
+            part = list(range(start, min(start + size, self.images)))
+            for store, maps in zip(stores, self._compute_at(part), strict=True):
+                store[part] = maps.permute(0, 2, 3, 1)
+        self.cached = stores
+        return needed
+
+    def _images(self, batch: dict) -> torch.Tensor:
+        image = self.compute.images(batch["image"])
+        return image if self.augment is None else self.augment(image)
+
+    def _compute(self, image: torch.Tensor) -> list[torch.Tensor]:
+        with self.compute.autocast():
+            return self.teacher(image)
+
+    def _compute_at(self, indices: list[int]) -> list[torch.Tensor]:
+        return self._compute(self._images(self.loader.dataset.batch(indices)))
+
+    def _recall(self, indices: list[int] | torch.Tensor) -> list[torch.Tensor]:
+        # [B,h,w,C] seen as [B,C,h,w] is channels_last, what the convolutions want.
+        return [maps[indices].permute(0, 3, 1, 2) for maps in self.cached]
 
 
 def loader(
-    dataset: MVTecDataset, config: Config, device: torch.device, batches: EpochBatches | None = None
+    dataset: ImageDataset, config: RunConfig, device: torch.device, batches: EpochBatches | None = None
 ) -> DataLoader:
-    """Batches of `dataset` in order, or as `batches` says; each is what `collate` describes."""
+    """Batches of `dataset` in order, or as `batches` says; each is what ImageDataset.batch describes."""
     order = {"batch_sampler": batches} if batches else {"batch_size": config.TrainingData.batch_size}
     workers = _workers(config.workers, device) if dataset.decoded is None else 0
     return DataLoader(
@@ -157,8 +173,40 @@ def loader(
     )
 
 
+def as_it_is(batch: dict) -> dict:
+    """ImageDataset makes whole batches itself; there is nothing left to collate."""
+    return batch
+
+
 def _workers(workers: int | str, device: torch.device) -> int:
     """On a CPU the networks keep every core busy, so reading ahead in other processes would only get in the way."""
     if workers != "auto":
         return workers
     return min(8, os.cpu_count() or 1) if device.type == "cuda" else 0
+
+
+def training_batches(
+    config: RunConfig,
+    teacher: nn.Module,
+    compute: Compute,
+    augment: Augment | None = None,
+    epoch_length: int | None = None,
+    test_set: ImageDataset | None = None,
+) -> tuple[Batches, Batches]:
+    """Shuffled training batches, of which `epoch_length` make an epoch (None: a pass), and held-out batches in order.
+
+    Every image is read once, those of `test_set` too, so that a fault in any of them shows before training. Whatever
+    fits `cache_mb` is kept, and the teacher's maps where they fit too.
+    """
+    budget = config.cache_mb * 2**20
+    train_set, val_set = train_datasets(config)
+    for dataset in (train_set, val_set, test_set):
+        budget -= dataset.read_all(budget) if dataset is not None else 0
+    shuffled = EpochBatches(
+        len(train_set), config.TrainingData.batch_size, config.seed, rank(), world_size(), epoch_length
+    )
+    train = Batches(loader(train_set, config, compute.device, shuffled), teacher, compute, augment)
+    val = Batches(loader(val_set, config, compute.device), teacher, compute, augment)
+    for batches in (train, val):
+        budget -= batches.cache_teacher(budget)
+    return train, val

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 Made = TypeVar("Made")
 
 
-class Ahead(Generic[Made]):
+class Prefetch(Generic[Made]):
     """`make(step)` for steps that are asked for in order: the next few are made by threads in the meantime."""
 
     def __init__(self, make: Callable[[int], Made], last: int, depth: int = 4):

@@ -12,15 +12,15 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from utils.config import difference
+from utils.console import note
 from utils.errors import UserError, reason
 from utils.files import write_bytes
 
 
-class Training:
-    """Student, optimiser and what is known so far: one history row per finished epoch, the best student."""
+class TrainState:
+    """Student, optimizer and what is known so far: one history row per finished epoch, the best student."""
 
-    def __init__(self, student: nn.Module, optimizer, scheduler, half_precision: bool, accumulate: int = 1):
+    def __init__(self, student: nn.Module, optimizer, scheduler, half_precision: bool = False, accumulate: int = 1):
         self.student, self.optimizer, self.scheduler = student, optimizer, scheduler
         self.accumulate, self.pending = accumulate, 0  # batches to a step, and those waiting for theirs
         device = next(student.parameters()).device
@@ -41,12 +41,21 @@ class Training:
         self.pending += 1
         if self.pending < self.accumulate:
             return
+        self.pending = 0
+        stepped = self._optimizer_step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if stepped and self.scheduler is not None and not self._waits_for_scores:
+            self.scheduler.step()
+
+    def _optimizer_step(self) -> bool:
+        """Whether the optimizer took the step: the scaler leaves out those whose gradients overflow."""
+        if not self.scaler.is_enabled():
+            self.optimizer.step()
+            return True
+        before = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.pending = 0
-        if self.scheduler is not None and not self._waits_for_scores:
-            self.scheduler.step()
+        return self.scaler.get_scale() >= before
 
     def end_epoch(self, row: dict[str, float], scores: dict[str, float]) -> None:
         """Add a row; keep each part of the student whose score is its lowest so far, or all of it if there are none."""
@@ -84,8 +93,8 @@ class Training:
             if not part or key.startswith(f"{part}."):
                 self.best[key] = tensor.detach().clone()
 
-    def save(self, path: Path, settings: dict[str, Any]) -> None:
-        """Write a checkpoint of a run with these `settings`, unless writing has lately taken 5 % of the time.
+    def save(self, path: Path, origin: dict[str, Any]) -> None:
+        """Write a checkpoint of a run with this `origin`; at most 5 % of the time goes into writing them.
 
         What a kill then costs is repeated exactly when the run resumes.
         """
@@ -93,13 +102,15 @@ class Training:
         if begin < self._next_save:
             return
         content = io.BytesIO()  # torch.save's own file writing turns a full disk into an error of no class
-        torch.save(self.state_dict(settings), content)
+        torch.save(self.state_dict(origin), content)
+        path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have removed the results of other runs
         write_bytes(path, content.getbuffer())
         self._next_save = time.monotonic() + 20 * (time.monotonic() - begin)
 
-    def state_dict(self, settings: dict[str, Any]) -> dict[str, Any]:
+    def state_dict(self, origin: dict[str, Any]) -> dict[str, Any]:
         return {
-            "settings": settings,
+            "origin": origin,
+            "threads": torch.get_num_threads(),
             "student": self.student.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler is not None else {},
@@ -113,34 +124,56 @@ class Training:
             "random": _random_state(),
         }
 
-    def resume(self, path: Path, settings: dict[str, Any]) -> None:
+    def resume(self, path: Path, origin: dict[str, Any]) -> None:
         """Take up the checkpoint at `path`.
 
-        Raises UserError when it is damaged or of another configuration; nothing is lost or overwritten.
+        Raises UserError when it is damaged or of another origin; nothing is lost or overwritten.
         """
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            changed = difference(state["settings"], settings)
+            changed = changes(state["origin"], origin)
+            threads = state["threads"]
         except Exception as error:  # torch.load's failures have no common class
             raise _damaged(path, error) from None
         if changed:
             raise UserError(
-                f"{path}: an interrupted training with other settings ({changed}) is waiting there; finish it with "
-                "those settings, or start over with resume=false"
+                f"{path}: an unfinished training with other settings exists there ({changed}); finish it with those "
+                "settings, or start over with resume=false"
+            )
+        if threads != torch.get_num_threads():
+            note(
+                f"this training began with {threads} threads and goes on with {torch.get_num_threads()}: sums round "
+                f"differently, so the last digits will differ from an uninterrupted run (threads={threads} keeps them)"
             )
         try:
-            self.student.load_state_dict(state["student"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            if self.scheduler is not None:
-                self.scheduler.load_state_dict(state["scheduler"])
-            self.scaler.load_state_dict(state["scaler"])
-            for key in ("history", "best_epoch", "lowest", "best", "pending"):
-                setattr(self, key, state[key])
-            for parameter, gradient in zip(self.student.parameters(), state["gradients"], strict=False):
-                parameter.grad = None if gradient is None else gradient.to(parameter.device)
-            _set_random_state(state["random"])
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            self._take(state)
+        except Exception as error:  # a file of another program may hold anything
             raise _damaged(path, error) from None
+
+    def _take(self, state: dict[str, Any]) -> None:
+        self.student.load_state_dict(state["student"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.scaler.load_state_dict(state["scaler"])
+        for key in ("history", "best_epoch", "lowest", "best", "pending"):
+            setattr(self, key, state[key])
+        for parameter, gradient in zip(self.student.parameters(), state["gradients"], strict=False):
+            parameter.grad = None if gradient is None else gradient.to(parameter.device)
+        _set_random_state(state["random"])
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Where two origins differ, in words; empty where they do not.
+
+    A value that ends a key with "(hash)" says nothing to a reader and is left out.
+    """
+    words = []
+    for key in before | now:
+        if before.get(key) != now.get(key):
+            name = key.removesuffix(" (hash)")
+            words.append(f"{name} changed" if name != key else f"{key} was {before.get(key)}, is {now.get(key)}")
+    return ", ".join(words)
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

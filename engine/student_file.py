@@ -1,64 +1,88 @@
-"""student.safetensors: what was learned, and a record of the run that learned it."""
+"""student.safetensors: what was learned, and the metadata of the run that learned it."""
 
 import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import nn
 
+from models.teachers.teacher import Teacher
+from utils.config import RunConfig, result_settings
 from utils.errors import UserError
 from utils.files import write_bytes
 
+FORMAT = 2  # of the metadata; 1 named teachers by their backbones and had no statistics
+WHAT_IT_IS = ("distillType", "backbone", "out_indice")
 
-def save_student(path: Path, student: nn.Module, record: dict[str, Any]) -> None:
+
+def describe(config: RunConfig, teacher: nn.Module) -> dict[str, Any]:
+    """Metadata of a student before its training: what it is and what it learns from."""
+    teachers = [net for net in teacher.modules() if isinstance(net, Teacher)]
+    return {
+        **config.model_dump(mode="json", include={*WHAT_IT_IS}),
+        "teachers": [{"backbone": t.backbone, "weights": t.weights, **t.statistics._asdict()} for t in teachers],
+        "teacher": fingerprint(teacher),
+        "settings": result_settings(config),
+    }
+
+
+def save_student(path: Path, student: nn.Module, metadata: dict[str, Any]) -> None:
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in student.state_dict().items()}
-    write_bytes(path, save(tensors, metadata={"record": json.dumps(record)}))
+    write_bytes(path, save(tensors, metadata={"record": json.dumps(metadata | {"format": FORMAT})}))
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """The record alone. Raises UserError naming a file that is missing, damaged or not ours."""
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Raises UserError naming a file that is missing, damaged, foreign, or of an earlier version."""
     if not path.is_file():
         raise UserError(f"{path} does not exist: train first (phase: train) or fix save_path")
     try:
         with safe_open(path, framework="pt") as file:
-            return json.loads(file.metadata()["record"])
-    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
-        raise UserError(f"{path}: is no student of this toolkit, or damaged ({error})") from None
+            metadata = json.loads(file.metadata()["record"])
+    except Exception as error:  # a foreign file may hold anything
+        raise UserError(f"{path} is not a student file of this toolkit, or it is damaged ({error})") from None
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        raise UserError(f"{path} was written by another version of this toolkit: train it again")
+    if not {*WHAT_IT_IS, "teachers", "teacher", "settings"} <= metadata.keys():
+        raise UserError(f"{path} is damaged: its metadata are not complete")
+    return metadata
 
 
-def check_record(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
+def check_metadata(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
     """Raises UserError unless both name the same method, backbone, levels and teacher."""
-    for key in ("distillType", "backbone", "out_indice"):
-        if found.get(key) != expected.get(key):
-            raise UserError(f"{path}: was trained with {key} {found.get(key)}, the config says {expected.get(key)}")
-    if found.get("teacher") != expected["teacher"]:
-        raise UserError(
-            f"{path}: was trained with another teacher (weights: {found.get('weights')}, now {expected['weights']})"
-        )
+    for key in WHAT_IT_IS:
+        if found[key] != expected.get(key):
+            raise UserError(f"{path} was trained with {key} {found[key]}, the config says {expected.get(key)}")
+    if found["teacher"] != expected["teacher"]:
+        then, now = (", ".join(each["weights"] for each in which["teachers"]) for which in (found, expected))
+        raise UserError(f"{path} was trained with another teacher (weights: {then}, now {now})")
 
 
 def load_student(path: Path, student: nn.Module) -> None:
-    """Fill `student`. Raises UserError naming keys that are missing, unknown or of another shape."""
+    """Fill `student`. Raises UserError naming keys that are missing, unknown, of another shape, or not finite."""
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: damaged ({error})") from None
+        raise UserError(f"{path} is damaged ({error})") from None
     own = student.state_dict()
     wrong = sorted(set(own) ^ set(tensors)) or [key for key in own if own[key].shape != tensors[key].shape]
     if wrong:
-        raise UserError(f"{path}: holds another network than the config describes ({', '.join(wrong[:3])} ...)")
+        raise UserError(f"{path} holds another network than the config describes ({', '.join(wrong[:3])} ...)")
+    bad = [key for key, tensor in tensors.items() if tensor.dtype != own[key].dtype or not tensor.isfinite().all()]
+    if bad:
+        raise UserError(f"{path} is damaged: {bad[0]} holds values that are no finite {own[bad[0]].dtype}")
     student.load_state_dict(tensors)
 
 
 def fingerprint(net: nn.Module) -> str:
-    """SHA-256 over names and values: equal for equal networks, whatever file they came from."""
+    """SHA-256 over shapes and values in order: equal for equal networks, whatever file and names they came from."""
     digest = hashlib.sha256()
     for key, tensor in net.state_dict().items():
         if key.endswith("num_batches_tracked"):
             continue  # missing in old files, and without effect on a frozen network
-        digest.update(key.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(f"{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
     return digest.hexdigest()

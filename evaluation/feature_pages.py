@@ -2,19 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import matplotlib
-
-matplotlib.use("Agg")  # no screen needed
-
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from evaluation.pictures import colour_scale, heat, standing
+from evaluation.score import pixel_levels
+from models.detector import Detector
 
 OUTLINE = "#00ffa0"
 
@@ -41,7 +39,7 @@ class ImageView(NamedTuple):
     image: np.ndarray
     mask: np.ndarray
     final: np.ndarray
-    normal: dict[str, list[float]] | None
+    normal: dict[str, Any] | None  # the student's `yardstick`
     levels: list[LevelView]
 
 
@@ -58,21 +56,21 @@ def channel_importance(
     return parts / parts.sum().clamp_min(torch.finfo(parts.dtype).tiny)
 
 
-def level_shares(trainer, distances: list[torch.Tensor], size: Sequence[int]) -> list[float]:
+def level_shares(detector: Detector, distances: list[torch.Tensor], size: Sequence[int]) -> list[float]:
     """How much each level has to do with the image's score, as fractions that sum to 1 (or all 0).
 
     A level's part is how far, on a log scale, the map falls at its peak when that level says nothing about
     place: every position set to the level's median. Works for sums and for products of levels alike; a fall to less
     than a thousandth counts as one to a thousandth, or a level that a map of zeros depends on would be all there is.
     """
-    final = trainer.final_map(distances, size)
+    final = detector.final_map(distances, size)
     peak = final.argmax()
     tiny = torch.finfo(torch.float32).tiny
     floor = max(1e-3 * final.max().item(), tiny)
     drops = []
     for k, distance in enumerate(distances):
         flat = [*distances[:k], torch.full_like(distance, distance.float().median().item()), *distances[k + 1 :]]
-        without = trainer.final_map(flat, size).flatten()[peak]
+        without = detector.final_map(flat, size).flatten()[peak]
         drops.append((final.max().clamp_min(tiny) / without.clamp_min(floor)).log().clamp_min(0).item())
     return [drop / sum(drops) if sum(drops) else 0.0 for drop in drops]
 
@@ -80,7 +78,8 @@ def level_shares(trainer, distances: list[torch.Tensor], size: Sequence[int]) ->
 def draw_overview(path: Path, view: ImageView) -> None:
     """Image, mask, each level's distance map with its share, and the final map."""
     columns = 3 + len(view.levels)
-    figure, axes = plt.subplots(1, columns, figsize=(2.6 * columns, 3.6), layout="constrained")
+    figure = Figure(figsize=(2.6 * columns, 3.6), layout="constrained")
+    axes = figure.subplots(1, columns)
     score = float(view.final.max())
     figure.suptitle(f"{view.title}     {view.method}     score {score:.4g}{standing(score, view.normal)}", fontsize=13)
     _show(axes[0], view.image, "image")
@@ -89,16 +88,20 @@ def draw_overview(path: Path, view: ImageView) -> None:
         title = f"level {k + 1}: {100 * level.share:.0f} % of the score"
         title += "" if level.model == "teacher" else f"\n({level.model} and student)"
         _heat(axis, level.distance.numpy(), title, view.mask, float(level.distance.max()))
-    _show(axes[-1], heat(view.final, colour_scale(view.final, view.normal)), "anomaly map", view.mask)
+    _show(
+        axes[-1],
+        heat(view.final, colour_scale(view.normal or {"pixel_levels": pixel_levels(view.final)})),
+        "anomaly map",
+        view.mask,
+    )
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def draw_level(path: Path, view: ImageView, k: int, channels: int) -> None:
     """Teacher, student and squared difference of the most important channels, beside the level's own map."""
     level = view.levels[k]
     order = level.importance.argsort(descending=True)[:channels].tolist()
-    figure = plt.figure(figsize=(3.2 + 1.8 * len(order), 6.4), layout="constrained")
+    figure = Figure(figsize=(3.2 + 1.8 * len(order), 6.4), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(3.2, 1.8 * len(order)))
     c, h, w = level.teacher.shape
     figure.suptitle(f"{view.title}     level {k + 1}: {c} channels of {h} x {w}     {view.method}", fontsize=13)
@@ -110,7 +113,6 @@ def draw_level(path: Path, view: ImageView, k: int, channels: int) -> None:
             _heat(axis, level.distance.numpy(), title, view.mask, float(level.distance.max()))
     _channel_rows(right.subplots(3, len(order), squeeze=False), level, order)
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def _channel_rows(axes: np.ndarray, level: LevelView, order: list[int]) -> None:

@@ -5,6 +5,8 @@ a mean or a maximum over the positives, and all that is asked of the negatives i
 Tied values are one threshold: in an area under a curve they make a slanted step, which counts half.
 """
 
+from collections.abc import Mapping, Sequence
+
 import cv2
 import numpy as np
 
@@ -31,52 +33,128 @@ def detection(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     return {f"image_{name}": figures[name] for name in ("auroc", "ap", "f1max")}
 
 
-def segmentation(maps: np.ndarray, masks: np.ndarray, max_fpr: float = MAX_FPR) -> dict[str, float]:
-    """Figures of anomaly maps [N,H,W] against masks [N,H,W], True = defective, all pixels pooled.
+class PixelMetrics:
+    """Exact pixel metrics of anomaly maps that come one by one.
 
-    Returns pixel_auroc, pixel_ap, pixel_f1max and aupro, each in [0,1]. AUPRO as MVTec AD defines it: mean
-    covered fraction of the 8-connected regions of the whole test set, over the false positive rate of all
-    negative pixels (good images included), integrated from 0 to max_fpr and divided by max_fpr.
-    Raises UserError for non-finite maps, ValueError for unequal shapes, a missing class, a bad max_fpr.
+    Keeps every value once, 4 bytes a pixel, where it will be sorted: by defect type, defective pixels apart.
+    `counts` says how many images of each defect type will come, "good" among them.
     """
-    if not 0 < max_fpr <= 1:
-        raise ValueError(f"max_fpr must lie in (0, 1], got {max_fpr}.")
-    maps, masks = _checked(maps, masks)
-    positives, weights, negatives = _sorted_pixels(maps, masks)
-    figures = _figures(positives, weights, [negatives], max_fpr)
-    aupro = figures.pop("aupro")
-    return {f"pixel_{name}": value for name, value in figures.items()} | {"aupro": aupro}
+
+    def __init__(self, counts: Mapping[str, int]):
+        self.counts = counts
+        self.parts: dict[str, _Pixels] = {}
+
+    def add(self, anomaly_map: np.ndarray, mask: np.ndarray, defect_type: str) -> None:
+        """A map [H,W] and its mask [H,W], True = defective.
+
+        Raises UserError for a map that is not finite, ValueError for unequal shapes or a good image with a mask.
+        """
+        anomaly_map, mask = _as_float(anomaly_map), np.asarray(mask).astype(bool, copy=False)
+        if anomaly_map.ndim != 2 or anomaly_map.shape != mask.shape:
+            raise ValueError(f"map and mask must both be [H,W], got {anomaly_map.shape} and {mask.shape}.")
+        if not np.isfinite(anomaly_map).all():
+            raise UserError("an anomaly map contains non-finite values: the network overflowed or diverged.")
+        if defect_type == "good" and mask.any():
+            raise ValueError("a good image must have an empty mask.")
+        if defect_type not in self.parts:
+            capacity = self.counts[defect_type] * anomaly_map.size
+            self.parts[defect_type] = _Pixels(capacity, anomaly_map.dtype)
+        self.parts[defect_type].add(anomaly_map, mask)
+
+    def any_defective(self) -> bool:
+        return any(part.regions for part in self.parts.values())
+
+    def total(self, max_fpr: float = MAX_FPR) -> dict[str, float]:
+        """pixel_auroc, pixel_ap, pixel_f1max and aupro, each in [0,1], of all images, their pixels pooled.
+
+        AUPRO as MVTec AD defines it: mean covered fraction of the 8-connected regions of the whole test set, over the
+        false positive rate of all negative pixels (good images included), integrated from 0 to max_fpr and divided by
+        max_fpr. Raises ValueError for a missing class or a bad max_fpr.
+        """
+        if not 0 < max_fpr <= 1:
+            raise ValueError(f"max_fpr must lie in (0, 1], got {max_fpr}.")
+        metrics = self._metrics(list(self.parts.values()), max_fpr)
+        aupro = metrics.pop("aupro")
+        return {f"pixel_{name}": value for name, value in metrics.items()} | {"aupro": aupro}
+
+    def of_type(self, defect_type: str) -> dict[str, float]:
+        """pixel_auroc and aupro of the images of a type together with all good ones; empty if it has no region."""
+        own = self.parts[defect_type]
+        if not own.regions:
+            return {}
+        metrics = self._metrics([own, *(self.parts[k] for k in self.parts if k == "good")], MAX_FPR)
+        return {"pixel_auroc": metrics["auroc"], "aupro": metrics["aupro"]}
+
+    def _metrics(self, parts: list["_Pixels"], max_fpr: float) -> dict[str, float]:
+        positives = np.concatenate([part.positives() for part in parts])
+        weights = np.concatenate([part.weights() for part in parts]) / max(sum(part.regions for part in parts), 1)
+        order = positives.argsort()
+        return _figures(positives[order], weights[order], [part.negatives() for part in parts], max_fpr)
 
 
-def per_defect(
-    scores: np.ndarray, maps: np.ndarray | None, masks: np.ndarray | None, types: list[str]
-) -> dict[str, dict]:
-    """Figures of each defect type's images together with all good images, by name of the type.
+class _Pixels:
+    """The values of some images: negatives in a buffer of `capacity`, positives with 1 / (size of their region)."""
 
-    scores [N], maps and masks [N,H,W], types [N] names, "good" for good images.
-    Returns images (how many of this type), image_auroc and, unless masks is None, pixel_auroc and aupro.
-    A type without a defective pixel (a crop can cut them all off) has no pixel figures.
+    def __init__(self, capacity: int, dtype: np.dtype):
+        self.buffer, self.used, self.sorted = np.empty(capacity, dtype), 0, False
+        self.positive: list[np.ndarray] = []
+        self.weight: list[np.ndarray] = []
+        self.regions = 0
+
+    def add(self, anomaly_map: np.ndarray, mask: np.ndarray) -> None:
+        values = anomaly_map.ravel()
+        if mask.any():
+            count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+            labels = labels[mask]
+            self.positive.append(anomaly_map[mask])
+            self.weight.append(1 / np.bincount(labels)[labels])
+            self.regions += count - 1  # one label is the background
+            values = anomaly_map[~mask]
+        self.buffer[self.used : self.used + len(values)] = values
+        self.used, self.sorted = self.used + len(values), False
+
+    def negatives(self) -> np.ndarray:
+        """Ascending."""
+        values = self.buffer[: self.used]
+        if not self.sorted:
+            values.sort()  # in place and without an index: what makes the whole fast and small
+            self.sorted = True
+        return values
+
+    def positives(self) -> np.ndarray:
+        return np.concatenate(self.positive) if self.positive else np.empty(0, self.buffer.dtype)
+
+    def weights(self) -> np.ndarray:
+        return np.concatenate(self.weight) if self.weight else np.empty(0)
+
+
+def segmentation(maps: np.ndarray, masks: np.ndarray, max_fpr: float = MAX_FPR) -> dict[str, float]:
+    """`PixelMetrics.total` of maps [N,H,W] and masks [N,H,W], with its errors."""
+    if np.ndim(maps) != 3 or np.shape(maps) != np.shape(masks):
+        raise ValueError(f"maps and masks must both be [N,H,W], got {np.shape(maps)} and {np.shape(masks)}.")
+    metrics = PixelMetrics({"any": len(maps)})
+    for anomaly_map, mask in zip(maps, masks, strict=True):
+        metrics.add(anomaly_map, mask, "any")
+    return metrics.total(max_fpr)
+
+
+def per_defect(scores: np.ndarray, types: Sequence[str], pixels: PixelMetrics | None) -> dict[str, dict]:
+    """Metrics of each defect type's images together with all good images, by name of the type.
+
+    scores [N], types [N] names, "good" for good images. Returns images (how many of this type), image_auroc and,
+    where there are `pixels` and the type has a region (a crop can cut them all off), pixel_auroc and aupro.
     Raises as the functions above.
     """
     scores, types = np.asarray(scores), np.asarray(types)
     if scores.shape != types.shape:
         raise ValueError(f"scores and types must both be [N], got {scores.shape} and {types.shape}.")
     good = types == "good"
-    if masks is not None:
-        maps, masks = _checked(maps, masks)
-        if len(maps) != len(types) or masks[good].any():
-            raise ValueError("every map needs a type and every good image an empty mask.")
-        good_pixels = maps[good].ravel()
-        good_pixels.sort()  # once, for all types
     table = {}
     for name in np.unique(types[~good]).tolist():
         own = types == name
         image = detection(scores[own | good], own[own | good])
         table[name] = {"images": int(own.sum()), "image_auroc": image["image_auroc"]}
-        if masks is not None and masks[own].any():
-            positives, weights, negatives = _sorted_pixels(maps[own], masks[own])
-            pixel = _figures(positives, weights, [good_pixels, negatives])
-            table[name] |= {"pixel_auroc": pixel["auroc"], "aupro": pixel["aupro"]}
+        table[name] |= pixels.of_type(name) if pixels else {}
     return table
 
 
@@ -112,39 +190,6 @@ def _area(above, alarms, limit):
     ties = alarms - above
     inside = np.clip(limit - above, 0, ties)  # how much of the slanted step lies left of the limit
     return (np.maximum(limit - alarms, 0) + inside * (inside / np.maximum(2 * ties, 1))) / limit
-
-
-def _sorted_pixels(maps, masks):
-    """Ascending positives [P], their weights [P] and ascending negatives of maps and masks [N,H,W]."""
-    negatives = maps[~masks]
-    negatives.sort()  # in place and without an index: what makes the whole fast and small
-    positives, weights = maps[masks], _region_weights(masks)
-    order = positives.argsort()
-    return positives[order], weights[order], negatives
-
-
-def _region_weights(masks):
-    """Masks [N,H,W] -> weight of each defective pixel [P]: 1 / (its region's size * number of regions)."""
-    weights, regions, start = np.empty(np.count_nonzero(masks)), 0, 0
-    for mask in masks[masks.any(axis=(1, 2))]:
-        count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
-        labels = labels[mask]
-        weights[start : start + len(labels)] = 1 / np.bincount(labels)[labels]
-        start, regions = start + len(labels), regions + count - 1  # one label is the background
-    return weights / max(regions, 1)
-
-
-def _checked(maps, masks):
-    """Float maps and boolean masks, both [N,H,W]."""
-    maps, masks = _as_float(maps), np.asarray(masks).astype(bool, copy=False)
-    if maps.ndim != 3 or maps.shape != masks.shape:
-        raise ValueError(f"maps and masks must both be [N,H,W], got {maps.shape} and {masks.shape}.")
-    bad = len(maps) - np.count_nonzero(np.isfinite(maps).all(axis=(1, 2)))
-    if bad:
-        raise UserError(
-            f"anomaly map contains non-finite values ({bad} of {len(maps)} images): the network overflowed or diverged."
-        )
-    return maps, masks
 
 
 def _as_float(values):

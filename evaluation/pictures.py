@@ -1,24 +1,21 @@
 """The pictures of a run: one overlay per test image, and the training curves."""
 
 import os
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
-import matplotlib
-
-matplotlib.use("Agg")  # no screen needed
-
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from PIL import Image, ImageDraw, ImageFont
 
-from datasets.dataset import MVTecDataset
-from datasets.images import denormalise
-from utils.console import progress
+from datasets.dataset import Sample
+from evaluation.score import HELD_OUT, Scored, image_score, pixel_levels
 
 PANEL = 256  # pixels, the least width of one panel; smaller images are enlarged
 GAP, CAPTION = 8, 50
@@ -26,44 +23,63 @@ TICKS = ("1:10", "1:100", "1:1k", "1:10k", "max", "x10", "x100")
 OUTLINE = (0, 255, 160)
 
 
-def pixel_levels(maps: np.ndarray) -> list[float]:
-    """The colour scale that maps [N,H,W] set: the values that 1 in 10, 100, 1000, 10000 pixels exceed, and the top.
+class Overlays:
+    """One PNG per image, `<defect type>/<name>.png` in `folder`: image, mask outline, map, score.
 
-    Taken from held-out good images it tells how unusual a pixel would be on a good part. Steps of rarity and not of
-    value: a product of levels spans many decades, and one odd good image would leave all other maps black.
+    `normal` is the student's `yardstick`, which sets the colours; without one each map sets its own.
     """
-    return [float(value) for value in np.quantile(maps, [0.9, 0.99, 0.999, 0.9999, 1.0])]
+
+    def __init__(self, folder: Path, samples: Sequence[Sample], normal: dict[str, Any] | None):
+        self.folder, self.samples, self.normal = folder, samples, normal
+        self.pool = ThreadPoolExecutor(os.cpu_count())  # drawing and PNG coding release the interpreter lock
+        self.waiting: list[Scored] = []
+
+    def __enter__(self) -> "Overlays":
+        return self
+
+    def __exit__(self, kind: type | None, *_) -> None:
+        if kind is None:
+            self._draw_waiting()
+        self.pool.shutdown(cancel_futures=True)
+
+    def drawn(self, results: Iterable[Scored], at_once: int = 16) -> Iterator[Scored]:
+        """The same results; each is drawn on the way, some at a time so that scoring has the machine to itself."""
+        for result in results:
+            self.waiting.append(result)
+            if len(self.waiting) == at_once:
+                self._draw_waiting()
+            yield result
+
+    def _draw_waiting(self) -> None:
+        waiting, self.waiting = self.waiting, []
+        list(self.pool.map(self._draw, waiting))
+
+    def _draw(self, result: Scored) -> None:
+        sample, score = self.samples[result.index], image_score(result.anomaly_map)
+        scale = colour_scale(self.normal or {"pixel_levels": pixel_levels(result.anomaly_map)})
+        picture = overlay(shown(result.image), result.anomaly_map, result.mask, scale)
+        lines = (f"{sample.defect_type} / {sample.path.stem}", f"score {score:.4g}{standing(score, self.normal)}")
+        caption(picture, lines, f"rarity on {self.normal['source'] if self.normal else 'this image'}", len(scale))
+        path = self.folder / f"{sample.name}.png"
+        path.parent.mkdir(exist_ok=True)
+        picture.save(path)
 
 
-def write_overlays(
-    folder: Path, dataset: MVTecDataset, maps: np.ndarray, masks: np.ndarray, normal: dict[str, list[float]] | None
-) -> None:
-    """One PNG per image, `<kind>/<name>.png`: image, mask outline, map, score.
-
-    `normal` holds the pixel_levels and image scores of held-out good images; without any the test maps set the scale.
-    """
-    scale = colour_scale(maps, normal)
-    for kind in {sample.kind for sample in dataset.samples}:
-        (folder / kind).mkdir()
-
-    def draw(index: int) -> None:
-        sample, score = dataset.samples[index], maps[index].max()
-        picture = overlay(denormalise(dataset[index]["image"]), maps[index], masks[index], scale)
-        lines = (f"{sample.kind} / {sample.path.stem}", f"score {score:.4g}{standing(score, normal)}")
-        caption(picture, lines, "rarity on held-out good images" if normal else "rarity on the test images", len(scale))
-        picture.save(folder / sample.kind / f"{sample.path.stem}.png")
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # drawing and PNG coding release the interpreter lock
-        for _ in progress(pool.map(draw, range(len(dataset))), "overlays", len(dataset)):
-            pass
+def shown(image: np.ndarray) -> np.ndarray:
+    """[3,H,W] uint8, uint16 or float in [0,1] -> [H,W,3] uint8."""
+    if image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)
+    elif image.dtype != np.uint8:
+        image = (image * 255).round().astype(np.uint8)
+    return np.ascontiguousarray(image.transpose(1, 2, 0))
 
 
-def standing(score: float, normal: dict[str, list[float]] | None) -> str:
+def standing(score: float, normal: dict[str, Any] | None) -> str:
     """Where a score stands among those of held-out good images, if there are any."""
-    if not normal:
+    if not normal or normal["source"] != HELD_OUT:
         return ""
     below = sum(other < score for other in normal["scores"])
-    return f", above {below} of {len(normal['scores'])} held-out good images"
+    return f", above {below} of {len(normal['scores'])} {HELD_OUT}"
 
 
 def overlay(image: np.ndarray, anomaly_map: np.ndarray, mask: np.ndarray, scale: list[float]) -> Image.Image:
@@ -85,13 +101,12 @@ def overlay(image: np.ndarray, anomaly_map: np.ndarray, mask: np.ndarray, scale:
     return picture
 
 
-def colour_scale(maps: np.ndarray, normal: dict[str, list[float]] | None) -> list[float]:
-    """Values at even steps from black to pale yellow, as TICKS: how rare on held-out good images, then how far above.
+def colour_scale(normal: dict[str, Any]) -> list[float]:
+    """Values at even steps from black to pale yellow, as TICKS: how rare on good images, then how far above.
 
-    Without such images the maps [N,H,W] to be shown set the scale, and nothing is above it.
+    Steps of rarity and not of value: a product of levels spans many decades, and one odd good image would leave all
+    other maps black.
     """
-    if not normal:
-        return pixel_levels(maps)
     top = max(normal["pixel_levels"][-1], float(np.finfo(np.float32).tiny))
     return [*normal["pixel_levels"], 10 * top, 100 * top]
 
@@ -130,7 +145,8 @@ def caption(picture: Image.Image, lines: tuple[str, str], scale: str, steps: int
 def draw_curves(path: Path, history: list[dict[str, float]], best_epoch: dict[str, int]) -> None:
     """Training loss and, if there are any, validation scores over epochs, the kept epochs marked."""
     scores = [key for key in history[0] if key.startswith("val_score")]
-    figure, axes = plt.subplots(1 + bool(scores), 1, figsize=(7, 5), sharex=True, layout="constrained", squeeze=False)
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.subplots(1 + bool(scores), 1, sharex=True, squeeze=False)
     _curve(axes[0, 0], history, ["train_loss"], "training loss")
     _curve(axes[-1, 0], history, scores, "validation score\n(held-out good images)")
     if len(scores) > 1:
@@ -143,7 +159,6 @@ def draw_curves(path: Path, history: list[dict[str, float]], best_epoch: dict[st
     axes[-1, 0].set_xlabel("epoch")
     axes[-1, 0].xaxis.get_major_locator().set_params(integer=True)
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def _curve(axis: Axes, history: list[dict[str, float]], keys: list[str], label: str) -> None:

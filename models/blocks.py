@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import nn
 
+from models.sspcab import SSPCAB, prediction_loss
 from utils.errors import UserError
 
 Resample = Literal["down", "same", "up"]
@@ -22,6 +23,27 @@ class Residual(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.relu(self.main(x) + self.skip(x))
+
+
+class PredictiveResidual(nn.Module):
+    """A residual block with an SSPCAB in the place of its last but one convolution; takes `block` apart for it."""
+
+    def __init__(self, block: Residual):
+        super().__init__()
+        *before, (conv, norm), relu, last = block.main  # the layout that ResNetPlan.block gives
+        self.before = nn.Sequential(*before)
+        self.sspcab = SSPCAB(conv.out_channels)
+        self.after = nn.Sequential(norm, relu, last)
+        self.skip = block.skip
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.forward_with_loss(x)[0]
+
+    def forward_with_loss(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(the block's output, the SSPCAB's self-supervised loss, a scalar)."""
+        inputs = self.before(x)
+        output = self.sspcab(inputs)
+        return F.relu(self.after(output) + self.skip(x)), prediction_loss(inputs, output)
 
 
 class ResNetPlan(NamedTuple):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.blocks import BASIC, init_convolutions
-from models.sspcab import SSPCAB
+from models.sspcab import SSPCAB, prediction_loss
 from models.teachers.features import Features
 from utils.errors import UserError
 
@@ -64,15 +64,24 @@ class DBFADStudent(nn.Module):
                 _conv_relu_norm(c3, c3, 1),
             ]
         )
-        points = _conv_relu_norm(c3, c3, 1), _conv_relu_norm(c3, c3, 1), _conv_relu_norm(c3, 2 * c3, 1, 2)
-        self.embed = nn.Sequential(*points, SSPCAB(2 * c3), _embedding_attention(2 * c3))
+        self.points = nn.Sequential(
+            _conv_relu_norm(c3, c3, 1), _conv_relu_norm(c3, c3, 1), _conv_relu_norm(c3, 2 * c3, 1, 2)
+        )
+        self.sspcab = SSPCAB(2 * c3)
+        self.attention = _embedding_attention(2 * c3)
         self.links = nn.ModuleList([_link(c0, c1, 1), _link(c1, c2, 2), _link(c2, c3, 2)] if residual else [])
         self.stages = nn.ModuleList(BASIC.stage(a, b, 2, "up") for a, b in [(2 * c3, c3), (c3, c2), (c2, c1)])
         self.stages.append(BASIC.stage(c1, c0, 2, "same"))
         init_convolutions(self)
 
     def forward(self, teacher: list[torch.Tensor]) -> list[torch.Tensor]:
-        x = self.embed(sum(shrink(maps) for shrink, maps in zip(self.shrink, teacher, strict=True)))
+        return self.forward_with_loss(teacher)[0]
+
+    def forward_with_loss(self, teacher: list[torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """(maps, the SSPCAB's self-supervised loss, a scalar)."""
+        embedding = self.points(sum(shrink(maps) for shrink, maps in zip(self.shrink, teacher, strict=True)))
+        restored = self.sspcab(embedding)
+        x = self.attention(restored)
         links = [link(maps) for link, maps in zip(self.links, teacher, strict=False)]  # the deepest level has none
         outputs = []
         for stage in self.stages:
@@ -80,7 +89,7 @@ class DBFADStudent(nn.Module):
             if links:
                 x = x + links.pop()  # added after the stage's ReLU: the sum is compared and decoded further
             outputs.append(x)
-        return outputs[::-1]
+        return outputs[::-1], prediction_loss(embedding, restored)
 
 
 def _conv_relu_norm(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 from torchvision.transforms.functional import adjust_brightness, adjust_contrast, adjust_saturation
 
-from datasets.images import MEAN, STD, standardise
 from models.anomaly_map import resize
 from models.pdn import CHANNELS, PDN, pdn_size
 
@@ -126,7 +125,6 @@ def channel_statistics(chunks: Iterable[torch.Tensor]) -> tuple[torch.Tensor, to
 
 
 def jitter(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Normalised images [B,3,H,W] -> same, all with one change of brightness, contrast or saturation by 0.8 to 1.2."""
+    """Images [B,3,H,W] in [0,1] -> same, all with one change of brightness, contrast or saturation by 0.8 to 1.2."""
     change, factor = CHANGES[rng.integers(3)], rng.uniform(0.8, 1.2)
-    mean, std = (image.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-    return standardise(change((image * std + mean).clamp(0, 1), factor))
+    return change(image, factor)

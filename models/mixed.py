@@ -43,19 +43,8 @@ class HalvedFeatures(nn.Module):
 
     def __init__(self, features: Features):
         super().__init__()
-        self.features = features
+        self.features, self.channels = features, features.channels
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
         # An odd side is rounded up, as the student's strided convolutions do.
         return [F.avg_pool2d(maps, 2, ceil_mode=True, count_include_pad=False) for maps in self.features(image)]
-
-
-class SideBySide(nn.Module):
-    """Two networks that see the same image: [B,3,H,W] -> the first one's maps, then the second one's."""
-
-    def __init__(self, first: nn.Module, second: nn.Module):
-        super().__init__()
-        self.first, self.second = first, second
-
-    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
-        return [*self.first(image), *self.second(image)]

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from models.blocks import ResNetPlan, halving, init_convolutions, resnet_plan
-from models.sspcab import SSPCAB
+from models.blocks import PredictiveResidual, ResNetPlan, halving, init_convolutions, resnet_plan
 from models.teachers.features import outline
 from utils.errors import UserError
 
@@ -64,20 +63,25 @@ class Decoder(nn.Module):
         self.stages = nn.ModuleList(plan.stage(*stage, "up") for stage in stages)
         self.memories = nn.ModuleDict({str(k): memory for k, memory in memories.items()})
         init_convolutions(self)
-        if sspcab:
-            if depths[-1] < 2:
-                raise UserError("TrainingData.sspcab: the last stage has one block, whose convolutions change the size")
-            before_last = self.stages[-1][-1].main[-3]
-            before_last[0] = SSPCAB(before_last[0].out_channels)
+        if sspcab and depths[-1] < 2:
+            raise UserError("TrainingData.sspcab: the last stage has one block, whose convolutions change the size")
+        last = self.stages[-1]
+        self.predictive = PredictiveResidual(last.pop(-1)) if sspcab else None
 
     def forward(self, embedding: torch.Tensor) -> list[torch.Tensor]:
-        maps = [embedding]
+        return self.forward_with_loss(embedding)[0]
+
+    def forward_with_loss(self, embedding: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor | float]:
+        """(maps, the SSPCAB's self-supervised loss, 0 without one)."""
+        maps, loss = [embedding], 0.0
         for k, stage in enumerate(self.stages):
             x = maps[-1]
             if str(k) in self.memories:
                 x = self.memories[str(k)](x)
             maps.append(stage(x))
-        return maps[:0:-1]
+        if self.predictive is not None:
+            maps[-1], loss = self.predictive.forward_with_loss(maps[-1])
+        return maps[:0:-1], loss
 
 
 class ReverseStudent(nn.Module):
@@ -89,6 +93,10 @@ class ReverseStudent(nn.Module):
 
     def forward(self, teacher: list[torch.Tensor]) -> list[torch.Tensor]:
         return self.decoder(self.bottleneck(teacher))
+
+    def forward_with_loss(self, teacher: list[torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor | float]:
+        """(maps, the self-supervised loss of the decoder's SSPCAB, 0 without one)."""
+        return self.decoder.forward_with_loss(self.bottleneck(teacher))
 
 
 def projection(channels: int) -> nn.Sequential:

@@ -1,8 +1,5 @@
 """A block that restores each position from the corners around it, and the loss of its restoring."""
 
-import contextlib
-from collections.abc import Iterator
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -41,23 +38,9 @@ class SSPCAB(nn.Module):
         return self.gate(restored) * restored
 
 
-@contextlib.contextmanager
-def sspcab_losses(net: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Collects the self-supervised losses of the SSPCABs in `net` while its block of code runs.
+def prediction_loss(inputs: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """The block's self-supervised loss: mean of (output - inputs)^2, two tensors of one shape -> float32 scalar.
 
-    The list it gives fills with one float32 scalar for each block and forward pass: the mean of
-    (output - input)^2. The input is not detached, as published: the layers before a block learn to be
-    predictable. Forward hooks, so that no block must keep a value between calls: a block that did would hold
-    the graph of an old batch, and forget all but the last of several passes.
+    The inputs are not detached, as published: the layers before a block learn to be predictable.
     """
-    losses: list[torch.Tensor] = []
-
-    def collect(block: SSPCAB, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
-        losses.append((output.float() - inputs[0].float()).square().mean())
-
-    hooks = [module.register_forward_hook(collect) for module in net.modules() if isinstance(module, SSPCAB)]
-    try:
-        yield losses
-    finally:
-        for hook in hooks:
-            hook.remove()
+    return (output.float() - inputs.float()).square().mean()

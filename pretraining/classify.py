@@ -10,30 +10,31 @@ from pydantic import Field, model_validator
 from torch import nn
 from torchvision.transforms.functional import rgb_to_grayscale
 
-from datasets.images import standardise
-from engine.prefetch import Ahead
+from engine.prefetch import Prefetch
 from models.teachers.features import Features, outline
-from models.teachers.weights import pretrained_features
+from models.teachers.teacher import Normalise, Statistics, tag_statistics
+from models.teachers.weights import build_teacher, find_source
 from pretraining.formula import FormulaImages
 from pretraining.formula.store import rendered
 from pretraining.job import Job, JobOptions, warm_cosine
-from utils.config import Count, Levels, Rate, Share, Side, Text, Weight
+from utils.config import Count, Levels, NotNegative, Rate, Share, Side, Text
 
 EMBEDDING = 128  # numbers that stand for a picture in the contrastive loss
 
 
 class Classifier(nn.Module):
-    """A backbone with a class head and an embedding head on its last level: [B,3,h,w] -> [B,classes], [B,128]."""
+    """A backbone with two heads on its last level: images [B,3,h,w] in [0,1] -> classes [B,n], embedding [B,128]."""
 
     def __init__(self, trunk: Features, classes: int):
         super().__init__()
+        self.normalise = Normalise(tag_statistics(trunk.backbone))
         self.trunk = trunk
         width = trunk.channels[-1]
         self.classes = nn.Linear(width, classes)
         self.embedding = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, EMBEDDING))
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        pooled = self.trunk(image)[-1].mean(dim=(2, 3))
+        pooled = self.trunk(self.normalise(image))[-1].mean(dim=(2, 3))
         return self.classes(pooled), self.embedding(pooled)
 
 
@@ -49,11 +50,11 @@ class Classification(Job):
         img_size: Side = 128  # pixels, of the pictures
         crop_size: Side = 64  # pixels, of the views of them
         lr: Rate = 0.1
-        weight_decay: Weight = 2e-4
+        weight_decay: NotNegative = 2e-4
         gray: Share = 0.0  # share of the views without colour
         warmup: Share = 0.05  # share of the steps in which the learning rate rises
         smoothing: Share = 0.05
-        contrast: Weight = 0.5  # of the contrastive loss
+        contrast: NotNegative = 0.5  # of the contrastive loss
         temperature: Rate = 0.15
 
         @model_validator(mode="after")
@@ -76,8 +77,8 @@ class Classification(Job):
         trunk = Features(o.backbone, every)
         trunk.check_size((o.crop_size, o.crop_size))
         if o.weights != "random":
-            start = pretrained_features(o.backbone, o.out_indice, o.weights, o.seed)
-            trunk.load_state_dict(start.state_dict(), strict=False)
+            start = build_teacher(o.backbone, o.out_indice, find_source(o.backbone, o.weights), o.seed)
+            trunk.load_state_dict(start.net.state_dict(), strict=False)
         return Classifier(trunk, o.classes)
 
     def prepare(self) -> None:
@@ -86,7 +87,7 @@ class Classification(Job):
         self.images = FormulaImages(o.img_size, o.seed, o.classes)
         store = f"pictures_{o.seed}_{o.classes}_{o.per_class}_{o.img_size}_{self.images.fingerprint()}.npy"
         self.pool = rendered(self.images, count, self.folder.parent / store)
-        self.batch = Ahead(self.draw, o.steps - 1)
+        self.batch = Prefetch(self.draw, o.steps - 1)
 
     def draw(self, step: int) -> tuple[torch.Tensor, ...]:
         """Pictures [B,3,S,S] uint8, their classes [B]; of two views each: affine maps [2B,2,3], whether gray [2B]."""
@@ -118,6 +119,9 @@ class Classification(Job):
         sgd = torch.optim.SGD(groups, o.lr, momentum=0.9, nesterov=True)
         return sgd, torch.optim.lr_scheduler.LambdaLR(sgd, partial(warm_cosine, steps=o.steps, warmup=o.warmup))
 
+    def statistics(self) -> Statistics:
+        return tag_statistics(self.options.backbone)
+
     def teacher(self) -> dict[str, torch.Tensor]:
         kept = outline(self.options.backbone, self.options.out_indice).net.state_dict()
         return {key: tensor for key, tensor in self.net.trunk.net.state_dict().items() if key in kept}
@@ -139,12 +143,12 @@ def random_affine(rng: np.random.Generator, count: int) -> torch.Tensor:
 
 
 def views(pictures: torch.Tensor, theta: torch.Tensor, colourless: torch.Tensor, size: int) -> torch.Tensor:
-    """Crops of pictures [N,3,S,S] uint8, those that are `colourless` [N] gray, normalised: [N,3,size,size]."""
+    """Crops of pictures [N,3,S,S] uint8, those that are `colourless` [N] gray: [N,3,size,size] in [0,1]."""
     with torch.autocast(pictures.device.type, enabled=False):
         grid = F.affine_grid(theta, (len(theta), 3, size, size), align_corners=False)
         crops = F.grid_sample(pictures.float() / 255, grid, padding_mode="reflection", align_corners=False)
         crops = torch.where(colourless.view(-1, 1, 1, 1), rgb_to_grayscale(crops, 3), crops)
-    return standardise(crops).contiguous(memory_format=torch.channels_last)
+    return crops.contiguous(memory_format=torch.channels_last)
 
 
 def info_nce(one: torch.Tensor, other: torch.Tensor, temperature: float) -> torch.Tensor:

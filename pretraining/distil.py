@@ -10,19 +10,18 @@ import torch.nn.functional as F
 from torch import nn
 
 from datasets.folder import FolderImages
-from datasets.images import standardise
-from engine.device import autocast
-from engine.prefetch import Ahead
+from engine.prefetch import Prefetch
 from engine.student_file import fingerprint
 from models.efficientad import channel_statistics
 from models.pdn import CHANNELS, PDN, pdn_size
 from models.teachers.features import outline
-from models.teachers.weights import pretrained_features
+from models.teachers.teacher import Statistics
+from models.teachers.weights import build_teacher, find_source
 from pretraining.formula import FormulaImages
 from pretraining.formula.store import rendered
 from pretraining.job import Job, JobOptions, warm_cosine
 from pretraining.target import TargetFeatures
-from utils.config import Count, Levels, Rate, Share, Side, Text, Weight
+from utils.config import Count, Levels, NotNegative, Rate, Share, Side, Text
 from utils.console import progress
 from utils.errors import UserError
 
@@ -53,7 +52,7 @@ class Distillation(Job):
         gray: Share = 0.1  # share of the images without colour
         batch_size: Count = 16
         lr: Rate = 1e-4
-        weight_decay: Weight = 1e-5
+        weight_decay: NotNegative = 1e-5
         cosine: bool = False  # the learning rate falls as a cosine instead of staying
 
     base = "pdn_small"
@@ -66,7 +65,9 @@ class Distillation(Job):
 
     def build(self) -> nn.Module:
         o = self.options
-        features = pretrained_features(o.backbone, o.out_indice, o.weights, o.seed)
+        teacher = build_teacher(o.backbone, o.out_indice, find_source(o.backbone, o.weights), o.seed)
+        features, self.normalise = teacher.net, teacher.normalise.to(self.device)
+        self.seen = teacher.statistics
         features.check_size((2 * o.img_size, 2 * o.img_size), "twice img_size")
         target = TargetFeatures(features)
         with torch.device("meta"):  # shapes only
@@ -77,7 +78,7 @@ class Distillation(Job):
                 f"backbone: '{o.backbone}' makes {found} positions a side of {2 * o.img_size} px, a PDN {wanted} of "
                 "half of them; choose a backbone that pads, and an img_size that 8 divides"
             )
-        self.target = target.eval().to(self.device, memory_format=torch.channels_last)
+        self.target = self.compute.place(target.eval())
         self.origin = {"target": fingerprint(target)}
         if o.images != "procedural":
             self.images = FolderImages("images", o.images, (2 * o.img_size, 2 * o.img_size))
@@ -94,11 +95,11 @@ class Distillation(Job):
             mean, std = channel_statistics(self._targets())
             self.net.mean.copy_(mean.view(1, -1, 1, 1))
             self.net.std.copy_(std.view(1, -1, 1, 1))
-        self.batch = Ahead(partial(self.draw, 0), o.steps - 1)
+        self.batch = Prefetch(partial(self.draw, 0), o.steps - 1)
 
     def _targets(self):
         count = -(-self.options.statistics // self.options.batch_size)
-        batches = Ahead(partial(self.draw, 1), count - 1)
+        batches = Prefetch(partial(self.draw, 1), count - 1)
         for number in progress(range(count), "target's statistics"):
             yield self.wanted(self.normalised(batches(number)))
 
@@ -112,13 +113,13 @@ class Distillation(Job):
         return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
     def normalised(self, image: torch.Tensor) -> torch.Tensor:
-        """[B,3,H,W] uint8 -> float32, on the device, which is given a quarter of the bytes in this way."""
-        return standardise(image.to(self.device).float() / 255).contiguous(memory_format=torch.channels_last)
+        """[B,3,H,W] uint8 -> as the backbone sees them, and so the PDN: float32 on the device."""
+        return self.normalise(self.compute.images(image))
 
     @torch.no_grad()
     def wanted(self, image: torch.Tensor) -> torch.Tensor:
         """The backbone's maps of large normalised images [B,3,2S,2S]: [B,384,S/4,S/4]."""
-        with autocast(self.device, self.dtype):
+        with self.compute.autocast():
             return self.target(image)
 
     def loss(self, step: int) -> tuple[torch.Tensor, dict[str, float]]:
@@ -139,6 +140,9 @@ class Distillation(Job):
     def notes(self) -> dict[str, list[float]]:
         """What the PDN's channels mean: its output times `target_std`, plus `target_mean`, is the backbone's."""
         return {f"target_{key}": getattr(self.net, key).flatten().tolist() for key in ("mean", "std")}
+
+    def statistics(self) -> Statistics:
+        return self.seen
 
     def teacher(self) -> dict[str, torch.Tensor]:
         return self.net.pdn.state_dict()

@@ -16,10 +16,11 @@ from pydantic import Field
 from safetensors.torch import save
 from torch import nn
 
-from engine.device import autocast, choose_device, choose_dtype, hardware
+from engine.device import Compute, hardware
 from engine.seed import set_seed
-from engine.state import Training
-from utils.config import Count, Rate, Section, Text, Weight, read_config
+from engine.state import TrainState
+from models.teachers.teacher import Statistics
+from utils.config import Count, NotNegative, Rate, Section, Text, read_config
 from utils.console import note, progress
 from utils.errors import UserError
 from utils.files import check_writable, write_bytes, write_csv, write_json
@@ -38,7 +39,7 @@ class JobOptions(Section):
     steps: Count
     batch_size: Count  # images in a step
     lr: Rate
-    weight_decay: Weight
+    weight_decay: NotNegative
     log_every: Count = 100  # steps to a row of the log, and to a checkpoint
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -57,13 +58,13 @@ class Job:
 
     def __init__(self, options: JobOptions):
         self.options = options
-        self.device = choose_device(options.device)
-        self.dtype = choose_dtype(options.precision, self.device)
+        self.compute = Compute.chosen(options.device, options.precision)
+        self.device = self.compute.device
         self.folder = Path(options.save_path, self.name)
         self.file = self.folder / f"{self.name}.safetensors"
         self.with_a_gpu = self._with_a_gpu()
         set_seed(options.seed)
-        self.net = self.build().to(self.device, memory_format=torch.channels_last)
+        self.net = self.compute.place(self.build())
 
     # ---- what a recipe writes --------------------------------------------------------------------------------
 
@@ -86,6 +87,10 @@ class Job:
         """The tensors a teacher consists of."""
         raise NotImplementedError
 
+    def statistics(self) -> Statistics:
+        """How the teacher's images are normalised."""
+        raise NotImplementedError
+
     def notes(self) -> dict[str, Any]:
         """What else the manifest should hold."""
         return {}
@@ -103,8 +108,8 @@ class Job:
             raise UserError(
                 f"{self.file} is a finished teacher, of hours of work perhaps: move it, or change save_path"
             )
-        training = Training(self.net, *self.optimizer(), self.dtype == torch.float16)
-        settings = o.model_dump(mode="json", exclude=WITHOUT_EFFECT) | self.origin | {"arithmetic": f"{self.dtype}"}
+        training = TrainState(self.net, *self.optimizer(), self.compute.dtype == torch.float16)
+        settings = o.model_dump(mode="json", exclude=WITHOUT_EFFECT) | self.origin | {"arithmetic": str(self.compute)}
         if o.resume and checkpoint.exists():
             training.resume(checkpoint, settings)
         self.prepare()
@@ -124,13 +129,13 @@ class Job:
         checkpoint.unlink(missing_ok=True)
         return path
 
-    def _row(self, training: Training, part: range, bar) -> dict[str, float]:
+    def _row(self, training: TrainState, part: range, bar) -> dict[str, float]:
         """Some steps, and their means as a row of the log."""
         begin, sums = time.perf_counter(), {}
         lr = training.optimizer.param_groups[0]["lr"]
         self.net.train()
         for step in part:
-            with autocast(self.device, self.dtype):
+            with self.compute.autocast():
                 loss, figures = self.loss(step)
             figures = {"loss": loss.item(), **figures}
             if not math.isfinite(figures["loss"]):
@@ -164,12 +169,13 @@ class Job:
         manifest = {
             "teacher": self.name,
             "sha256": hashlib.sha256(content).hexdigest(),
+            **self.statistics()._asdict(),
             "recipe": options,
             **self.origin,
             "date": date.today().isoformat(),
             "seconds": round(sum(row["seconds"] for row in history)),
             "hardware": hardware(self.device),
-            "precision": str(self.dtype).removeprefix("torch."),
+            "precision": str(self.compute.dtype).removeprefix("torch."),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "timm": timm.__version__},
             "last": {key: value for key, value in history[-1].items() if key != "seconds"},
             "with_a_gpu": self.with_a_gpu,

@@ -5,21 +5,35 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
+from engine.fit import Recipe
 from engine.loading import Batches
+from engine.scoring import mean_loss
 from models.anomaly_map import share_out, sum_levels
 from models.dbfad import DBFADStudent, PooledFeatures
+from models.detector import Detector
 from models.losses import batch_sum, squared_distance
-from models.sspcab import sspcab_losses
 from models.teachers.features import outline
 from trainer.base import BaseTrainer
-from utils.config import Count, Rate, Share, TrainingData, Weight
+from utils.config import Count, NotNegative, Rate, Share, TrainingData
 from utils.errors import UserError
 
 FACTOR, PATIENCE = 0.1, 5  # of the learning rate, and epochs without a better loss before it
 SIGMA = 0.8  # pixels, of the blur
 SMALLEST = 96  # pixels; in the 2 x 2 positions that less leaves, SSPCAB would see nothing but its padding
+
+
+class DBFADDetector(Detector):
+    """Levels share the map evenly, so that the coarsest weighs most."""
+
+    def student_maps(self, image: torch.Tensor, teacher: list[torch.Tensor]) -> list[torch.Tensor]:
+        return self.student(teacher)
+
+    def distance(self, teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+        return 0.5 * squared_distance(teacher, student, self.norm)
+
+    def combine(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
+        return sum_levels(share_out(levels), size)
 
 
 class DBFADTrainer(BaseTrainer):
@@ -31,47 +45,34 @@ class DBFADTrainer(BaseTrainer):
         lr: Rate = 0.005
         early_stop: Count = 10
         val_ratio: Share = 0.3
-        sigma: Weight = 4.0
+        sigma: NotNegative = 4.0
         residual: bool = True
-        sspcab_weight: Weight = 0.0
+        sspcab_weight: NotNegative = 0.0
 
-    def build_networks(self) -> tuple[nn.Module, nn.Module]:
-        c = self.config
+    def build_detector(self) -> DBFADDetector:
+        c, o = self.config, self.options
         shapes = outline(c.backbone, c.out_indice)
         PooledFeatures(shapes)  # refuses other levels
-        shapes.check_multiple(self.options.crop_size)
-        if min(self.options.crop_size) < SMALLEST:
-            raise UserError(f"TrainingData.crop_size {self.options.crop_size}: this method needs at least {SMALLEST}")
-        teacher = PooledFeatures(self.pretrained(c.backbone, c.out_indice))
-        return teacher, DBFADStudent(teacher.channels, self.options.residual)
+        shapes.check_multiple(o.crop_size)
+        if min(o.crop_size) < SMALLEST:
+            raise UserError(f"TrainingData.crop_size {o.crop_size}: this method needs at least {SMALLEST}")
+        teacher = self.pretrained(c.backbone, c.out_indice)
+        teacher.net = PooledFeatures(teacher.net)
+        return DBFADDetector(teacher, DBFADStudent(teacher.channels, o.residual), o.norm, o.sigma)
 
-    @property
-    def patience(self) -> int:
-        return self.options.early_stop
-
-    def prepare(self, image: torch.Tensor) -> torch.Tensor:
-        """Slightly blurred, as published: the student learns no noise. Test images stay as they are."""
-        return blur(image)
-
-    def student_maps(self, image: torch.Tensor, teacher: list[torch.Tensor]) -> list[torch.Tensor]:
-        return self.student(teacher)
-
-    def distance(self, teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
-        return 0.5 * squared_distance(teacher, student, self.options.norm)
+    def recipe(self) -> Recipe:
+        """Images are slightly blurred, as published: the student learns no noise. Test images stay as they are."""
+        return Recipe(epochs=self.options.epochs, patience=self.options.early_stop, augment=blur)
 
     def loss(self, batch: dict) -> torch.Tensor:
         """Scalar: the distance, a mean over levels and positions, summed over a batch as published."""
-        with sspcab_losses(self.student) as extra:
-            student = self.student_maps(batch["image"], batch["teacher"])
-        distillation = batch_sum(self.level_maps(batch["teacher"], student), self.options.batch_size)
-        return distillation + self.options.sspcab_weight * sum(extra)
+        student, predicted = self.student.forward_with_loss(batch["teacher"])
+        distillation = batch_sum(self.detector.levels(batch["teacher"], student), self.options.batch_size)
+        return distillation + self.options.sspcab_weight * predicted
 
     def validate(self, val: Batches) -> float:
         """The loss of held-out good images."""
-        return self.held_out_loss(self.loss, val).item()
-
-    def combine(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
-        return sum_levels(share_out(levels), size)
+        return mean_loss(self.detector, self.compute, self.loss, val).item()
 
     def build_optimizer(self, total_steps: int) -> tuple[torch.optim.Optimizer, object]:
         adam = torch.optim.Adam(self.student.parameters(), self.options.lr)

@@ -1,22 +1,22 @@
 """EfficientAD (Batzner, Heckler, Koenig, WACV 2024)."""
 
-import math
 from collections.abc import Sequence
-from functools import partial
-from typing import Annotated, Any, Generic, Literal
+from functools import cached_property, partial
+from typing import Annotated, Any, Generic, Literal, Protocol
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import AfterValidator, model_validator
-from torch import nn
 
 from datasets.folder import FolderImages
-from datasets.images import normalise
+from engine.distributed import from_main
+from engine.fit import Recipe
 from engine.loading import Batches
-from engine.prefetch import Ahead
+from engine.prefetch import Prefetch
 from models.anomaly_map import resize
+from models.detector import Detector, unit_range
 from models.efficientad import (
     EfficientADStudent,
     calibrated,
@@ -25,14 +25,19 @@ from models.efficientad import (
     jitter,
     low_and_high,
 )
-from models.teachers.pdn import pretrained_pdn
-from pretraining.formula import FormulaImages
+from models.teachers.pdn import build_pdn, find_pdn
 from trainer.base import BaseTrainer
 from utils.config import CommonData, Count, Options, Rate, RunConfig, Share, Size, Text
 
 DECAY = 0.95  # share of the steps after which the learning rate is a tenth
 GRAY = 0.3  # share of the penalty images that lose their colour
 SMALLEST = 256  # pixels, for the autoencoder's last convolution
+
+
+class Pictures(Protocol):
+    """[h,w,3] uint8 RGB for every index."""
+
+    def __getitem__(self, index: int) -> np.ndarray: ...
 
 
 class PDNConfig(RunConfig[Options], Generic[Options]):
@@ -60,11 +65,33 @@ def _large_enough(value: tuple[int, int]) -> tuple[int, int]:
     return value
 
 
+class EfficientADDetector(Detector):
+    """Two levels: teacher and student, then autoencoder and student, on the scale of held-out good images."""
+
+    border = 4  # the networks do not pad
+    references = ("teacher", "autoencoder")
+
+    def pairs(
+        self, image: torch.Tensor, teacher: list[torch.Tensor] | None = None
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        image = unit_range(image)
+        (maps,) = self.teacher(image) if teacher is None else teacher
+        local, whole, autoencoder = self.student(self.teacher.normalise(image))
+        return [self.student.normalised(maps), autoencoder], [local, whole]
+
+    def distance(self, teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+        return (teacher.float() - student.float()).square().mean(dim=1, keepdim=True)
+
+    def combine(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
+        """Both maps averaged; the border they lack is 0, which is their q_a."""
+        scaled = [calibrated(level, pair) for level, pair in zip(levels, self.student.quantiles, strict=True)]
+        return resize(F.pad(sum(scaled) / len(scaled), [self.border] * 4), size)
+
+
 class EfficientADTrainer(BaseTrainer):
     """A student imitates the teacher on good images alone, and an autoencoder that knows the whole image."""
 
     Config = PDNConfig
-    border = 4  # the networks do not pad
 
     class Options(CommonData):
         steps: Count = 70000  # one image each
@@ -82,30 +109,26 @@ class EfficientADTrainer(BaseTrainer):
                 raise ValueError("this method counts steps of one image, not epochs: write steps")
             return values
 
-    def build_networks(self) -> tuple[nn.Module, nn.Module]:
+    def build_detector(self) -> EfficientADDetector:
         kind = self.config.backbone
-        weights = self.wanted_weights(kind, self.config.weights)
-        self.penalty_image = self.penalty_images() if self.config.phase == "train" else None
-        return pretrained_pdn(kind, weights, self.config.seed), EfficientADStudent(kind)
+        source = from_main(lambda: find_pdn(kind, self.weights()))
+        if self.config.phase == "train":
+            self.penalty_images  # noqa: B018 -- a folder without images must show now
+        teacher = build_pdn(kind, source, self.config.seed)
+        return EfficientADDetector(teacher, EfficientADStudent(kind), norm=False, sigma=self.options.sigma)
 
-    def pairs(self, image: torch.Tensor, teacher: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Two levels: teacher and student, then autoencoder and student."""
-        local, whole, autoencoder = self.student(image)
-        return [self.student.normalised(teacher[0]), autoencoder], [local, whole]
-
-    def model_of(self, level: int) -> str:
-        return ("teacher", "autoencoder")[level]
-
-    def distance(self, teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
-        return (teacher.float() - student.float()).square().mean(dim=1, keepdim=True)
+    def recipe(self) -> Recipe:
+        """The last step is kept, as published."""
+        return Recipe(steps=self.options.steps, keep="last")
 
     def loss(self, batch: dict) -> torch.Tensor:
         """Scalar: hard-feature loss, penalty, autoencoder's and student's loss towards it, summed (section 3)."""
-        image, step, student = batch["image"], batch["step"], self.student
+        image, step, student, normalise = batch["image"], batch["step"], self.student, self.teacher.normalise
         teacher = student.normalised(batch["teacher"][0])
-        hard = hard_feature_loss((teacher.float() - student.local(image).float()).square())
+        hard = hard_feature_loss((teacher.float() - student.local(normalise(image)).float()).square())
         changed = jitter(image, np.random.default_rng((self.config.seed, step)))
         target = student.normalised(self.teacher(changed)[0])
+        changed = normalise(changed)
         autoencoder = student.autoencoder(changed).float()
         # Not detached: the autoencoder, too, moves towards what the student can say of it.
         return (
@@ -117,61 +140,58 @@ class EfficientADTrainer(BaseTrainer):
 
     def penalty(self, step: int) -> torch.Tensor | float:
         """What the student says of a picture of anything else, where it should say nothing."""
-        if self.penalty_image is None:
+        if self.penalty_images is None:
             return 0.0
-        image = self.penalty_image(step).to(self.device, memory_format=torch.channels_last)
+        image = self.teacher.normalise(self.compute.images(self.penalty_stream(step)))
         return self.student.local(image).float().square().mean()
 
-    def penalty_images(self) -> Ahead[torch.Tensor] | None:
-        """One for each step: [1,3,H,W], normalised. None without a penalty."""
+    @cached_property
+    def penalty_images(self) -> Pictures | None:
+        """[h,w,3] uint8 by index. None without a penalty."""
         where, size = self.options.penalty_path, self.options.crop_size
         if where == "none":
             return None
         if where == "procedural":
-            images = FormulaImages(min(size), self.config.seed)
-        else:
-            images = FolderImages("penalty_path", where, [2 * side for side in size], size)
-            self.inputs["penalty images"] = images.fingerprint()
-        return Ahead(partial(self.draw_penalty, images), self.options.steps - 1)
+            from pretraining.formula import FormulaImages  # some hundred lines that no other method needs
 
-    def draw_penalty(self, images: FormulaImages | FolderImages, step: int) -> torch.Tensor:
+            return FormulaImages(min(size), self.config.seed)
+        return FolderImages("penalty_path", where, [2 * side for side in size], size)
+
+    @cached_property
+    def penalty_stream(self) -> Prefetch[torch.Tensor]:
+        """The penalty image of each step, made ahead."""
+        return Prefetch(partial(self.draw_penalty, self.penalty_images), self.options.steps - 1)
+
+    def draw_penalty(self, images: Pictures, step: int) -> torch.Tensor:
+        """[1,3,h,w] uint8."""
         rng = np.random.default_rng((self.config.seed, step, 1))
         pixels = images[rng.integers(2**31)]
         if pixels.shape[:2] != self.options.crop_size:  # formulas draw squares
             pixels = cv2.resize(pixels, self.options.crop_size[::-1])
         if rng.random() < GRAY:
             pixels = np.repeat(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
-        return normalise(pixels.transpose(2, 0, 1)[None])
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]))
 
-    def before_training(self, train: Batches) -> None:
+    def on_fit_start(self, train: Batches) -> dict[str, str]:
         """The teacher's statistics over the training images, by which its channels weigh alike."""
         parts = (range(start, min(start + 16, train.images)) for start in range(0, train.images, 16))
         mean, std = channel_statistics(train.maps_of(list(part))[0] for part in parts)
         self.student.mean.copy_(mean.view(1, -1, 1, 1))
         self.student.std.copy_(std.view(1, -1, 1, 1))
-
-    @property
-    def epoch_batches(self) -> int:
-        """A hundredth of the steps: rows of the log and checkpoints do not depend on how many images there are."""
-        return math.ceil(self.options.steps / 100)
-
-    def total_steps(self, per_epoch: int) -> int:
-        return self.options.steps
-
-    def validate(self, val: Batches) -> None:
-        """The last step is kept, as published."""
+        known = isinstance(self.penalty_images, FolderImages)
+        return {"penalty images": self.penalty_images.fingerprint()} if known else {}
 
     @torch.inference_mode()
-    def after_training(self, val: Batches) -> None:
+    def on_fit_end(self, val: Batches) -> None:
         """Quantiles of both maps over all positions of the held-out images."""
-        self.student.eval()
-        levels = zip(*(self.levels_from(batch["image"], batch["teacher"]) for batch in val), strict=True)
+        self.detector.eval()
+        levels = zip(*(self.levels_of(batch) for batch in val), strict=True)
         self.student.quantiles.copy_(torch.stack([low_and_high(maps) for maps in levels]))
 
-    def combine(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
-        """Both maps on the scale of held-out images, averaged; the border they lack is 0, which is their q_a."""
-        scaled = [calibrated(level, pair) for level, pair in zip(levels, self.student.quantiles, strict=True)]
-        return resize(F.pad(sum(scaled) / len(scaled), [self.border] * 4), size)
+    def levels_of(self, batch: dict) -> list[torch.Tensor]:
+        with self.compute.autocast():
+            pairs = self.detector.pairs(batch["image"], batch["teacher"])
+        return self.detector.levels(*pairs)
 
     def build_optimizer(self, total_steps: int) -> tuple[torch.optim.Optimizer, object]:
         adam = torch.optim.Adam(self.student.parameters(), self.options.lr, weight_decay=1e-5)

@@ -9,12 +9,15 @@ from pydantic import BeforeValidator
 from torch import nn
 
 from engine.loading import Batches
+from engine.scoring import mean_loss
 from models.anomaly_map import share_out, sum_levels
+from models.detector import Detector
 from models.losses import batch_sum, squared_distance
-from models.mixed import HalvedFeatures, ReducedResNet, SideBySide
+from models.mixed import HalvedFeatures, ReducedResNet
 from models.teachers.features import Features
+from models.teachers.teacher import Teacher, TeacherPair
 from trainer.base import BaseTrainer
-from utils.config import Config, Count, Levels, Options, Rate, Text, TrainingData, Weight
+from utils.config import Config, Count, Levels, NotNegative, Options, Rate, Text, TrainingData
 
 EPSILON = 1e-12  # keeps the division defined where a map is constant
 
@@ -33,6 +36,29 @@ class PairConfig(Config[Options], Generic[Options]):
     weights: Text | Annotated[list[Text], BeforeValidator(_two)] = "imagenet"
 
 
+class MixedDetector(Detector):
+    """Two teachers, each with a student that sees images as its teacher does; `first` levels are the first pair's."""
+
+    def __init__(self, teacher: TeacherPair, student: nn.ModuleDict, first: int, fusion: str, norm: bool, sigma: float):
+        super().__init__(teacher, student, norm, sigma)
+        self.first, self.fusion = first, fusion
+
+    def student_maps(self, image: torch.Tensor, teacher: list[torch.Tensor]) -> list[torch.Tensor]:
+        pairs = zip((self.teacher.first, self.teacher.second), self.student.values(), strict=True)
+        return [maps for own_teacher, student in pairs for maps in student(own_teacher.normalise(image))]
+
+    def distance(self, teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+        return 0.5 * squared_distance(teacher, student, self.norm)
+
+    def parts(self, levels: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """The levels of the first and of the second pair."""
+        return levels[: self.first], levels[self.first :]
+
+    def combine(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
+        local, context = (sum_levels(share_out(part), size) for part in self.parts(levels))
+        return fuse(local, context, self.fusion)
+
+
 class MixedTrainer(BaseTrainer):
     """Two pairs of teacher and student, a shallow and a deep one; a defect must be seen by both."""
 
@@ -42,24 +68,23 @@ class MixedTrainer(BaseTrainer):
         epochs: Count = 100
         batch_size: Count = 8
         lr: Rate = 0.004  # reached after 30 % of the steps
-        sigma: Weight = 4.0
+        sigma: NotNegative = 4.0
         fusion: Literal["reference", "product"] = "reference"
 
-    def build_networks(self) -> tuple[nn.Module, nn.Module]:
-        teachers, students = zip(*map(self.pair, range(2)), strict=True)
-        return SideBySide(*teachers), SideBySide(*students)
+    def build_detector(self) -> MixedDetector:
+        (first, first_student), (second, second_student) = self.pair(0), self.pair(1)
+        students = nn.ModuleDict({"first": first_student, "second": second_student})
+        o, levels = self.options, len(self.config.out_indice[0])
+        return MixedDetector(TeacherPair(first, second), students, levels, o.fusion, o.norm, o.sigma)
 
-    def pair(self, k: int) -> tuple[nn.Module, nn.Module]:
+    def pair(self, k: int) -> tuple[Teacher, nn.Module]:
         """Teacher and student of one architecture; a shallow ResNet-18 has a smaller student, as published."""
         backbone, out_indice = self.config.backbone[k], self.config.out_indice[k]
-        weights = self.config.weights
-        teacher = self.pretrained(backbone, out_indice, weights if isinstance(weights, str) else weights[k])
+        teacher = self.pretrained(backbone, out_indice, k)
         if k == 0 and backbone.partition(".")[0] == "resnet18":
-            return HalvedFeatures(teacher), ReducedResNet(out_indice)
+            teacher.net = HalvedFeatures(teacher.net)
+            return teacher, ReducedResNet(out_indice)
         return teacher, Features(backbone, out_indice)
-
-    def distance(self, teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
-        return 0.5 * squared_distance(teacher, student, self.options.norm)
 
     def loss(self, batch: dict) -> torch.Tensor:
         # The pairs share no parameter, so training them together is training each alone.
@@ -67,20 +92,13 @@ class MixedTrainer(BaseTrainer):
 
     def pair_losses(self, batch: dict) -> torch.Tensor:
         """[2]: for each pair the distance, a mean over levels and positions, summed over a batch as published."""
-        levels = self.level_maps(batch["teacher"], self.student_maps(batch["image"], batch["teacher"]))
-        return torch.stack([batch_sum(part, self.options.batch_size) for part in self.parts(levels)])
-
-    def parts(self, levels: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        n = len(self.config.out_indice[0])
-        return levels[:n], levels[n:]
+        levels = self.detector.levels(*self.detector.pairs(batch["image"], batch["teacher"]))
+        return torch.stack([batch_sum(part, self.options.batch_size) for part in self.detector.parts(levels)])
 
     def validate(self, val: Batches) -> dict[str, float]:
         """The loss of each pair on held-out good images; each keeps the epoch of its own least one."""
-        return dict(zip(("first", "second"), self.held_out_loss(self.pair_losses, val).tolist(), strict=True))
-
-    def combine(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
-        local, context = (sum_levels(share_out(part), size) for part in self.parts(levels))
-        return fuse(local, context, self.options.fusion)
+        losses = mean_loss(self.detector, self.compute, self.pair_losses, val)
+        return dict(zip(self.student, losses.tolist(), strict=True))
 
     def build_optimizer(self, total_steps: int) -> tuple[torch.optim.Optimizer, object]:
         adam = torch.optim.Adam(self.student.parameters())

@@ -6,13 +6,26 @@ from typing import Literal
 import torch
 from torch import nn
 
-from engine.loading import Batches
+from engine.fit import Recipe
 from models.anomaly_map import sum_levels
+from models.detector import Detector
 from models.losses import cosine_distance, flat_cosine_distance
 from models.reverse_distillation import Bottleneck, Decoder, ReverseStudent, mirrored
-from models.sspcab import sspcab_losses
 from trainer.base import BaseTrainer
-from utils.config import Count, Rate, Share, TrainingData, Weight
+from utils.config import Count, NotNegative, Rate, Share, TrainingData
+
+
+class RDDetector(Detector):
+    """The student sees what the teacher says of the image, and not the image."""
+
+    def student_maps(self, image: torch.Tensor, teacher: list[torch.Tensor]) -> list[torch.Tensor]:
+        return self.student(teacher)
+
+    def distance(self, teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+        return cosine_distance(teacher, student)
+
+    def combine(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
+        return sum_levels(levels, size, align_corners=True)
 
 
 class RDTrainer(BaseTrainer):
@@ -24,38 +37,30 @@ class RDTrainer(BaseTrainer):
         lr: Rate = 0.005
         norm: Literal[True] = True  # the distance is one minus the cosine
         val_ratio: Share = 0.0  # the last epoch is kept, so all images may train
-        sigma: Weight = 4.0
+        sigma: NotNegative = 4.0
         sspcab: bool = False  # SSPCAB as the decoder's last but one convolution
-        sspcab_weight: Weight = 0.1  # of its self-supervised loss
+        sspcab_weight: NotNegative = 0.1  # of its self-supervised loss
 
-    def build_networks(self) -> tuple[nn.Module, nn.Module]:
+    def build_detector(self) -> RDDetector:
         c = self.config
         plan = mirrored(c.backbone, c.out_indice, self.options.crop_size)
         teacher = self.pretrained(c.backbone, c.out_indice)
         decoder = Decoder(plan, teacher.channels, sspcab=self.options.sspcab)
-        return teacher, ReverseStudent(Bottleneck(plan, teacher.channels), decoder)
+        student = ReverseStudent(Bottleneck(plan, teacher.channels), decoder)
+        return RDDetector(teacher, student, sigma=self.options.sigma)
 
-    def student_maps(self, image: torch.Tensor, teacher: list[torch.Tensor]) -> list[torch.Tensor]:
-        return self.student(teacher)
-
-    def distance(self, teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
-        return cosine_distance(teacher, student)
+    def recipe(self) -> Recipe:
+        """The last epoch is kept, as published. Held-out images only tell what good parts score."""
+        return Recipe(epochs=self.options.epochs, keep="last")
 
     def loss(self, batch: dict) -> torch.Tensor:
         """Scalar: one minus the cosine of whole maps, summed over levels, averaged over the batch."""
         return self.distillation(batch["teacher"], self.student, batch["teacher"])
 
-    def distillation(self, teacher: list[torch.Tensor], restore: nn.Module, inputs: list[torch.Tensor]) -> torch.Tensor:
-        with sspcab_losses(restore) as extra:
-            levels = zip(teacher, restore(inputs), strict=True)
-        distances = [flat_cosine_distance(t, s).mean() for t, s in levels]
-        return sum(distances) + self.options.sspcab_weight * sum(extra)
-
-    def combine(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
-        return sum_levels(levels, size, align_corners=True)
+    def distillation(self, teacher: list[torch.Tensor], student: nn.Module, inputs: list[torch.Tensor]) -> torch.Tensor:
+        restored, predicted = student.forward_with_loss(inputs)
+        distances = [flat_cosine_distance(t, s).mean() for t, s in zip(teacher, restored, strict=True)]
+        return sum(distances) + self.options.sspcab_weight * predicted
 
     def build_optimizer(self, total_steps: int) -> tuple[torch.optim.Optimizer, None]:
         return torch.optim.Adam(self.student.parameters(), self.options.lr, betas=(0.5, 0.999)), None
-
-    def validate(self, val: Batches) -> None:
-        """None: the last epoch is kept, as published. Held-out images only tell what good parts score."""

@@ -2,15 +2,14 @@
 
 import numpy as np
 import torch
-from torch import nn
 
-from datasets.images import STD
+from engine.fit import Recipe
 from engine.loading import Batches
 from models.losses import cosine_distance, flat_cosine_distance
 from models.reverse_distillation import ProjectedStudent
 from models.simplex import fractal, permutation
 from models.transport import sinkhorn_divergence
-from trainer.rd import RDTrainer
+from trainer.rd import RDDetector, RDTrainer
 from utils.config import Count, Rate
 from utils.ranks import rank
 
@@ -31,19 +30,18 @@ class RDPPTrainer(RDTrainer):
         accumulate: Count = 2
         transport: bool = False
 
-    def build_networks(self) -> tuple[nn.Module, nn.Module]:
-        teacher, reverse = super().build_networks()
-        return teacher, ProjectedStudent(reverse, teacher.channels)
+    def build_detector(self) -> RDDetector:
+        detector = super().build_detector()
+        detector.student = ProjectedStudent(detector.student, detector.teacher.channels)
+        return detector
 
-    @property
-    def accumulate(self) -> int:
-        return self.options.accumulate
+    def recipe(self) -> Recipe:
+        return super().recipe()._replace(accumulate=self.options.accumulate)
 
-    def before_training(self, train: Batches) -> None:
+    def on_fit_start(self, train: Batches) -> dict[str, str]:
         noise = fractal(permutation(self.config.seed), (3, FIELD, FIELD))
-        # The images are normalised already: x + noise in [0, 1] is (x - mean) / std + noise / std.
-        scaled = NOISE_STRENGTH * torch.from_numpy(noise) / torch.tensor(STD).view(3, 1, 1)
-        self.noise = scaled.to(self.device)
+        self.noise = NOISE_STRENGTH * torch.from_numpy(noise).to(self.device)
+        return {}
 
     def loss(self, batch: dict) -> torch.Tensor:
         """Scalar: RD's loss from projected maps, and the projection's own terms."""
@@ -82,7 +80,7 @@ def transport_to_shuffled(maps: torch.Tensor) -> torch.Tensor:
 
 
 def add_noise(image: torch.Tensor, noise: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
-    """Images [B,3,H,W], each with a patch of `noise` [3,h,w] added somewhere, 10 to 31 px a side, off the border.
+    """Images [B,3,H,W] in [0,1], each with a patch of `noise` [3,h,w] added, 10 to 31 px a side, off the border.
 
     Where in the noise a patch is cut is drawn too, or all patches would be alike.
     """

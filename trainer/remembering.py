@@ -7,16 +7,40 @@ import numpy as np
 import torch
 from torch import nn
 
+from engine.fit import Recipe
 from engine.loading import Batches
 from models.anomaly_map import share_out, sum_levels
 from models.blocks import resnet_plan
+from models.detector import Detector
 from models.losses import batch_sum, cosine_distance, squared_distance
 from models.memory import ExemplarTeacher, NormalityMemory, RememberingStudent
 from models.reverse_distillation import Bottleneck, Decoder, ReverseStudent, mirrored
 from models.teachers.features import outline
+from models.teachers.teacher import Teacher
 from trainer.base import BaseTrainer
-from utils.config import Count, Levels, Rate, Share, TrainingData, Weight
+from utils.config import Count, Levels, NotNegative, Rate, Share, TrainingData
 from utils.errors import IncompleteWeights, UserError
+
+
+class RNSTDetector(Detector):
+    """The distance is one minus the cosine; `layer_weight` "1/hw" divides levels by their numbers of positions."""
+
+    def __init__(self, teacher: Teacher, student: nn.Module, layer_weight: str, sigma: float):
+        super().__init__(teacher, student, sigma=sigma)
+        self.layer_weight = layer_weight
+
+    def distance(self, teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+        return cosine_distance(teacher, student)
+
+    def combine(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
+        return sum_levels(share_out(levels) if self.layer_weight == "1/hw" else levels, size)
+
+
+class RNRDDetector(RNSTDetector):
+    """The student sees what the teacher says of the image, and not the image."""
+
+    def student_maps(self, image: torch.Tensor, teacher: list[torch.Tensor]) -> list[torch.Tensor]:
+        return self.student(teacher)
 
 
 class RNSTTrainer(BaseTrainer):
@@ -27,18 +51,18 @@ class RNSTTrainer(BaseTrainer):
         batch_size: Count = 32
         lr: Rate = 0.4
         norm: Literal[True] = True  # the distance is one minus the cosine
-        sigma: Weight = 4.0
+        sigma: NotNegative = 4.0
         embedDim: Count = 50  # items in a memory, L in the paper
         n_embed: Count = 16  # normal images that remind the memories, in each step
-        lambda1: Weight = 0.1  # of normality embedding
-        lambda2: Weight = 0.1  # of orthogonality
+        lambda1: NotNegative = 0.1  # of normality embedding
+        lambda2: NotNegative = 0.1  # of orthogonality
         orth: Literal["abs", "signed"] = "abs"
         temperature: Rate = 1.0  # of the memories' softmax
         layer_weight: Literal["none", "1/hw"] = "none"  # of a level in the map
         one_cycle: bool = False  # Adam, lr rising to the one given and falling, instead of the host's optimizer
 
-    def build_networks(self) -> tuple[nn.Module, nn.Module]:
-        c = self.config
+    def build_detector(self) -> RNSTDetector:
+        c, o = self.config, self.options
         shapes, plan = outline(c.backbone, c.out_indice), resnet_plan(c.backbone)
         shapes.check_neighbours(first=4)
         if len(c.out_indice) < 2:
@@ -46,16 +70,15 @@ class RNSTTrainer(BaseTrainer):
         teacher = self.pretrained(c.backbone, c.out_indice)
         if plan.width is not None:
             plan = plan._replace(width=0.25)  # a wide teacher has a student of ordinary width
-        return teacher, RememberingStudent(plan, teacher.channels, [self.memory(n) for n in teacher.channels[:-1]])
+        student = RememberingStudent(plan, teacher.channels, [self.memory(n) for n in teacher.channels[:-1]])
+        return RNSTDetector(teacher, student, o.layer_weight, o.sigma)
 
     def memory(self, channels: int) -> NormalityMemory:
         return NormalityMemory(self.options.embedDim, channels, self.options.temperature)
 
-    def distance(self, teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
-        return cosine_distance(teacher, student)
-
-    def before_training(self, train: Batches) -> None:
+    def on_fit_start(self, train: Batches) -> dict[str, str]:
         self.exemplars = train
+        return {}
 
     def loss(self, batch: dict) -> torch.Tensor:
         """Scalar: distillation, lambda1 x normality embedding, lambda2 x orthogonality.
@@ -64,7 +87,7 @@ class RNSTTrainer(BaseTrainer):
         to that.
         """
         o = self.options
-        levels = self.level_maps(batch["teacher"], self.student_maps(batch["image"], batch["teacher"]))
+        levels = self.detector.levels(*self.detector.pairs(batch["image"], batch["teacher"]))
         chosen = exemplars(batch["step"], o.n_embed, self.exemplars.images, self.config.seed)
         pairs = self.reminders(self.exemplars.maps_of(chosen))
         embedding = [0.5 * squared_distance(maps, memory.embed(maps)) for memory, maps in pairs]
@@ -75,9 +98,6 @@ class RNSTTrainer(BaseTrainer):
     def reminders(self, teacher: list[torch.Tensor]) -> list[tuple[NormalityMemory, torch.Tensor]]:
         """Each memory with the teacher's maps, L x [N,C,h,w], of exemplars that it should hold."""
         return list(zip(self.student.memories, teacher[:-1], strict=True))
-
-    def combine(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
-        return sum_levels(share_out(levels) if self.options.layer_weight == "1/hw" else levels, size)
 
     def build_optimizer(self, total_steps: int) -> tuple[torch.optim.Optimizer, object]:
         if not self.options.one_cycle:
@@ -99,17 +119,24 @@ class RNRDTrainer(RNSTTrainer):
         val_ratio: Share = 0.0  # the last epoch is kept, so all images may train
         memories: Levels = [0, 1, 2]  # before which stages of the decoder
 
-    def build_networks(self) -> tuple[nn.Module, nn.Module]:
-        c, places = self.config, self.options.memories
-        plan = mirrored(c.backbone, c.out_indice, self.options.crop_size)
-        if places[0] < 0 or places[-1] >= len(c.out_indice):
-            raise UserError(f"TrainingData.memories {places}: the decoder's stages are 0 to {len(c.out_indice) - 1}")
-        teacher = self.exemplar_teacher() if 0 in places else self.pretrained(c.backbone, c.out_indice)
+    def build_detector(self) -> RNRDDetector:
+        c, o = self.config, self.options
+        plan = mirrored(c.backbone, c.out_indice, o.crop_size)
+        if o.memories[0] < 0 or o.memories[-1] >= len(c.out_indice):
+            raise UserError(
+                f"TrainingData.memories {o.memories}: the decoder's stages are 0 to {len(c.out_indice) - 1}"
+            )
+        teacher = self.exemplar_teacher() if 0 in o.memories else self.pretrained(c.backbone, c.out_indice)
         channels = [2 * teacher.channels[-1], *reversed(teacher.channels)]  # of what each stage of the decoder reads
-        decoder = Decoder(plan, teacher.channels, {k: self.memory(channels[k]) for k in places})
-        return teacher, ReverseStudent(Bottleneck(plan, teacher.channels), decoder)
+        decoder = Decoder(plan, teacher.channels, {k: self.memory(channels[k]) for k in o.memories})
+        student = ReverseStudent(Bottleneck(plan, teacher.channels), decoder)
+        return RNRDDetector(teacher, student, o.layer_weight, o.sigma)
 
-    def exemplar_teacher(self) -> ExemplarTeacher:
+    def recipe(self) -> Recipe:
+        """The last epoch is kept, as RD does. Held-out images only tell what good parts score."""
+        return Recipe(epochs=self.options.epochs, keep="last")
+
+    def exemplar_teacher(self) -> Teacher:
         """The memory before the first stage holds what the teacher says one level below its last."""
         c = self.config
         levels = [*c.out_indice, c.out_indice[-1] + 1]
@@ -118,13 +145,12 @@ class RNRDTrainer(RNSTTrainer):
                 "out_indice: with memory 0 the levels must lie in 1 to 3, since it learns from the next one"
             )
         try:
-            return ExemplarTeacher(self.pretrained(c.backbone, levels))
+            teacher = self.pretrained(c.backbone, levels)
         except IncompleteWeights as error:
             without = [k for k in self.options.memories if k]
             raise UserError(f"{error}; TrainingData.memories={without} does without level {levels[-1]}") from None
-
-    def student_maps(self, image: torch.Tensor, teacher: list[torch.Tensor]) -> list[torch.Tensor]:
-        return self.student(teacher)
+        teacher.net = ExemplarTeacher(teacher.net)
+        return teacher
 
     def reminders(self, teacher: list[torch.Tensor]) -> list[tuple[NormalityMemory, torch.Tensor]]:
         memories = {int(k): memory for k, memory in self.student.decoder.memories.items()}
@@ -133,9 +159,6 @@ class RNRDTrainer(RNSTTrainer):
 
     def host_optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.student.parameters(), self.options.lr, betas=(0.5, 0.999))
-
-    def validate(self, val: Batches) -> None:
-        """None: the last epoch is kept, as RD does. Held-out images only tell what good parts score."""
 
 
 def alignment(memory: NormalityMemory, form: str) -> torch.Tensor:

@@ -3,12 +3,19 @@
 from collections.abc import Sequence
 
 import torch
-from torch import nn
 
 from models.anomaly_map import multiply_levels
+from models.detector import Detector
 from models.teachers.features import Features
 from trainer.base import BaseTrainer
 from utils.config import Count, Rate, TrainingData
+
+
+class STPMDetector(Detector):
+    """A defect must be seen at every level: the levels are multiplied."""
+
+    def combine(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
+        return multiply_levels(levels, size)
 
 
 class STPMTrainer(BaseTrainer):
@@ -19,12 +26,10 @@ class STPMTrainer(BaseTrainer):
         batch_size: Count = 32
         lr: Rate = 0.4
 
-    def build_networks(self) -> tuple[nn.Module, nn.Module]:
-        c = self.config
-        return self.pretrained(c.backbone, c.out_indice), Features(c.backbone, c.out_indice)
-
-    def combine(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
-        return multiply_levels(levels, size)
+    def build_detector(self) -> STPMDetector:
+        c, o = self.config, self.options
+        teacher = self.pretrained(c.backbone, c.out_indice)
+        return STPMDetector(teacher, Features(c.backbone, c.out_indice), o.norm, o.sigma)
 
     def build_optimizer(self, total_steps: int) -> tuple[torch.optim.Optimizer, None]:
         sgd = torch.optim.SGD(self.student.parameters(), self.options.lr, momentum=0.9, weight_decay=1e-4)

@@ -56,7 +56,7 @@ def _increasing(value: list[int]) -> list[int]:
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
 Rate = Annotated[Number, Field(gt=0)]
-Weight = Annotated[Number, Field(ge=0)]
+NotNegative = Annotated[Number, Field(ge=0)]
 Share = Annotated[Number, Field(ge=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
 Side = Annotated[int, Field(ge=32, le=8192)]
@@ -85,7 +85,7 @@ class CommonData(Section):
     img_size: Size = (256, 256)  # pixels, height and width; the aspect ratio is not kept
     crop_size: Size = (256, 256)  # centre crop after the resize; metrics are at this size
     val_ratio: Share = 0.2  # share of train/good held out to choose the model
-    sigma: Weight = 0.0  # Gaussian blur of the map, in pixels
+    sigma: NotNegative = 0.0  # Gaussian blur of the map, in pixels
 
     @model_validator(mode="before")
     @classmethod
@@ -124,6 +124,8 @@ class RunConfig(Section, Generic[Options]):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    run: Annotated[Text, AfterValidator(_single_folder)] | None = None  # a name, for several runs of one category
+    overwrite: bool = False  # replace a finished run that has other settings
     resume: bool = True  # continue an interrupted training of the same configuration
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"  # image-reading processes
     cache_mb: Annotated[int, Field(ge=0)] = 4096  # memory for decoded images and teacher features
@@ -139,7 +141,7 @@ class Config(RunConfig[Options], Generic[Options]):
 TEXT_KEYS = {"data_path", "backbone", "obj", "save_path", "weights", "penalty_path", "images"}
 
 # These say where and how fast; a run may go on with others than it began with.
-WITHOUT_EFFECT = {"phase", "resume", "workers", "cache_mb", "data_path", "save_path"}
+WITHOUT_EFFECT = {"phase", "run", "overwrite", "resume", "workers", "cache_mb", "data_path", "save_path", "device"}
 
 
 def read_config(source: str | Path | Mapping, overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -193,12 +195,6 @@ def result_settings(config: RunConfig) -> dict[str, Any]:
 def joined(backbone: str | list[str]) -> str:
     """For the screen: resnet18 + efficientnet_b0."""
     return backbone if isinstance(backbone, str) else " + ".join(backbone)
-
-
-def difference(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """Where two settings differ, in words; empty where they do not."""
-    keys = [key for key in old | new if old.get(key) != new.get(key)]
-    return ", ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in keys)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """Writing files so that a crash never leaves half of one."""
 
+import contextlib
 import csv
 import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +49,18 @@ def write_csv(path: Path, header: list[str], rows: Iterable[Iterable[Any]]) -> N
     write_text(path, buffer.getvalue())
 
 
-def replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` write into a new folder, then put it in the place of `folder` as a whole."""
+@contextlib.contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A new folder to write into, which then takes the place of `folder` as a whole; not if an error ends the block.
+
+    Raises UserError naming the folder when the disk refuses it.
+    """
     fresh, stale = (folder.with_name(f".{folder.name}.{state}") for state in ("tmp", "old"))
     try:
         for left_by_a_kill in (fresh, stale):
             shutil.rmtree(left_by_a_kill, ignore_errors=True)
         fresh.mkdir(parents=True)
-        fill(fresh)
+        yield fresh
         if folder.exists():
             folder.rename(stale)
         fresh.rename(folder)

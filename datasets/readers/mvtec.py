@@ -1,72 +1,42 @@
-"""A data set in MVTec layout: <data_path>/<obj>/{train/good, test/<kind>, ground_truth/<kind>}."""
+"""A data set in MVTec layout: <data_path>/<obj>/{train/good, test/<defect type>, ground_truth/<defect type>}."""
 
 from pathlib import Path
 
-import numpy as np
-
-from datasets.dataset import MVTecDataset, Sample
+from datasets.dataset import Sample
 from datasets.images import list_images
-from utils.config import Config
+from utils.config import RunConfig
 from utils.errors import UserError
 
 
-def split_train(size: int, val_ratio: float, seed: int) -> tuple[list[int], list[int]]:
-    """Disjoint (train, validation) positions; ceil(val_ratio * size) of them for validation.
-
-    The permutation is the one scikit-learn's train_test_split draws, which STPM's published code uses.
-    """
-    held_out = int(np.ceil(val_ratio * size))
-    order = np.random.RandomState(seed).permutation(size).tolist()
-    return sorted(order[held_out:]), sorted(order[:held_out])
-
-
-def train_datasets(config: Config) -> tuple[MVTecDataset, MVTecDataset]:
-    """Training and validation part of train/good; validation is empty when val_ratio is 0.
-
-    Raises UserError naming the folder when there are too few images.
-    """
+def train_samples(config: RunConfig) -> list[Sample]:
+    """The good images to train on. Raises UserError naming the folder when there are none."""
     folder = category(config) / "train" / "good"
     images = list_images(folder)
     if not images:
         raise UserError(f"{folder}: no images to train on (png, jpg, bmp, tif or webp)")
-    options = config.TrainingData
-    train, val = split_train(len(images), options.val_ratio, config.seed)
-    if not train:
-        raise UserError(
-            f"{folder}: of {len(images)} image(s) a val_ratio of {options.val_ratio:g} leaves none to train on; lower "
-            "it (0 holds none out, where the method can do without) or add images"
-        )
-    samples = [Sample(path, None, "good") for path in images]
-    return tuple(MVTecDataset([samples[i] for i in part], options) for part in (train, val))
+    return [Sample(path, None, "good") for path in images]
 
 
-def test_dataset(config: Config) -> tuple[MVTecDataset, list[str]]:
-    """The images below test/, and sentences about what the folder lacks.
+def test_samples(config: RunConfig) -> list[Sample]:
+    """The images below test/, by defect type; none where there is no such folder.
 
-    Without test images the held-out good ones stand in, so that a set of good parts alone can be tried.
-    Raises UserError for pictures outside the kinds' folders, two images of one name, a mask without image, or
-    masks for only some defective images.
+    Raises UserError for pictures outside the folders of the defect types, two images of one name, a mask without
+    image, or masks for only some defective images.
     """
     root = category(config)
     folder = root / "test"
     stray = list_images(folder)
     if stray:
-        raise UserError(f"{stray[0]}: test images belong into a folder per kind, such as {folder / 'good'}")
-    kinds = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
-    found = {kind: _unique(list_images(folder / kind)) for kind in kinds}
+        raise UserError(f"{stray[0]}: test images belong into a folder per defect type, such as {folder / 'good'}")
+    types = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+    found = {name: _unique(list_images(folder / name)) for name in types}
     masks = _masks(root / "ground_truth", found)
-    samples = [Sample(path, masks.get(path), kind) for kind in kinds for path in found[kind]]
-    notes = []
-    if not samples:
-        train, val = train_datasets(config)
-        samples = val.samples or train.samples
-        which = "held-out" if val.samples else "training (val_ratio is 0)"
-        notes.append(f"no images in {folder}: the {len(samples)} {which} good images are scored instead")
+    samples = [Sample(path, masks.get(path), name) for name in types for path in found[name]]
     _check_masks(samples, root / "ground_truth")
-    return MVTecDataset(samples, config.TrainingData), notes
+    return samples
 
 
-def category(config: Config) -> Path:
+def category(config: RunConfig) -> Path:
     """The folder of `obj`. Raises UserError listing the ones there are."""
     root = Path(config.data_path)
     folder = root / config.obj
@@ -79,7 +49,7 @@ def category(config: Config) -> Path:
 
 
 def _masks(ground_truth: Path, found: dict[str, list[Path]]) -> dict[Path, Path]:
-    """Mask of each defective image: <kind>/<stem>_mask.png as in MVTec, or <kind>/<stem>.png; any image format."""
+    """Mask of each defective image: <type>/<stem>_mask.png as in MVTec, or <type>/<stem>.png; any image format."""
     masks = {}
     for folder in sorted(p for p in ground_truth.iterdir() if p.is_dir()) if ground_truth.is_dir() else []:
         images = {image.stem: image for image in found.get(folder.name, [])}
@@ -102,7 +72,7 @@ def _unique(images: list[Path], ending: str = "") -> list[Path]:
 
 
 def _check_masks(samples: list[Sample], folder: Path) -> None:
-    defective = [s for s in samples if s.kind != "good"]
+    defective = [s for s in samples if s.defect_type != "good"]
     without = [s for s in defective if s.mask is None]
     if without and len(without) < len(defective):
         raise UserError(

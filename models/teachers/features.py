@@ -1,4 +1,4 @@
-"""Backbones as lists of feature maps, and the frozen teacher."""
+"""timm networks as lists of feature maps."""
 
 import difflib
 from collections.abc import Sequence
@@ -87,19 +87,8 @@ def _check_levels(backbone: str, out_indice: Sequence[int]) -> None:
             raise UserError(f"out_indice: '{backbone}' has no level {index}; it has {', '.join(levels)}")
 
 
-class Frozen(nn.Module):
-    """A teacher: no gradients, always in eval mode, whatever its parent does."""
-
-    def __init__(self, net: nn.Module):
-        super().__init__()
-        self.net = net.requires_grad_(False)
-        self.train(False)
-
-    def train(self, mode: bool = True):
-        return super().train(False)  # a parent's .train() must not wake it
-
-    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
-        with torch.inference_mode():
-            maps = self.net(image)
-        # Autograd refuses to save inference tensors, and a student that reads these maps needs them saved.
-        return [m.clone() for m in maps] if torch.is_grad_enabled() else maps
+def check_sizes(net: nn.Module, size: Sequence[int]) -> None:
+    """`check_size` of every `Features` in a network."""
+    for module in net.modules():
+        if isinstance(module, Features):
+            module.check_size(size)

@@ -5,48 +5,51 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from models.pdn import PDN
-from models.teachers.weights import bundled_names, find_source, read_tensors, teachers_randomness
+from models.pdn import CHANNELS, PDN
+from models.teachers.teacher import IMAGENET, Teacher
+from models.teachers.weights import Source, bundled_names, find_source, read_tensors, teachers_randomness
 from utils.console import note
 from utils.errors import UserError
 
 
-class PDNTeacher(nn.Module):
-    """A PDN among the other teachers: [B,3,H,W] -> one map [B,384,h,w] in a list."""
+class PDNFeatures(nn.Module):
+    """A PDN as a list of one map: [B,3,H,W] -> [[B,384,h,w]]."""
 
     def __init__(self, kind: str):
         super().__init__()
-        self.backbone = kind
         self.pdn = PDN(kind)
+        self.channels = [CHANNELS]
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
         return [self.pdn(image)]
 
 
-def pretrained_pdn(kind: str, weights: str, seed: int) -> PDNTeacher:
-    """A teacher with the weights the key `weights` asks for, noted in its `.source`.
-
-    Raises UserError when they cannot be had or do not fit.
-    """
+def find_pdn(kind: str, weights: str) -> Source:
+    """Where the weights are that the key `weights` asks for. Raises UserError when they cannot be had."""
     if weights == "imagenet":
         raise UserError(
             "weights: a PDN is distilled from an ImageNet network, and no model hub has one; write bundled, or the "
             "path of one you have or made (python3 pretrain.py --config configs/teachers/pdn_small.yaml)"
         )
     if weights == "auto":
-        note("no model hub has a PDN: going on with the bundled one, which was made from formula-made images alone")
+        note("no model hub has a PDN: the bundled one is used, which was made from formula-made images alone")
         weights = "bundled"
     if weights == "bundled" and f"pdn_{kind}" not in bundled_names():
         raise UserError(
             f"weights: no {kind} PDN is bundled (bundled: {', '.join(bundled_names())}); make one (python3 pretrain.py "
             f"--config configs/teachers/pdn_{kind}.yaml) or give the path of one you have"
         )
+    return find_source(f"pdn_{kind}", weights)
+
+
+def build_pdn(kind: str, source: Source, seed: int) -> Teacher:
+    """A PDN as a teacher with the weights of `source`. Raises UserError where they do not fit."""
     with teachers_randomness(seed):
-        teacher = PDNTeacher(kind)
-    teacher.source = find_source(f"pdn_{kind}", weights)
-    if teacher.source.path is not None:
-        load_pdn(teacher.pdn, teacher.source.path)
-    return teacher
+        net = PDNFeatures(kind)
+    if source.path is not None:
+        load_pdn(net.pdn, source.path)
+    # The public PDNs were distilled on images normalised as ImageNet's are, whatever network they imitate.
+    return Teacher(kind, net, source.statistics(IMAGENET), source.name)
 
 
 def load_pdn(net: PDN, path: Path) -> None:

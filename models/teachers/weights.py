@@ -1,27 +1,22 @@
 """Where a teacher's weights come from: ImageNet, a file, the bundled ones, or none."""
 
 import contextlib
-import threading
-import time
-import urllib.parse
-import urllib.request
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import timm
 import torch
-from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from models.teachers.features import Features
+from models.teachers.teacher import Statistics, Teacher, tag_statistics
 from utils.console import note
 from utils.errors import IncompleteWeights, UserError, reason
 
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
-PATIENCE = 4  # seconds a model hub has to answer before we go on without it
-_silent_until: dict[str, float] = {}  # by hub
 
 
 class Source(NamedTuple):
@@ -35,18 +30,24 @@ class Source(NamedTuple):
         """What to write for the key `weights` to get them again."""
         return str(self.path) if self.kind == "file" else self.kind
 
+    def statistics(self, default: Statistics) -> Statistics:
+        """Those of the manifest beside the file (same name, .json), if it has any."""
+        manifest = {}
+        if self.path is not None:
+            with contextlib.suppress(OSError, ValueError):
+                manifest = json.loads(self.path.with_suffix(".json").read_text(encoding="utf-8"))
+        if not isinstance(manifest, dict) or not {"mean", "std"} <= manifest.keys():
+            return default
+        return Statistics(tuple(manifest["mean"]), tuple(manifest["std"]))
 
-def pretrained_features(backbone: str, out_indice: list[int], weights: str, seed: int) -> Features:
-    """A teacher's `Features` with the weights the key `weights` asks for, noted in its `.source`.
 
-    Raises UserError when they cannot be had or do not fit, saying which file to put where.
-    """
+def build_teacher(backbone: str, out_indice: Sequence[int], source: Source, seed: int) -> Teacher:
+    """A timm network as a teacher with the weights of `source`. Raises UserError where they do not fit."""
     with teachers_randomness(seed):
         net = Features(backbone, out_indice)
-    net.source = find_source(backbone, weights)
-    if net.source.path is not None:
-        load_weights(net, net.source.path)
-    return net
+    if source.path is not None:
+        load_weights(net, source.path)
+    return Teacher(backbone, net, source.statistics(tag_statistics(backbone)), source.name)
 
 
 @contextlib.contextmanager
@@ -91,6 +92,12 @@ def _bundled(backbone: str) -> Path:
     return path
 
 
+def _imagenet(backbone: str) -> Path:
+    from models.teachers.hub import imagenet_file  # loads huggingface_hub, which the other kinds do without
+
+    return imagenet_file(backbone)
+
+
 def _auto(backbone: str) -> Source:
     try:
         return Source("imagenet", _imagenet(backbone))
@@ -102,53 +109,6 @@ def _auto(backbone: str) -> Source:
             "good for trying things out, weaker than ImageNet weights on real parts."
         )
         return Source("bundled", _bundled(backbone))
-
-
-def _imagenet(backbone: str) -> Path:
-    """The file timm's tag stands for: from a cache, or downloaded if the hub answers within seconds."""
-    cfg = timm.get_pretrained_cfg(backbone, allow_unregistered=True)
-    repo = cfg and cfg.hf_hub_id
-    if not repo:
-        raise UserError(f"weights: timm has no pretrained weights for backbone '{backbone}'; choose another tag")
-    file = cfg.hf_hub_filename or "model.safetensors"
-    cached = try_to_load_from_cache(repo, file)
-    if isinstance(cached, str):
-        return Path(cached)
-    by_torch_hub = Path(torch.hub.get_dir(), "checkpoints", Path(cfg.url or f"{backbone}{Path(file).suffix}").name)
-    if by_torch_hub.is_file():
-        return by_torch_hub
-    url = f"{constants.ENDPOINT}/{repo}/resolve/main/{file}"
-    if not constants.HF_HUB_OFFLINE and _answers(url):
-        with contextlib.suppress(Exception):  # the hub's errors have no common class; the advice below serves all
-            return Path(hf_hub_download(repo, file))
-    put = f"put {by_torch_hub.name}" if cfg.url else f"put it as {by_torch_hub.name}"
-    raise UserError(
-        f"weights: the ImageNet weights of '{backbone}' are neither cached nor reachable; "
-        f"fetch {url} elsewhere and name the file with weights=PATH, or {put} into {by_torch_hub.parent}"
-    )
-
-
-def _answers(url: str) -> bool:
-    """Whether the URL can be opened within PATIENCE seconds, name resolution (which has no timeout) included.
-
-    A hub that was silent is not asked again for a minute: the second backbone of a run shall not wait once more.
-    """
-    hub = urllib.parse.urlsplit(url).netloc
-    if time.monotonic() < _silent_until.get(hub, 0):
-        return False
-    answered = threading.Event()
-
-    def ask():
-        request = urllib.request.Request(url, method="HEAD")
-        with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=PATIENCE):
-            answered.set()
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(PATIENCE)
-    if thread.is_alive():
-        _silent_until[hub] = time.monotonic() + 60
-    return answered.is_set()
 
 
 def load_weights(net: Features, path: Path) -> None:

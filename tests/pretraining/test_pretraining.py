@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from datasets import sources
-from engine.prefetch import Ahead
+from engine.prefetch import Prefetch
 from models.teachers.weights import read_tensors
 from pretraining import RECIPES
 from pretraining.classify import info_nce, random_affine, views
@@ -245,7 +245,7 @@ def test_drawn_pictures_are_the_streams(tmp_path):
 
 def test_ahead_makes_each_step_once():
     made = []
-    ahead = Ahead(lambda step: made.append(step) or 10 * step, last=5, depth=3)
+    ahead = Prefetch(lambda step: made.append(step) or 10 * step, last=5, depth=3)
     assert [ahead(step) for step in range(2, 6)] == [20, 30, 40, 50]
     assert sorted(made) == [2, 3, 4, 5]
 
@@ -255,7 +255,7 @@ def test_ahead_hands_on_errors():
         raise UserError("a damaged file")
 
     with pytest.raises(UserError, match="damaged"):
-        Ahead(fail, last=3)(0)
+        Prefetch(fail, last=3)(0)
 
 
 def test_mistakes_are_said_in_a_sentence(tmp_path):

@@ -222,7 +222,9 @@ def test_auto_weights_are_those_of_the_training(config, monkeypatch):
     assert trained.record["weights"] == {"resnet18": "bundled"}
     trained.run_dir.mkdir(parents=True)
     trained.save()
-    monkeypatch.setattr("models.teachers.weights._imagenet", lambda backbone: pytest.fail("looked for ImageNet weights"))
+    monkeypatch.setattr(
+        "models.teachers.weights._imagenet", lambda backbone: pytest.fail("looked for ImageNet weights")
+    )
     build_trainer(raw, ["phase=test"]).load()
 
 

@@ -1,0 +1,58 @@
+"""Images to anomaly maps, one batch after another."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch.utils.data import DataLoader
+
+from engine.device import Compute
+from engine.loading import Batches
+from evaluation.score import Scored
+from models.detector import Detector
+from utils.console import progress
+
+
+@torch.inference_mode()
+def anomaly_map(
+    detector: Detector, compute: Compute, image: torch.Tensor, teacher: list[torch.Tensor] | None = None
+) -> torch.Tensor:
+    """Images [B,3,H,W] -> maps [B,1,H,W] float32; `teacher` are its maps of them where they are known already.
+
+    The networks run in the precision of `compute`, what follows them in float32.
+    """
+    with compute.autocast():
+        pairs = detector.pairs(compute.images(image), teacher)
+    return detector.final_map(detector.levels(*pairs), image.shape[-2:])
+
+
+@torch.inference_mode()
+def mean_loss(
+    detector: Detector, compute: Compute, loss: Callable[[dict], torch.Tensor], batches: Batches
+) -> torch.Tensor:
+    """A loss (or several, [n]) over all images of `batches`, each of them weighing the same."""
+    detector.eval()
+    total = 0
+    for batch in batches:
+        with compute.autocast():
+            total += loss(batch).double() * len(batch["image"])
+    return total / batches.images
+
+
+class Scoring:
+    """The images of a loader with their maps, in its order; none is kept. `seconds` is what that took."""
+
+    def __init__(self, detector: Detector, compute: Compute, batches: DataLoader, what: str):
+        self.detector, self.compute, self.batches, self.what = detector, compute, batches, what
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[Scored]:
+        self.detector.eval()
+        with progress(None, self.what, len(self.batches.dataset)) as bar:
+            begin = time.perf_counter()
+            for batch in self.batches:
+                maps = anomaly_map(self.detector, self.compute, batch["image"]).squeeze(1).cpu().numpy()
+                self.seconds += time.perf_counter() - begin
+                yield from map(Scored, batch["index"].tolist(), batch["image"].numpy(), batch["mask"].numpy(), maps)
+                bar.update(len(maps))
+                begin = time.perf_counter()

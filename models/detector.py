@@ -1,0 +1,66 @@
+"""What a method is: images in, anomaly maps out."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from models.anomaly_map import smooth, sum_levels
+from models.losses import squared_distance
+
+FULL_SCALE = {torch.uint8: 255, torch.uint16: 65535}
+
+
+def unit_range(image: torch.Tensor) -> torch.Tensor:
+    """Images uint8, uint16 or float in [0,1] -> float32 in [0,1], any shape."""
+    return image.float() / FULL_SCALE[image.dtype] if image.dtype in FULL_SCALE else image.float()
+
+
+class Detector(nn.Module):
+    """RGB images [B,3,H,W] at crop_size, uint8, uint16 or float in [0,1] -> anomaly maps [B,1,H,W] float32.
+
+    `teacher` is frozen; `student` is all that learns or must be saved. A method subclasses this and overrides what
+    differs. Pure: tensors in, tensors out, nothing kept between calls, so it can be exported, compiled and copied.
+    """
+
+    border = 0  # positions that the levels lack at each edge of the image
+    references: Sequence[str] = ()  # what the student is compared with at each level, if it is not the teacher
+
+    def __init__(self, teacher: nn.Module, student: nn.Module, norm: bool = True, sigma: float = 0.0):
+        super().__init__()
+        self.teacher, self.student = teacher, student
+        self.norm, self.sigma = norm, sigma
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.final_map(self.levels(*self.pairs(image)), image.shape[-2:])
+
+    def pairs(
+        self, image: torch.Tensor, teacher: list[torch.Tensor] | None = None
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """What is compared: (teacher's maps, student's maps) of images [B,3,H,W], each L x [B,C,h,w].
+
+        `teacher` are the teacher's maps of these images where they are known already.
+        """
+        image = unit_range(image)
+        teacher = self.teacher(image) if teacher is None else teacher
+        return teacher, self.student_maps(image, teacher)
+
+    def student_maps(self, image: torch.Tensor, teacher: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The student's maps of images [B,3,H,W] in [0,1], given the teacher's: L x [B,C,h,w], one for each."""
+        return self.student(self.teacher.normalise(image))
+
+    def distance(self, teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+        """Disagreement at each position of a level, trained and scored alike: two [B,C,h,w] -> [B,1,h,w] float32."""
+        return squared_distance(teacher, student, self.norm)
+
+    def levels(self, teacher: list[torch.Tensor], student: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The distance at every level: two L x [B,C,h,w] -> L x [B,1,h,w]."""
+        return [self.distance(t, s) for t, s in zip(teacher, student, strict=True)]
+
+    def combine(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
+        """One distance map per level, L x [B,1,h,w], to one of image size: [B,1,H,W]."""
+        return sum_levels(levels, size)
+
+    def final_map(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
+        """L x [B,1,h,w] -> the anomaly map that is scored: [B,1,H,W]."""
+        return smooth(self.combine(levels, size), self.sigma)

@@ -1,0 +1,79 @@
+"""The frozen half of a detector: a network that sees images as its weights were trained to see them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import timm
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import nn
+
+
+class Frozen(nn.Module):
+    """No gradients, always in eval mode, whatever its parent does."""
+
+    def train(self, mode: bool = True):
+        return super().train(False)  # a parent's .train() must not wake it
+
+
+class Statistics(NamedTuple):
+    """Mean and standard deviation of each colour, of RGB images in [0, 1], that weights were trained with."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+IMAGENET = Statistics(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+
+
+def tag_statistics(backbone: str) -> Statistics:
+    """Those of the weights that a timm tag names; ImageNet's where timm does not say."""
+    cfg = timm.get_pretrained_cfg(backbone, allow_unregistered=True)
+    return IMAGENET if cfg is None else Statistics(tuple(cfg.mean), tuple(cfg.std))
+
+
+class Normalise(nn.Module):
+    """Images [B,3,H,W] in [0,1] -> each colour with mean and standard deviation taken out, float32."""
+
+    def __init__(self, statistics: Statistics):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(statistics.mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(statistics.std).view(3, 1, 1))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return (image - self.mean) / self.std
+
+
+class Teacher(Frozen):
+    """RGB images [B,3,H,W] in [0,1] -> maps L x [B,C_l,h_l,w_l], shallow to deep.
+
+    `net` gives the maps of normalised images. `weights` says where its values come from, in the words of the key
+    `weights`. A student that reads images sees them through `normalise`, as the teacher does.
+    """
+
+    def __init__(self, backbone: str, net: nn.Module, statistics: Statistics, weights: str):
+        super().__init__()
+        self.backbone, self.weights, self.statistics = backbone, weights, statistics
+        self.normalise = Normalise(statistics)
+        self.net = net
+        self.requires_grad_(False)
+        self.train(False)
+
+    @property
+    def channels(self) -> Sequence[int]:
+        return self.net.channels
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        return self.net(self.normalise(image))
+
+
+class TeacherPair(Frozen):
+    """Two teachers, each of which normalises for itself: [B,3,H,W] in [0,1] -> the first's maps, then the second's."""
+
+    def __init__(self, first: Teacher, second: Teacher):
+        super().__init__()
+        self.first, self.second = first, second
+        self.train(False)
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        return [*self.first(image), *self.second(image)]
