@@ -4,6 +4,7 @@ One key, one name: a field is called what the YAML calls it, so `grep` leads fro
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -53,6 +54,12 @@ def _increasing(value: list[int]) -> list[int]:
     return value
 
 
+def _device_name(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", value):
+        raise ValueError("must be auto, cpu, cuda, mps, or one of several GPUs by its number: cuda:0, cuda:1")
+    return value
+
+
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
 Rate = Annotated[Number, Field(gt=0)]
@@ -60,6 +67,7 @@ NotNegative = Annotated[Number, Field(ge=0)]
 Share = Annotated[Number, Field(ge=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
 Side = Annotated[int, Field(ge=32, le=8192)]
+Device = Annotated[str, AfterValidator(_device_name)]
 Levels = Annotated[list[int], Field(min_length=1), AfterValidator(_increasing)]
 Size = Annotated[
     tuple[Side, Side],
@@ -121,12 +129,14 @@ class RunConfig(Section, Generic[Options]):
     phase: Literal["train", "test"] = "train"
     save_path: Text = "results"
     weights: Text = "imagenet"  # imagenet | bundled | random | auto | path of a .safetensors or .pth file
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    device: Device = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     run: Annotated[Text, AfterValidator(_single_folder)] | None = None  # a name, for several runs of one category
     overwrite: bool = False  # replace a finished run that has other settings
     resume: bool = True  # continue an interrupted training of the same configuration
+    threads: Count | Literal["auto"] = "auto"  # of this process on a CPU; auto leaves cores to what else is running
+    compile: bool = False  # torch.compile for the networks
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"  # image-reading processes
     cache_mb: Annotated[int, Field(ge=0)] = 4096  # memory for decoded images and teacher features
     TrainingData: Options = Field(default={}, validate_default=True)
@@ -141,7 +151,8 @@ class Config(RunConfig[Options], Generic[Options]):
 TEXT_KEYS = {"data_path", "backbone", "obj", "save_path", "weights", "penalty_path", "images"}
 
 # These say where and how fast; a run may go on with others than it began with.
-WITHOUT_EFFECT = {"phase", "run", "overwrite", "resume", "workers", "cache_mb", "data_path", "save_path", "device"}
+WITHOUT_EFFECT = {"phase", "run", "overwrite", "resume", "data_path", "save_path"}
+WITHOUT_EFFECT |= {"device", "threads", "compile", "workers", "cache_mb"}
 
 
 def read_config(source: str | Path | Mapping, overrides: Iterable[str] = ()) -> dict[str, Any]:
