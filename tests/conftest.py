@@ -1,4 +1,7 @@
-"""A tiny data set in MVTec layout and configurations that train on it in seconds; random teachers, no network."""
+"""A tiny data set in MVTec layout and configurations that train on it in seconds; random teachers, no network.
+
+`pytest --device cuda` builds the trainers of all tests on the GPU.
+"""
 
 import contextlib
 import os
@@ -13,9 +16,34 @@ import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test may ask a model hub
 
-from engine.state import Training
+from engine.state import TrainState
 
 REPO = Path(__file__).parents[1]
+PLACE = {"device": "cpu"}  # set by the option; `small` is called without fixtures too
+
+
+def pytest_addoption(parser):
+    parser.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="where trainers are built")
+
+
+def pytest_configure(config):
+    PLACE["device"] = config.getoption("--device")
+    if PLACE["device"] == "cuda" and not torch.cuda.is_available():
+        raise pytest.UsageError("--device cuda: this machine has no CUDA device")
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))
+
+
+@pytest.fixture
+def device():
+    """Where trainers of `config` and `small` are built; tensors that meet their networks directly belong there."""
+    return torch.device(PLACE["device"])
 
 
 def draw_good(rng, size=64):
@@ -78,7 +106,7 @@ def small(method, training=None, **top):
     if method == "ead":  # counts steps, of one image each
         section["steps"] = section.get("steps", 3 * section.pop("epochs"))
         section["batch_size"] = 1
-    base = {"distillType": method, "backbone": "resnet18", "weights": "random", "obj": "part"}
+    base = {"distillType": method, "backbone": "resnet18", "weights": "random", "obj": "part", **PLACE}
     return base | own | top | {"TrainingData": section}
 
 
@@ -96,19 +124,19 @@ def config(tiny_mvtec, tmp_path):
 @contextlib.contextmanager
 def killed_at_the_first_checkpoint(monkeypatch):
     """What trains in here is interrupted as soon as it has saved its state."""
-    save = Training.save
+    save = TrainState.save
 
-    def save_and_die(training, *where):
-        save(training, *where)
+    def save_and_die(state, *where):
+        save(state, *where)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Training, "save", save_and_die)
+        patch.setattr(TrainState, "save", save_and_die)
         yield
 
 
 class HeldOut:
-    """A batch of two and one of one random image, always the same ones, as a validation meets them."""
+    """A batch of two and one of one random image in [0,1], always the same ones, as a validation meets them."""
 
     images = 3
 
@@ -118,7 +146,7 @@ class HeldOut:
     def __iter__(self):
         random = torch.Generator().manual_seed(0)
         for n in (2, 1):
-            image = torch.rand(n, 3, 64, 64, generator=random)
+            image = self.trainer.compute.images(torch.rand(n, 3, 64, 64, generator=random))
             yield {"image": image, "teacher": self.trainer.teacher(image)}
 
 
@@ -128,11 +156,15 @@ def count(net):
 
 
 def run_script(*words, cwd=REPO, **env):
-    """Run a script of the repository as a user would; returns the finished process with its output as text."""
+    """Run a script of the repository as a user would; returns the finished process with its output as text.
+
+    It sees a GPU only where the tests run on one.
+    """
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if PLACE["device"] == "cpu" else {}
     return subprocess.run(
         [sys.executable, *map(str, words)],
         cwd=cwd,
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""} | env,
+        env=os.environ | hidden | env,
         capture_output=True,
         text=True,
         timeout=300,
