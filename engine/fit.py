@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any
 
 import torch
 from timm.layers import convert_sync_batchnorm
@@ -16,49 +16,15 @@ from tqdm import tqdm
 
 from engine.device import Compute
 from engine.distributed import from_main, mean_over_processes
-from engine.loading import Augment, Batches
+from engine.loading import Batches
+from engine.method import Method
 from engine.seed import set_seed
 from engine.state import TrainState
-from models.detector import Detector
-from utils.config import RunConfig
 from utils.console import note, progress
 from utils.errors import UserError
 from utils.ranks import is_main, rank, world_size
 
 READ_EVERY = 20  # steps between two looks at the loss, for which a GPU has to be waited for
-
-
-class Recipe(NamedTuple):
-    """How long a training is, in epochs or in steps of one batch, what it sees, and which student is kept."""
-
-    epochs: int = 0
-    steps: int = 0
-    accumulate: int = 1  # batches whose gradients are summed for one step of the optimizer
-    keep: Literal["best", "last"] = "best"  # epoch: the one of the lowest validation score, or the last
-    patience: int | None = None  # epochs without a better validation score after which training ends
-    augment: Augment | None = None  # images [B,3,H,W] in [0,1] -> same, for training and validation alone
-
-    @property
-    def epoch_length(self) -> int | None:
-        """Batches that make an epoch; None for a pass over the images.
-
-        Of steps it is a hundredth: rows of the log and checkpoints do not depend on how many images there are.
-        """
-        return math.ceil(self.steps / 100) or None
-
-
-class Method(Protocol):
-    """All that the engine asks of a method; trainer/base.py says what each does."""
-
-    config: RunConfig
-    detector: Detector
-
-    def recipe(self) -> Recipe: ...
-    def build_optimizer(self, total_steps: int) -> tuple[torch.optim.Optimizer, Any]: ...
-    def loss(self, batch: dict) -> torch.Tensor: ...
-    def validate(self, val: Batches) -> float | dict[str, float]: ...
-    def on_fit_start(self, train: Batches) -> dict[str, str]: ...
-    def on_fit_end(self, val: Batches) -> None: ...
 
 
 def fit(

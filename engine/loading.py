@@ -1,7 +1,7 @@
 """From files to what a training loop iterates over: batches on the device, with the teacher's maps already there."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -11,12 +11,11 @@ from torch.utils.data import DataLoader, Sampler
 from datasets.dataset import ImageDataset
 from datasets.readers import mvtec
 from engine.device import Compute
+from engine.method import Augment
 from utils.config import RunConfig
 from utils.console import progress
 from utils.errors import UserError
 from utils.ranks import rank, world_size
-
-Augment = Callable[[torch.Tensor], torch.Tensor]
 
 
 def split_train(size: int, val_ratio: float, seed: int) -> tuple[list[int], list[int]]:

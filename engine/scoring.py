@@ -2,15 +2,18 @@
 
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.data import DataLoader
 
 from engine.device import Compute
-from engine.loading import Batches
 from evaluation.score import Scored
 from models.detector import Detector
 from utils.console import progress
+
+if TYPE_CHECKING:
+    from engine.loading import Batches
 
 
 @torch.inference_mode()
@@ -28,7 +31,7 @@ def anomaly_map(
 
 @torch.inference_mode()
 def mean_loss(
-    detector: Detector, compute: Compute, loss: Callable[[dict], torch.Tensor], batches: Batches
+    detector: Detector, compute: Compute, loss: Callable[[dict], torch.Tensor], batches: "Batches"
 ) -> torch.Tensor:
     """A loss (or several, [n]) over all images of `batches`, each of them weighing the same."""
     detector.eval()

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from engine.student_file import changes
 from utils.console import note
 from utils.errors import UserError, reason
 from utils.files import write_bytes
@@ -161,19 +162,6 @@ class TrainState:
         for parameter, gradient in zip(self.student.parameters(), state["gradients"], strict=False):
             parameter.grad = None if gradient is None else gradient.to(parameter.device)
         _set_random_state(state["random"])
-
-
-def changes(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """Where two origins differ, in words; empty where they do not.
-
-    A value that ends a key with "(hash)" says nothing to a reader and is left out.
-    """
-    words = []
-    for key in before | now:
-        if before.get(key) != now.get(key):
-            name = key.removesuffix(" (hash)")
-            words.append(f"{name} changed" if name != key else f"{key} was {before.get(key)}, is {now.get(key)}")
-    return ", ".join(words)
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

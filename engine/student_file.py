@@ -86,3 +86,16 @@ def fingerprint(net: nn.Module) -> str:
         digest.update(f"{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Where two origins differ, in words; empty where they do not.
+
+    A value that ends a key with "(hash)" says nothing to a reader and is left out.
+    """
+    words = []
+    for key in before | now:
+        if before.get(key) != now.get(key):
+            name = key.removesuffix(" (hash)")
+            words.append(f"{name} changed" if name != key else f"{key} was {before.get(key)}, is {now.get(key)}")
+    return ", ".join(words)

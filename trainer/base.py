@@ -1,17 +1,16 @@
 """What a method writes, and what scripts and notebooks use of it."""
 
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from engine import run
 from engine.device import Compute
 from engine.distributed import from_main, join
-from engine.fit import Recipe
-from engine.loading import Batches, loader, test_dataset
-from engine.scoring import Scoring, anomaly_map
+from engine.folder import RunFolder
+from engine.method import Recipe
+from engine.scoring import anomaly_map
 from engine.seed import set_seed
 from engine.student_file import describe, read_metadata, save_student
 from models.detector import Detector
@@ -20,6 +19,11 @@ from models.teachers.teacher import Teacher
 from models.teachers.weights import build_teacher, find_source
 from utils.config import CommonData, Config, RunConfig, TrainingData
 from utils.ranks import is_main
+
+if TYPE_CHECKING:
+    from engine.loading import Batches
+    from engine.run import TestSet
+    from engine.scoring import Scoring
 
 
 class BaseTrainer:
@@ -33,7 +37,7 @@ class BaseTrainer:
         self.compute = Compute.chosen(config.device, config.precision)
         self.device = self.compute.device
         join(self.device)
-        self.folder = run.RunFolder(config)
+        self.folder = RunFolder(config)
         self.run_dir = self.folder.path
         set_seed(config.seed)
         self.detector = self.compute.place(self.build_detector())
@@ -65,7 +69,7 @@ class BaseTrainer:
         return sum(level.mean() for level in self.detector.levels(*pairs))
 
     @torch.inference_mode()
-    def validate(self, val: Batches) -> float | dict[str, float]:
+    def validate(self, val: "Batches") -> float | dict[str, float]:
         """What the choice of the epoch minimises: the mean anomaly map of the held-out good images.
 
         A dict holds a score for each of the student's children by name, chosen independently.
@@ -74,14 +78,14 @@ class BaseTrainer:
         maps = (anomaly_map(self.detector, self.compute, batch["image"], batch["teacher"]) for batch in val)
         return float(torch.cat([part.mean(dim=(1, 2, 3)) for part in maps]).double().mean())
 
-    def on_fit_start(self, train: Batches) -> dict[str, str]:
+    def on_fit_start(self, train: "Batches") -> dict[str, str]:
         """Set what outlives a batch: statistics, exemplars.
 
         Returns fingerprints, by name, of what training depends on beside configuration, good images and teacher.
         """
         return {}
 
-    def on_fit_end(self, val: Batches) -> None:
+    def on_fit_end(self, val: "Batches") -> None:
         """Calibrate the finished student on held-out good images."""
 
     # ---- what scripts and notebooks use ----------------------------------------------------------------------
@@ -119,15 +123,22 @@ class BaseTrainer:
         return anomaly_map(self.detector, self.compute, image)
 
     @cached_property
-    def test_set(self) -> run.TestSet:
+    def test_set(self) -> "TestSet":
+        """The test images, and sentences about what they lack."""
+        from engine.loading import test_dataset  # here and below: whoever only builds a detector does not load it
+
         return test_dataset(self.config)
 
-    def score(self) -> Scoring:
+    def score(self) -> "Scoring":
         """The test images with their maps, one by one."""
-        return Scoring(self.detector, self.compute, loader(self.test_set[0], self.config, self.device), "testing")
+        from engine.run import scoring
+
+        return scoring(self.detector, self.compute, self.config, self.test_set[0], "testing")
 
     def train(self) -> None:
         """Fit the student on train/good, or finish an interrupted training; raises as engine.run.train."""
+        from engine import run
+
         test_set = self.test_set if is_main() else None
         metadata = run.train(self, self.compute, self.folder, self.metadata, test_set)
         if metadata is None:
@@ -137,6 +148,8 @@ class BaseTrainer:
 
     def test(self) -> dict[str, float]:
         """Score the test images and write the report; returns metrics as fractions; raises as engine.run.test."""
+        from engine import run
+
         return run.test(self.detector, self.compute, self.config, self.folder, self.metadata, self.test_set)
 
     def save(self) -> None:

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 
-from engine.fit import Recipe
-from engine.loading import Batches
+from engine.method import Recipe
 from engine.scoring import mean_loss
 from models.anomaly_map import share_out, sum_levels
 from models.dbfad import DBFADStudent, PooledFeatures
@@ -17,6 +17,9 @@ from models.teachers.features import outline
 from trainer.base import BaseTrainer
 from utils.config import Count, NotNegative, Rate, Share, TrainingData
 from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from engine.loading import Batches
 
 FACTOR, PATIENCE = 0.1, 5  # of the learning rate, and epochs without a better loss before it
 SIGMA = 0.8  # pixels, of the blur
@@ -70,7 +73,7 @@ class DBFADTrainer(BaseTrainer):
         distillation = batch_sum(self.detector.levels(batch["teacher"], student), self.options.batch_size)
         return distillation + self.options.sspcab_weight * predicted
 
-    def validate(self, val: Batches) -> float:
+    def validate(self, val: "Batches") -> float:
         """The loss of held-out good images."""
         return mean_loss(self.detector, self.compute, self.loss, val).item()
 

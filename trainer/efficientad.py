@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property, partial
-from typing import Annotated, Any, Generic, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, Protocol
 
 import cv2
 import numpy as np
@@ -12,8 +12,7 @@ from pydantic import AfterValidator, model_validator
 
 from datasets.folder import FolderImages
 from engine.distributed import from_main
-from engine.fit import Recipe
-from engine.loading import Batches
+from engine.method import Recipe
 from engine.prefetch import Prefetch
 from models.anomaly_map import resize
 from models.detector import Detector, unit_range
@@ -28,6 +27,9 @@ from models.efficientad import (
 from models.teachers.pdn import build_pdn, find_pdn
 from trainer.base import BaseTrainer
 from utils.config import CommonData, Count, Options, Rate, RunConfig, Share, Size, Text
+
+if TYPE_CHECKING:
+    from engine.loading import Batches
 
 DECAY = 0.95  # share of the steps after which the learning rate is a tenth
 GRAY = 0.3  # share of the penalty images that lose their colour
@@ -172,7 +174,7 @@ class EfficientADTrainer(BaseTrainer):
             pixels = np.repeat(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]))
 
-    def on_fit_start(self, train: Batches) -> dict[str, str]:
+    def on_fit_start(self, train: "Batches") -> dict[str, str]:
         """The teacher's statistics over the training images, by which its channels weigh alike."""
         parts = (range(start, min(start + 16, train.images)) for start in range(0, train.images, 16))
         mean, std = channel_statistics(train.maps_of(list(part))[0] for part in parts)
@@ -182,7 +184,7 @@ class EfficientADTrainer(BaseTrainer):
         return {"penalty images": self.penalty_images.fingerprint()} if known else {}
 
     @torch.inference_mode()
-    def on_fit_end(self, val: Batches) -> None:
+    def on_fit_end(self, val: "Batches") -> None:
         """Quantiles of both maps over all positions of the held-out images."""
         self.detector.eval()
         levels = zip(*(self.levels_of(batch) for batch in val), strict=True)

@@ -1,14 +1,13 @@
 """MixedTeacher: Knowledge Distillation for fast inference textural anomaly detection (Thomine et al., VISAPP 2023)."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Generic, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import BeforeValidator
 from torch import nn
 
-from engine.loading import Batches
 from engine.scoring import mean_loss
 from models.anomaly_map import share_out, sum_levels
 from models.detector import Detector
@@ -18,6 +17,9 @@ from models.teachers.features import Features
 from models.teachers.teacher import Teacher, TeacherPair
 from trainer.base import BaseTrainer
 from utils.config import Config, Count, Levels, NotNegative, Options, Rate, Text, TrainingData
+
+if TYPE_CHECKING:
+    from engine.loading import Batches
 
 EPSILON = 1e-12  # keeps the division defined where a map is constant
 
@@ -95,7 +97,7 @@ class MixedTrainer(BaseTrainer):
         levels = self.detector.levels(*self.detector.pairs(batch["image"], batch["teacher"]))
         return torch.stack([batch_sum(part, self.options.batch_size) for part in self.detector.parts(levels)])
 
-    def validate(self, val: Batches) -> dict[str, float]:
+    def validate(self, val: "Batches") -> dict[str, float]:
         """The loss of each pair on held-out good images; each keeps the epoch of its own least one."""
         losses = mean_loss(self.detector, self.compute, self.pair_losses, val)
         return dict(zip(self.student, losses.tolist(), strict=True))

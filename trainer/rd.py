@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from engine.fit import Recipe
+from engine.method import Recipe
 from models.anomaly_map import sum_levels
 from models.detector import Detector
 from models.losses import cosine_distance, flat_cosine_distance

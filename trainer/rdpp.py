@@ -1,10 +1,11 @@
 """RD++: Revisiting Reverse Distillation for Anomaly Detection (Tien et al., CVPR 2023)."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 
-from engine.fit import Recipe
-from engine.loading import Batches
+from engine.method import Recipe
 from models.losses import cosine_distance, flat_cosine_distance
 from models.reverse_distillation import ProjectedStudent
 from models.simplex import fractal, permutation
@@ -12,6 +13,9 @@ from models.transport import sinkhorn_divergence
 from trainer.rd import RDDetector, RDTrainer
 from utils.config import Count, Rate
 from utils.ranks import rank
+
+if TYPE_CHECKING:
+    from engine.loading import Batches
 
 # Those of the published code, but for FIELD: it always cuts its patches from one corner of its noise.
 PROJECTION_WEIGHT = 0.2 / 1.11
@@ -38,7 +42,7 @@ class RDPPTrainer(RDTrainer):
     def recipe(self) -> Recipe:
         return super().recipe()._replace(accumulate=self.options.accumulate)
 
-    def on_fit_start(self, train: Batches) -> dict[str, str]:
+    def on_fit_start(self, train: "Batches") -> dict[str, str]:
         noise = fractal(permutation(self.config.seed), (3, FIELD, FIELD))
         self.noise = NOISE_STRENGTH * torch.from_numpy(noise).to(self.device)
         return {}

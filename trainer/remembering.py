@@ -1,14 +1,13 @@
 """RNST and RNRD: Remembering Normality, memory-guided knowledge distillation (Gu et al., ICCV 2023)."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
-from engine.fit import Recipe
-from engine.loading import Batches
+from engine.method import Recipe
 from models.anomaly_map import share_out, sum_levels
 from models.blocks import resnet_plan
 from models.detector import Detector
@@ -20,6 +19,9 @@ from models.teachers.teacher import Teacher
 from trainer.base import BaseTrainer
 from utils.config import Count, Levels, NotNegative, Rate, Share, TrainingData
 from utils.errors import IncompleteWeights, UserError
+
+if TYPE_CHECKING:
+    from engine.loading import Batches
 
 
 class RNSTDetector(Detector):
@@ -76,7 +78,7 @@ class RNSTTrainer(BaseTrainer):
     def memory(self, channels: int) -> NormalityMemory:
         return NormalityMemory(self.options.embedDim, channels, self.options.temperature)
 
-    def on_fit_start(self, train: Batches) -> dict[str, str]:
+    def on_fit_start(self, train: "Batches") -> dict[str, str]:
         self.exemplars = train
         return {}
 

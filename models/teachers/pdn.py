@@ -7,7 +7,7 @@ from torch import nn
 
 from models.pdn import CHANNELS, PDN
 from models.teachers.teacher import IMAGENET, Teacher
-from models.teachers.weights import Source, bundled_names, find_source, read_tensors, teachers_randomness
+from models.teachers.weights import Source, bundled_names, check_values, find_source, read_tensors, teachers_randomness
 from utils.console import note
 from utils.errors import UserError
 
@@ -71,7 +71,8 @@ def load_pdn(net: PDN, path: Path) -> None:
             words.append(f"{what} {', '.join(keys[:3])}{more}")
     if words:
         pdn = f"{net.kind} PDN of {net.channels} channels"
-        raise UserError(f"weights: {path} is no {pdn}: it {' and '.join(words)}")
+        raise UserError(f"weights: {path} is not a {pdn}: it {' and '.join(words)}")
+    check_values(path, given.values())
     net.load_state_dict(given)
 
 

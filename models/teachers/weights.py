@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,7 +79,7 @@ def find_source(backbone: str, weights: str) -> Source:
         return _auto(backbone)
     path = Path(weights).expanduser()
     if not path.is_file():
-        raise UserError(f"weights: {path} is no file (or write imagenet, bundled, random or auto)")
+        raise UserError(f"weights: {path} is not a file (or write imagenet, bundled, random or auto)")
     return Source("file", path)
 
 
@@ -133,8 +133,9 @@ def load_weights(net: Features, path: Path) -> None:
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
             kind = IncompleteWeights if keys is missing else UserError
             raise kind(
-                f"weights: {path} is no '{net.backbone}': it {what} {', '.join(names[k] for k in keys[:3])}{more}"
+                f"weights: {path} is not a '{net.backbone}': it {what} {', '.join(names[k] for k in keys[:3])}{more}"
             )
+    check_values(path, (given[key] for key in wanted if key in given))
     with torch.no_grad():
         for key, tensor in wanted.items():
             if key in given:
@@ -156,9 +157,20 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     except (OSError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
         raise UserError(f"weights: {path} cannot be read as a weights file ({reason(error)})") from None
     except Exception:  # pickle.UnpicklingError: code instead of tensors, or no checkpoint at all
-        raise UserError(f"weights: {path} is no file of tensors that can be loaded safely") from None
+        raise UserError(f"weights: {path} is not a file of tensors that can be loaded safely") from None
     content = content.get("state_dict", content) if isinstance(content, dict) else content
     named = isinstance(content, dict) and all(isinstance(key, str) for key in content)
     if not named or not all(isinstance(tensor, torch.Tensor) for tensor in content.values()):
         raise UserError(f"weights: {path} holds something else than a state_dict")
     return content
+
+
+def check_values(path: Path, tensors: Iterable[torch.Tensor]) -> None:
+    """Raises UserError for values that no training gives: integers, infinite or NaN ones, nothing but zeros."""
+    tensors = [tensor for tensor in tensors if tensor.ndim]  # without batch norm's counters
+    if any(not tensor.is_floating_point() for tensor in tensors):
+        raise UserError(f"weights: {path} holds integers where weights should be")
+    if any(not tensor.isfinite().all() for tensor in tensors):
+        raise UserError(f"weights: {path} holds values that are not finite")
+    if not any(tensor.any() for tensor in tensors):
+        raise UserError(f"weights: {path} is all zero")

@@ -1,0 +1,123 @@
+"""A run's folder: what is in it, who works there, and what may be replaced."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from torch import nn
+
+from engine.student_file import changes, check_metadata, load_student, read_metadata, save_student
+from models.detector import Detector
+from utils.config import RunConfig
+from utils.console import note
+from utils.errors import UserError
+from utils.files import check_writable
+
+
+class RunFolder:
+    """`<save_path>/<distillType>/<obj>[-<run>]/`."""
+
+    def __init__(self, config: RunConfig):
+        name = config.obj if config.run is None else f"{config.obj}-{config.run}"
+        self.path = Path(config.save_path, config.distillType, name)
+        self.overwrite = config.overwrite
+        self.student_file = self.path / "student.safetensors"
+        self.checkpoint = self.path / "checkpoint.pt"
+        self.metrics_file = self.path / "metrics.json"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Nobody else trains or tests in this folder meanwhile.
+
+        Raises UserError for a folder that cannot be written, or naming the process that works there.
+        """
+        check_writable(self.path)
+        owner = self.path.with_name(f".{self.path.name}.owner")
+        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            with contextlib.suppress(OSError):
+                raise UserError(f"{self.path}: process {owner.read_text(encoding='utf-8')} is working there") from None
+            raise UserError(f"{self.path}: another process is working there") from None
+        try:
+            owner.write_text(str(os.getpid()), encoding="utf-8")
+            yield
+        finally:
+            owner.unlink(missing_ok=True)
+            lock.release()
+
+    def check_replaceable(self, origin: dict[str, Any]) -> None:
+        """Raises UserError where a finished student of another origin would be replaced without having been asked to.
+
+        `origin` may be a part of it, when more is not known yet.
+        """
+        if not self.student_file.exists() or self.overwrite:
+            return
+        try:
+            there = read_metadata(self.student_file).get("origin", {})
+        except UserError as error:
+            raise UserError(f"{error}, or replace it with overwrite=true") from None
+        changed = changes({key: value for key, value in there.items() if key in origin}, origin)
+        if changed:
+            raise UserError(
+                f"{self.path} holds a finished run with other settings ({changed}): give this run a name of its own "
+                "with run=NAME, or replace that one with overwrite=true"
+            )
+
+    def awaits_test(self, origin: dict[str, Any]) -> bool:
+        """Whether there is a finished student of this origin without a test. Raises as `check_replaceable`."""
+        self.check_replaceable(origin)
+        return self.student_file.exists() and not self.overwrite and not self.metrics_file.exists()
+
+    def check_retestable(self, config: RunConfig) -> None:
+        """Raises UserError where the report of a test on other data would be replaced without being asked to."""
+        there = config.data_path
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a damaged report protects nothing
+            there = json.loads(self.metrics_file.read_text(encoding="utf-8"))["config"]["data_path"]
+        if Path(there).resolve() != Path(config.data_path).resolve() and not self.overwrite:
+            raise UserError(f"{self.path} holds the report of a test on {there}: replace it with overwrite=true")
+
+    def load(self, student: nn.Module, expected: dict[str, Any]) -> dict[str, Any]:
+        """Fill the student from its file; returns its metadata.
+
+        Raises UserError when the file is missing, damaged, or of another network or teacher than `expected`.
+        """
+        metadata = read_metadata(self.student_file)
+        check_metadata(self.student_file, metadata, expected)
+        load_student(self.student_file, student)
+        if self.checkpoint.exists():
+            note(f"{self.path} also holds an unfinished training; this is the student of the last finished one")
+        # The teacher itself was compared above, whatever `weights` calls it.
+        then, now = ({k: v for k, v in each["settings"].items() if k != "weights"} for each in (metadata, expected))
+        changed = changes(then, now)
+        if changed and metadata.get("normal"):
+            note(
+                f"the student was trained with other settings ({changed}): scores cannot be compared with its good ones"
+            )
+            metadata["normal"]["source"] = "good images, other settings"
+        return metadata
+
+    def replace_student(
+        self,
+        detector: Detector,
+        metadata: dict[str, Any],
+        config: RunConfig,
+        history: list[dict],
+        best_epoch: dict[str, int],
+    ) -> None:
+        """The finished student and how it was trained, in the place of an earlier one and of what describes it."""
+        from evaluation.report import write_training_report  # draws: loads matplotlib
+
+        for path in (self.metrics_file, self.path / "scores.csv"):
+            path.unlink(missing_ok=True)
+        for name in ("maps", "features"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        save_student(self.student_file, detector.student, metadata)
+        write_training_report(self.path, config, history, best_epoch)
+        self.checkpoint.unlink(missing_ok=True)
