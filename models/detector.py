@@ -50,8 +50,11 @@ class Detector(nn.Module):
         return self.student(self.teacher.normalise(image))
 
     def distance(self, teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
-        """Disagreement at each position of a level, trained and scored alike: two [B,C,h,w] -> [B,1,h,w] float32."""
-        return squared_distance(teacher, student, self.norm)
+        """Disagreement at each position of a level, trained and scored alike: two [B,C,h,w] -> [B,1,h,w] float32.
+
+        In training by the faster formula, whose rounding only matters where the two agree to 1e-6.
+        """
+        return squared_distance(teacher, student, self.norm, exact=not self.training)
 
     def levels(self, teacher: list[torch.Tensor], student: list[torch.Tensor]) -> list[torch.Tensor]:
         """The distance at every level: two L x [B,C,h,w] -> L x [B,1,h,w]."""

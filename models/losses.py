@@ -8,26 +8,35 @@ import torch.nn.functional as F
 EPSILON = 1e-12  # smallest vector length that is divided by, as in torch's normalize
 
 
-def squared_distance(teacher: torch.Tensor, student: torch.Tensor, norm: bool = True) -> torch.Tensor:
+def squared_distance(
+    teacher: torch.Tensor, student: torch.Tensor, norm: bool = True, exact: bool = True
+) -> torch.Tensor:
     """Squared Euclidean distance over channels at each position: two [B,C,H,W] -> [B,1,H,W], float32.
 
     With `norm` both vectors are first scaled to unit length, so the value is 2(1 - cos), in [0, 4]
     (STPM, Wang et al., BMVC 2021, Eq. 1 without the 1/2; twice the distance of DBFAD and MixedTeacher).
+    Not `exact`, it is |t|^2 + |s|^2 - 2 t.s: faster where gradients are wanted, but near-equal vectors cancel, and
+    rounding is all that is left of a distance below 1e-6.
     """
     if not norm:
         return (teacher.float() - student.float()).square().sum(dim=1, keepdim=True)
+    if exact:
+        return (_unit(teacher) - _unit(student)).square().sum(dim=1, keepdim=True)
     tt, ss, ts = _products(teacher, student)
     tn, sn = _length(tt), _length(ss)
     distance = tt / tn.square() + ss / sn.square() - 2 * ts / (tn * sn)
     return distance.clamp_min(0)  # rounding may leave -1e-7 where the vectors agree
 
 
-def cosine_distance(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+def cosine_distance(teacher: torch.Tensor, student: torch.Tensor, exact: bool = True) -> torch.Tensor:
     """One minus the cosine over channels at each position: two [B,C,H,W] -> [B,1,H,W], float32, in [0, 2].
 
     Half the squared distance of unit vectors, but for a vector of zeros: it is at distance 1 from everything here,
-    at half of that there.
+    at half of that there. `exact` as there.
     """
+    if exact:
+        zeros = sum((maps == 0).all(dim=1, keepdim=True).float() for maps in (teacher, student))
+        return 0.5 * (squared_distance(teacher, student) + zeros)
     tt, ss, ts = _products(teacher, student)
     return (1 - ts / (_length(tt) * _length(ss))).clamp_min(0)
 
@@ -47,6 +56,11 @@ def batch_sum(levels: Sequence[torch.Tensor], batch_size: int) -> torch.Tensor:
     meant: a last short batch, or one process's share of a batch, must not count for less.
     """
     return batch_size * sum(level.mean() for level in levels) / len(levels)
+
+
+def _unit(maps: torch.Tensor) -> torch.Tensor:
+    """[B,C,H,W] -> same, float32, each vector over channels of length 1; a vector of zeros stays zero."""
+    return F.normalize(maps.float(), dim=1, eps=EPSILON)
 
 
 def _products(teacher: torch.Tensor, student: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

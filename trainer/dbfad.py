@@ -33,7 +33,7 @@ class DBFADDetector(Detector):
         return self.student(teacher)
 
     def distance(self, teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
-        return 0.5 * squared_distance(teacher, student, self.norm)
+        return 0.5 * squared_distance(teacher, student, self.norm, exact=not self.training)
 
     def combine(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
         return sum_levels(share_out(levels), size)

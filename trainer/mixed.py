@@ -50,7 +50,7 @@ class MixedDetector(Detector):
         return [maps for own_teacher, student in pairs for maps in student(own_teacher.normalise(image))]
 
     def distance(self, teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
-        return 0.5 * squared_distance(teacher, student, self.norm)
+        return 0.5 * squared_distance(teacher, student, self.norm, exact=not self.training)
 
     def parts(self, levels: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """The levels of the first and of the second pair."""

@@ -22,7 +22,7 @@ class RDDetector(Detector):
         return self.student(teacher)
 
     def distance(self, teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
-        return cosine_distance(teacher, student)
+        return cosine_distance(teacher, student, exact=not self.training)
 
     def combine(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
         return sum_levels(levels, size, align_corners=True)

@@ -32,7 +32,7 @@ class RNSTDetector(Detector):
         self.layer_weight = layer_weight
 
     def distance(self, teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
-        return cosine_distance(teacher, student)
+        return cosine_distance(teacher, student, exact=not self.training)
 
     def combine(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
         return sum_levels(share_out(levels) if self.layer_weight == "1/hw" else levels, size)
@@ -92,7 +92,7 @@ class RNSTTrainer(BaseTrainer):
         levels = self.detector.levels(*self.detector.pairs(batch["image"], batch["teacher"]))
         chosen = exemplars(batch["step"], o.n_embed, self.exemplars.images, self.config.seed)
         pairs = self.reminders(self.exemplars.maps_of(chosen))
-        embedding = [0.5 * squared_distance(maps, memory.embed(maps)) for memory, maps in pairs]
+        embedding = [0.5 * squared_distance(maps, memory.embed(maps), exact=False) for memory, maps in pairs]
         orthogonality = sum(alignment(memory, o.orth) for memory, _ in pairs)
         distillation, reminding = batch_sum(levels, o.batch_size), batch_sum(embedding, o.n_embed)
         return distillation + o.lambda1 * reminding + o.lambda2 * orthogonality
