@@ -1,10 +1,10 @@
-"""DBFAD's training and map: numeric checks of specs/dbfad_mixed_rn_sspcab.md section 1.8; networks are elsewhere."""
+"""DBFAD's training and map, as in the authors' code (github.com/SimonThomine/DBFAD, 385e68a)."""
 
 import pytest
 import torch
 
-from datasets.readers.mvtec import split_train
-from engine.state import Training
+from engine.loading import split_train
+from engine.state import TrainState
 from models.losses import batch_sum
 from tests.conftest import HeldOut, count
 from trainer import build_trainer
@@ -28,17 +28,19 @@ def features(batch, channel, sign=1.0, sizes=(64, 64, 32, 16)):
 @pytest.mark.parametrize(
     ("batch", "channel", "sign", "loss"), [(1, 1, 1, 1.0), (4, 1, 1, 4.0), (1, 0, -1, 2.0), (1, None, 0, 0.5)]
 )
-def test_check_5_loss(trainer, batch, channel, sign, loss):
-    levels = trainer.level_maps(features(batch, 0), features(batch, channel, sign))
+def test_loss_of_constant_features_is_summed_over_a_batch(trainer, batch, channel, sign, loss):
+    levels = trainer.detector.levels(features(batch, 0), features(batch, channel, sign))
     assert batch_sum(levels, batch).item() == pytest.approx(loss)
 
 
-def test_check_6_constant_map(trainer):
-    final = trainer.final_map(trainer.level_maps(features(1, 0), features(1, 1)), (256, 256))
+def test_map_of_constant_features_shares_each_level_out_over_its_positions(trainer):
+    """2/4096 + 1/1024 + 1/256."""
+    detector = trainer.detector
+    final = detector.final_map(detector.levels(features(1, 0), features(1, 1)), (256, 256))
     torch.testing.assert_close(final, torch.full((1, 1, 256, 256), 0.00537109375), rtol=1e-5, atol=0)
 
 
-def test_check_8_blur():
+def test_blur_of_an_impulse_and_of_a_plain_image():
     impulse = torch.zeros(1, 3, 7, 7)
     impulse[:, :, 3, 3] = 1
     blurred = blur(impulse)[0, 0]
@@ -49,26 +51,26 @@ def test_check_8_blur():
 
 
 def test_training_and_validation_see_blurred_images_and_tests_do_not(trainer, monkeypatch):
-    seen = []
-    forward = trainer.teacher.net.forward
-    monkeypatch.setattr(trainer.teacher.net, "forward", lambda image: seen.append(image.clone()) or forward(image))
+    seen, fitted = [], []
+    forward = trainer.teacher.forward
+    monkeypatch.setattr(trainer.teacher, "forward", lambda image: seen.append(image.clone()) or forward(image))
     monkeypatch.setattr("trainer.dbfad.blur", lambda image: torch.full_like(image, 7.0))
+    monkeypatch.setattr(trainer, "on_fit_end", lambda val: fitted.append(len(seen)))
     trainer.train()
-    held_out = trainer.record["normal"]["scores"]
+    held_out = trainer.metadata["normal"]["scores"]
     trainer.test()
-    # Size and features of training and held-out images come first; then the finished student's scores.
-    training, testing = seen[:4], seen[4:]
-    assert all((image == 7).all() for image in training)
+    training, testing = seen[: fitted[0]], seen[fitted[0] :]
+    assert len(training) > 1 and all((image == 7).all() for image in training)
     assert len(testing) > 1 and all((image != 7).any() for image in testing)
     assert len(held_out) == 3  # of 10, as a test would score them
 
 
-def test_check_10_split_and_steps():
+def test_split_and_steps_of_mvtecs_carpet():
     train, val = split_train(280, 0.3, 0)
     assert (len(train), len(val), -(-len(train) // 4)) == (196, 84, 49)
 
 
-def test_recipe(trainer):
+def test_optimizer_plateau_and_defaults(trainer):
     adam, schedule = trainer.build_optimizer(10)
     (group,) = adam.param_groups
     assert isinstance(adam, torch.optim.Adam) and (group["lr"], group["betas"]) == (0.005, (0.9, 0.999))
@@ -79,18 +81,18 @@ def test_recipe(trainer):
 
 def run(trainer, scores):
     """Epochs with these validation scores; the learning rate after each, and how many were trained."""
-    training, rates = Training(trainer.student, *trainer.build_optimizer(1), False), []
+    state, rates = TrainState(trainer.student, *trainer.build_optimizer(1)), []
     for score in scores:
-        if training.is_stale(trainer.patience):
+        if state.is_stale(trainer.recipe().patience):
             break
-        training.end_epoch({}, {"": score})
-        rates.append(training.optimizer.param_groups[0]["lr"])
-    return training, rates
+        state.end_epoch({}, {"": score})
+        rates.append(state.optimizer.param_groups[0]["lr"])
+    return state, rates
 
 
-def test_plateau_and_early_stopping(trainer):
-    training, rates = run(trainer, [3.0, 1.0] + [2.0] * 30)
-    assert training.kept == 2 and len(training.history) == 12  # 10 epochs without a better one
+def test_plateau_lowers_the_rate_and_training_stops_early(trainer):
+    state, rates = run(trainer, [3.0, 1.0] + [2.0] * 30)
+    assert state.kept == 2 and len(state.history) == 12  # 10 epochs without a better one
     assert rates[:7] == [0.005] * 7 and rates[7] == pytest.approx(0.0005)  # the 6th of them
 
 
@@ -103,36 +105,36 @@ def test_early_stopping_in_a_run(config, monkeypatch, capsys):
     monkeypatch.setattr(trainer, "validate", lambda val: 1.0)
     trainer.train()
     assert "stopped after epoch 3: 2 epochs without a better validation score" in capsys.readouterr().err
-    assert trainer.record["best_epoch"] == 1
+    assert trainer.metadata["best_epoch"] == 1
     assert len((trainer.run_dir / "training.csv").read_text().splitlines()) == 4
 
 
 def test_without_held_out_images_it_trains_to_the_end(config):
     trainer = build_trainer(config("dbfad", {"epochs": 3, "early_stop": 1, "val_ratio": 0}))
     trainer.train()
-    assert trainer.record["best_epoch"] == 3
+    assert trainer.metadata["best_epoch"] == 3
 
 
 def test_plateau_goes_on_in_a_resumed_run(config, monkeypatch):
     """Five epochs without a better loss lie before the interruption, the sixth, which lowers the rate, after it."""
     raw = config("dbfad", {"epochs": 8, "early_stop": 20})
-    save = Training.save
+    save = TrainState.save
 
-    def save_and_die(training, *where):
-        training._next_save = 0.0
-        save(training, *where)
-        if len(training.history) == 6:
+    def save_and_die(state, *where):
+        state._next_save = 0.0
+        save(state, *where)
+        if len(state.history) == 6:
             raise KeyboardInterrupt
 
     monkeypatch.setattr("trainer.dbfad.DBFADTrainer.validate", lambda self, val: 1.0)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Training, "save", save_and_die)
+        patch.setattr(TrainState, "save", save_and_die)
         build_trainer(raw).train()
     trainer = build_trainer(raw)
     trainer.train()
     rows = (trainer.run_dir / "training.csv").read_text().splitlines()
     assert [row.split(",")[1] for row in rows[1:]] == ["0.005"] * 7 + ["0.0005"]
-    assert trainer.record["best_epoch"] == 1
+    assert trainer.metadata["best_epoch"] == 1
 
 
 def test_validation_sees_images_as_precise_as_training_does(config, monkeypatch):
@@ -151,23 +153,24 @@ def test_validation_is_the_mean_loss(trainer):
     assert score == pytest.approx(weighted, rel=1e-5)  # in the units of the training loss
 
 
-def test_sspcab_loss_by_its_weight(config):
+def test_the_sspcabs_loss_counts_by_its_weight(config):
     image = torch.rand(2, 3, 64, 64)
     losses = []
     for weight in (0.0, 0.1, 0.2):
         trainer = build_trainer(config("dbfad", {"sspcab_weight": weight}, precision="fp32"))
+        image = trainer.compute.images(image)
         losses.append(trainer.loss({"image": image, "teacher": trainer.teacher(image)}).item())
     assert losses[1] > losses[0] and losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], rel=1e-3)
 
 
-def test_domain_generalisation_variant_trains(config):
+def test_the_variant_without_links_trains(config):
     trainer = build_trainer(config("dbfad", {"residual": False, "epochs": 1}))
     assert count(trainer.student.links) == 0
     trainer.train()
     assert "aupro" in trainer.test()
 
 
-def test_sizes_and_levels(config):
+def test_sizes_and_levels_that_fit_and_those_that_do_not(config):
     raw = config("dbfad", {"epochs": 1, "img_size": [96, 128]}, backbone="mobilenetv3_small_100")
     trainer = build_trainer(raw)
     trainer.train()

@@ -1,4 +1,7 @@
-"""RNST and RNRD: numeric checks of specs/dbfad_mixed_rn_sspcab.md section 3.11, and what earlier codes got wrong."""
+"""RNST and RNRD (Gu et al., ICCV 2023), by hand and as in the only public code, and what earlier codes got wrong.
+
+The public code is not the authors' (github.com/SimonThomine/RememberingNormality, b851e06).
+"""
 
 import numpy as np
 import pytest
@@ -29,11 +32,10 @@ def query(*vector):
     return torch.tensor(vector, dtype=torch.float32).view(1, -1, 1, 1)
 
 
-@pytest.mark.parametrize("channels", [64, 128, 256, 512, 1024, 2048])
-def test_check_1_the_memory_is_learned_and_saved(channels):
+def test_a_memory_is_learned_and_saved():
     """The earlier toolkit's were tensors on the GPU that no optimizer and no file knew."""
-    net = NormalityMemory(50, channels)
-    assert count(net) == 100 * channels and set(net.state_dict()) == {"keys", "values"}
+    net = NormalityMemory(50, 64)
+    assert count(net) == 6400 and set(net.state_dict()) == {"keys", "values"}
 
 
 @pytest.mark.parametrize(
@@ -45,12 +47,12 @@ def test_check_1_the_memory_is_learned_and_saved(channels):
         ("wide_resnet50_2", 9_362_496, 76_800),  # a wide teacher has a student of ordinary width
     ],
 )
-def test_check_1_forward_students(config, backbone, without, memories):
+def test_parameters_of_forward_students(config, backbone, without, memories):
     student = build_trainer(config("rnst", backbone=backbone)).student
     assert count(student.memories) == memories and count(student) == without + memories
 
 
-def test_forward_parts():
+def test_parameters_of_the_forward_students_parts():
     with torch.device("meta"):
         net = RememberingStudent(resnet_plan("resnet18"), R18, [NormalityMemory(50, c) for c in R18[:-1]])
     assert [count(part) for part in (net.stem, *net.stages)] == [9_408 + 128, 147_968, 607_488, 2_427_392]
@@ -65,7 +67,7 @@ def test_forward_parts():
         ("wide_resnet50_2", 37_303_808, 358_400),
     ],
 )
-def test_check_1_reverse_decoders(backbone, without, memories):
+def test_parameters_of_reverse_decoders(backbone, without, memories):
     with torch.device("meta"):
         channels = Features(backbone, [1, 2, 3]).channels
         sizes = [2 * channels[2], channels[2], channels[1]]
@@ -74,7 +76,7 @@ def test_check_1_reverse_decoders(backbone, without, memories):
     assert count(decoder.memories) == memories and count(decoder) == without + memories
 
 
-def test_check_2_two_items():
+def test_a_memory_of_two_items_by_hand():
     net = memory([[0.0, 1.0], [1.0, 0.0]], [[2.0, 0.0], [0.0, 4.0]])
     q = query(3, 0)
     torch.testing.assert_close(net.recall(q), query(0.537883, 2.924234), atol=1e-5, rtol=0)
@@ -83,7 +85,7 @@ def test_check_2_two_items():
     assert alignment(net, "signed").item() == pytest.approx(0.5)
 
 
-def test_check_3_weights_are_nearly_uniform_at_temperature_1():
+def test_weights_of_50_items_are_nearly_uniform_at_temperature_1():
     keys, values = -torch.ones(50, 1), torch.zeros(50, 1)
     keys[0], values[0] = 1, 1
     assert memory(keys, values).recall(query(5)).item() == pytest.approx(0.1310371, abs=1e-6)
@@ -92,13 +94,13 @@ def test_check_3_weights_are_nearly_uniform_at_temperature_1():
     torch.testing.assert_close(one_hot[1:], torch.full((49,), 0.0193355), atol=1e-6, rtol=0)
 
 
-def test_temperature():
+def test_a_low_temperature_picks_one_item():
     net = memory(torch.eye(50), torch.eye(50))
     net.temperature = 0.1
     assert net.recall(query(*torch.eye(50)[0])).flatten()[0].item() == pytest.approx(0.9978, abs=1e-4)
 
 
-def test_check_4_orthogonality():
+def test_alignment_of_equal_and_of_opposite_keys_and_values():
     same = memory(torch.eye(64)[:50], torch.eye(64)[:50])
     maps = torch.randn(2, 64, 3, 3)
     torch.testing.assert_close(same.recall(maps), same.embed(maps))
@@ -108,7 +110,7 @@ def test_check_4_orthogonality():
     assert alignment(opposite, "abs").item() == pytest.approx(1)
 
 
-def test_check_5_the_read_by_its_definition():
+def test_recall_by_its_definition():
     torch.manual_seed(0)
     net, maps = NormalityMemory(50, 64), torch.randn(3, 64, 4, 5)
     expected = torch.empty_like(maps)
@@ -120,7 +122,7 @@ def test_check_5_the_read_by_its_definition():
 
 
 @pytest.mark.parametrize(("size", "sides"), [(256, (64, 32, 16)), (224, (56, 28, 14))])
-def test_check_6_shapes_forward(config, size, sides):
+def test_shapes_of_the_forward_maps(config, size, sides):
     trainer = build_trainer(config("rnst", {"img_size": size}))
     teacher, student = trainer.features(torch.rand(1, 3, size, size))
     assert [m.shape for m in teacher] == [m.shape for m in student]
@@ -128,7 +130,7 @@ def test_check_6_shapes_forward(config, size, sides):
 
 
 @torch.inference_mode()
-def test_check_6_shapes_of_a_wide_teacher():
+def test_shapes_for_a_wide_teacher():
     plan, channels = resnet_plan("wide_resnet50_2"), [256, 512, 1024]
     forward = RememberingStudent(plan, channels, [NormalityMemory(50, c) for c in channels[:-1]])
     reverse = Decoder(plan, channels, {k: NormalityMemory(50, n) for k, n in enumerate((2048, 1024, 512))})
@@ -136,7 +138,7 @@ def test_check_6_shapes_of_a_wide_teacher():
         assert [tuple(m.shape[1:]) for m in maps] == [(256, 64, 64), (512, 32, 32), (1024, 16, 16)]
 
 
-def test_check_6_shapes_reverse(config):
+def test_shapes_of_the_reverse_maps(config):
     trainer = build_trainer(config("rnrd", {"img_size": 224, "memories": [0, 1, 2]}))
     teacher, student = trainer.features(torch.rand(1, 3, 224, 224))
     assert [m.shape for m in teacher] == [m.shape for m in student]
@@ -158,7 +160,8 @@ def mean_and_centre(maps):
 
 
 @torch.inference_mode()
-def test_check_7_unit_fill():
+def test_values_of_unit_filled_networks():
+    """Derivable by hand away from the border; the public code gives the same means."""
     plan = resnet_plan("resnet18")
     forward = fill_memories(RememberingStudent(plan, R18, [NormalityMemory(50, c) for c in R18[:-1]]))
     found = mean_and_centre(forward(torch.ones(1, 3, 256, 256)))
@@ -175,8 +178,7 @@ def test_check_7_unit_fill():
 
 def rnst(config, training=None, **top):
     trainer = build_trainer(config("rnst", training, precision="fp32", **top))
-    exemplar = torch.rand(1, 3, 64, 64)
-    trainer.exemplars = Exemplars(trainer, exemplar)
+    trainer.exemplars = Exemplars(trainer, trainer.compute.images(torch.rand(1, 3, 64, 64)))
     return trainer
 
 
@@ -199,23 +201,23 @@ def one_hot(channel, batch=1, sizes=(64, 32, 16)):
     return maps
 
 
-def test_check_8_distillation_and_maps(config, monkeypatch):
+def test_loss_and_maps_of_orthogonal_features(config, monkeypatch):
     for images in (1, 4):
         trainer = rnst(config, {"lambda1": 0.0, "lambda2": 0.0, "batch_size": images})
-        student = one_hot(1, images)
-        monkeypatch.setattr(trainer, "student_maps", lambda image, teacher, maps=student: maps)
-        loss = trainer.loss({"image": None, "teacher": one_hot(0, images), "step": 0})
+        student, image = one_hot(1, images), torch.zeros(images, 3, 64, 64)
+        monkeypatch.setattr(trainer.detector, "student_maps", lambda image, teacher, maps=student: maps)
+        loss = trainer.loss({"image": image, "teacher": one_hot(0, images), "step": 0})
         assert loss.item() == pytest.approx(images)  # summed over the batch: the lambdas belong to that
     for weight, value in (("none", 3.0), ("1/hw", 0.005126953)):
-        trainer = rnst(config, {"layer_weight": weight})
-        final = trainer.final_map(trainer.level_maps(one_hot(0), one_hot(1)), (256, 256))
+        detector = rnst(config, {"layer_weight": weight}).detector
+        final = detector.final_map(detector.levels(one_hot(0), one_hot(1)), (256, 256))
         torch.testing.assert_close(final, torch.full((1, 1, 256, 256), value), rtol=1e-5, atol=0)
 
 
 def gradients(config, **weights):
     """Whether keys, values and convolutions get a gradient from the terms whose weights are given."""
     trainer = rnst(config, weights)
-    image = torch.rand(2, 3, 64, 64)
+    image = trainer.compute.images(torch.rand(2, 3, 64, 64))
     student = trainer.student
     batch = {"image": image, "teacher": trainer.teacher(image), "step": 0}
     trainer.loss(batch).backward()
@@ -230,10 +232,10 @@ def gradients(config, **weights):
     }
 
 
-def test_check_9_who_learns_from_what(config, monkeypatch):
+def test_which_term_teaches_what(config, monkeypatch):
     assert gradients(config, lambda1=0.0, lambda2=0.0) == {"keys": True, "values": True, "stages": True}
     # Without distillation: the embedding term teaches values alone, the orthogonality term keys and values.
-    monkeypatch.setattr("trainer.remembering.RNSTTrainer.level_maps", lambda self, t, s: [torch.zeros(1, 1, 1, 1)])
+    monkeypatch.setattr("trainer.remembering.RNSTDetector.levels", lambda self, t, s: [torch.zeros(1, 1, 1, 1)])
     assert gradients(config, lambda1=1.0, lambda2=0.0) == {"keys": False, "values": True, "stages": False}
     assert gradients(config, lambda1=0.0, lambda2=1.0) == {"keys": True, "values": True, "stages": False}
 
@@ -245,7 +247,7 @@ def test_lambda1_and_lambda2_are_two_keys(config, monkeypatch):
         for value in (0.0, 1.0):
             trainer = rnst(config, {"lambda1": 0.0, "lambda2": 0.0} | {key: value})
             torch.manual_seed(0)
-            image = torch.rand(2, 3, 64, 64)
+            image = trainer.compute.images(torch.rand(2, 3, 64, 64))
             trainer.exemplars.image = image[:1]
             losses[key, value] = trainer.loss({"image": image, "teacher": trainer.teacher(image), "step": 0}).item()
     assert losses["lambda1", 0.0] == losses["lambda2", 0.0]
@@ -255,11 +257,12 @@ def test_lambda1_and_lambda2_are_two_keys(config, monkeypatch):
 
 def test_reminders_pair_each_memory_with_its_level(config):
     forward = build_trainer(config("rnst", precision="fp32"))
-    teacher = forward.teacher(torch.rand(1, 3, 64, 64))
+    image = forward.compute.images(torch.rand(1, 3, 64, 64))
+    teacher = forward.teacher(image)
     assert [maps is teacher[k] for k, (_, maps) in enumerate(forward.reminders(teacher))] == [True, True]
     for places in ([0, 1, 2], [1, 2], [2]):
         reverse = build_trainer(config("rnrd", {"memories": places}, precision="fp32"))
-        teacher = reverse.teacher(torch.rand(1, 3, 64, 64))
+        teacher = reverse.teacher(image)
         pairs = reverse.reminders(teacher)
         assert [memory.keys.shape[1] for memory, _ in pairs] == [(512, 256, 128)[k] for k in places]
         assert [maps.shape[1] for _, maps in pairs] == [(512, 256, 128)[k] for k in places]
@@ -279,15 +282,16 @@ def test_layer4_is_for_exemplars_alone(config):
     trainer = build_trainer(config("rnrd", {"memories": [0, 1, 2]}))
     computed = []
     trainer.teacher.net.deepest.register_forward_hook(lambda *_: computed.append(1))
-    trainer.anomaly_map(torch.rand(1, 3, 64, 64))
+    image = trainer.compute.images(torch.rand(1, 3, 64, 64))
+    trainer.anomaly_map(image)
     assert not computed
-    trainer.reminders(trainer.teacher(torch.rand(1, 3, 64, 64)))
+    trainer.reminders(trainer.teacher(image))
     assert computed == [1]
 
 
 @pytest.mark.parametrize("method", ["rnst", "rnrd"])
 @pytest.mark.parametrize("one_cycle", [True, False])
-def test_recipes(config, method, one_cycle):
+def test_optimizers_and_schedules(config, method, one_cycle):
     trainer = build_trainer(config(method, {"one_cycle": one_cycle}))
     optimizer, schedule = trainer.build_optimizer(100)
     assert {id(p) for g in optimizer.param_groups for p in g["params"]} == set(map(id, trainer.student.parameters()))
@@ -302,11 +306,9 @@ def test_recipes(config, method, one_cycle):
         assert schedule is None
 
 
-@pytest.mark.parametrize("method", ["rnst", "rnrd"])
-def test_check_10_a_fresh_process_reproduces_the_scores(tiny_mvtec, tmp_path, method):
+def test_a_fresh_process_reproduces_the_scores(tiny_mvtec, tmp_path):
     """In the earlier toolkit phase=test crashed, and a restored student had another, random memory."""
-    training = {"memories": [0, 1, 2]} if method == "rnrd" else {}
-    raw = small(method, training, data_path=str(tiny_mvtec), save_path=str(tmp_path))
+    raw = small("rnrd", {"memories": [0, 1, 2]}, data_path=str(tiny_mvtec), save_path=str(tmp_path))
     trainer = build_trainer(raw)
     trainer.train()
     trainer.test()
@@ -329,7 +331,7 @@ def test_memories_that_the_decoder_has_no_place_for(config, places):
 
 
 def test_other_errors_do_not_blame_the_memory(config):
-    with pytest.raises(UserError, match="timm knows no 'resnet81'; did you mean [^;]*$"):
+    with pytest.raises(UserError, match="no.* 'resnet81'; did you mean [^;]*$"):
         build_trainer(config("rnrd", {"memories": [0, 1, 2]}, backbone="resnet81"))
     with pytest.raises(UserError, match="out_indice: with memory 0 the levels must lie in 1 to 3"):
         build_trainer(config("rnrd", {"memories": [0]}, out_indice=[3, 4]))
@@ -345,7 +347,7 @@ def test_reading_is_done_in_full_precision():
         assert torch.equal(net.recall(maps), exact) and net.alignment().dtype == torch.float32
 
 
-def test_gradient_beside_its_host(config, monkeypatch):
+def test_scale_of_the_loss_beside_its_hosts(config, monkeypatch):
     """RNST's loss of a batch of 32 is 32 / 6 of STPM's: a sum over images, a mean over three levels of half of it."""
     teacher = [torch.rand(2, 4, n, n) for n in (16, 8, 4)]
     student = [torch.rand(2, 4, n, n) for n in (16, 8, 4)]
@@ -353,9 +355,9 @@ def test_gradient_beside_its_host(config, monkeypatch):
     for method in ("st", "rnst"):
         weights = {"lambda1": 0.0, "lambda2": 0.0} if method == "rnst" else {}
         trainer = build_trainer(config(method, {"batch_size": 32} | weights, precision="fp32"))
-        trainer.exemplars = Exemplars(trainer, torch.rand(1, 3, 64, 64))
-        monkeypatch.setattr(trainer, "student_maps", lambda image, maps: student)
-        losses[method] = trainer.loss({"image": None, "teacher": teacher, "step": 0}).item()
+        trainer.exemplars = Exemplars(trainer, trainer.compute.images(torch.rand(1, 3, 64, 64)))
+        monkeypatch.setattr(trainer.detector, "student_maps", lambda image, maps: student)
+        losses[method] = trainer.loss({"image": torch.zeros(2, 3, 64, 64), "teacher": teacher, "step": 0}).item()
     assert losses["rnst"] / losses["st"] == pytest.approx(32 / 6, rel=1e-5)
 
 
@@ -371,7 +373,9 @@ def test_a_batch_smaller_than_the_exemplars_trains_whole_epochs(config):
     assert len((trainer.run_dir / "training.csv").read_text().splitlines()) == 3
 
 
-def test_teacher_features_of_exemplars_are_not_computed_again(config, monkeypatch):
+def test_teacher_features_of_exemplars_are_not_computed_again(config, device, monkeypatch):
+    if device.type == "cuda":
+        pytest.skip("features are cached on a CPU alone: a GPU computes them faster than it fetches them")
     trainer = build_trainer(config("rnst"))
     calls = []
     forward = trainer.teacher.net.forward
