@@ -1,4 +1,4 @@
-"""MixedTeacher: the numeric checks of specs/dbfad_mixed_rn_sspcab.md section 2.9, and what earlier codes got wrong."""
+"""MixedTeacher (Thomine et al., VISAPP 2023), as in its code (github.com/SimonThomine/MixedTeacher, a99e28f)."""
 
 import csv
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from datasets.readers.mvtec import split_train
+from engine.loading import split_train
+from engine.student_file import read_metadata
 from models.blocks import BASIC
 from models.mixed import HalvedFeatures, ReducedResNet
 from models.teachers.features import Features
@@ -24,11 +25,11 @@ def trainer(config):
     return build_trainer(config("mixed", backbone=NETS, out_indice=LEVELS, precision="fp32"))
 
 
-def test_check_1_parameters(trainer):
+def test_parameters(trainer):
     first, second = trainer.student.first, trainer.student.second
     assert count(first) == 317_888 and [count(stage) for stage in first.stages] == [78_208, 230_144]
     assert count(first.stem) == 9_408 + 128
-    assert count(trainer.teacher.net.first) == 683_072 and count(second) == 3_595_388
+    assert count(trainer.teacher.first) == 683_072 and count(second) == 3_595_388
     assert count(trainer.student) == 3_913_276
 
 
@@ -39,7 +40,7 @@ def test_check_1_parameters(trainer):
         (224, [(64, 28, 28), (128, 14, 14), (112, 14, 14), (320, 7, 7)]),
     ],
 )
-def test_check_2_shapes(trainer, size, shapes):
+def test_shapes(trainer, size, shapes):
     teacher, student = trainer.features(torch.rand(1, 3, size, size))
     assert [tuple(m.shape[1:]) for m in teacher] == [tuple(m.shape[1:]) for m in student] == shapes
 
@@ -52,7 +53,7 @@ def test_odd_sizes_fit_too(size):
 
 
 @torch.inference_mode()
-def test_check_3_unit_fill():
+def test_values_of_the_unit_filled_student():
     maps = unit_fill(ReducedResNet([1, 2]))(torch.ones(1, 3, 256, 256))
     expected = [(1.934356, 1.999976), (3.676733, 3.999918)]
     for level, (mean, centre) in zip(maps, expected, strict=True):
@@ -68,18 +69,18 @@ def one_hot(channel, batch=1):
     return maps
 
 
-def test_check_4_orthogonal_features(trainer, monkeypatch):
+def test_maps_of_orthogonal_features(trainer, monkeypatch):
     seen = []
     monkeypatch.setattr("trainer.mixed.fuse", lambda local, context, how: seen.append((local, context)) or local)
-    levels = trainer.level_maps(one_hot(0), one_hot(1))
-    trainer.combine(levels, (256, 256))
+    levels = trainer.detector.levels(one_hot(0), one_hot(1))
+    trainer.detector.combine(levels, (256, 256))
     local, context = seen[0]
     torch.testing.assert_close(local, torch.full((1, 1, 256, 256), 0.0048828125))
     torch.testing.assert_close(context, torch.full((1, 1, 256, 256), 0.01953125))
     assert fuse(local, context, "reference").abs().max() == 0
 
 
-def test_check_5_fusion_by_hand():
+def test_fusion_by_hand():
     local, context = torch.ones(1, 1, 2, 2), torch.tensor([[3.0, 0.0], [4.0, 2.0]]).view(1, 1, 2, 2)
     expected = torch.tensor([[2.4, 0.0], [3.2, 4.0]]).view(1, 1, 2, 2)
     torch.testing.assert_close(fuse(local, context, "reference"), expected)
@@ -87,7 +88,7 @@ def test_check_5_fusion_by_hand():
     torch.testing.assert_close(fuse(local, context, "product"), expected)
 
 
-def test_check_6_only_product_is_the_same_from_every_side():
+def test_only_product_is_the_same_from_every_side():
     local, context = torch.rand(2, 2, 1, 5, 5)
     for how, same in (("reference", False), ("product", True)):
         turned = fuse(local.mT, context.mT, how).mT
@@ -103,18 +104,18 @@ def test_each_image_has_its_own_range(how):
     torch.testing.assert_close(fuse(local, context, how), alone)
 
 
-def test_check_7_a_copied_teacher_has_nothing_to_learn(trainer):
+def test_a_copied_teacher_has_nothing_to_learn(trainer):
     """So students start from random weights; the published code copies the teacher's."""
-    image = torch.rand(2, 3, 64, 64)
+    image = trainer.compute.images(torch.rand(2, 3, 64, 64))
     batch = {"image": image, "teacher": trainer.teacher(image)}
     trainer.student.eval()
     with torch.inference_mode():
         assert trainer.pair_losses(batch)[1] > 0.1
-        trainer.student.second.load_state_dict(trainer.teacher.net.second.state_dict())
+        trainer.student.second.load_state_dict(trainer.teacher.second.net.state_dict())
         assert trainer.pair_losses(batch)[1] == 0
 
 
-def test_check_8_one_cycle(trainer):
+def test_one_cycle_of_learning_rate_and_momentum(trainer):
     adam, schedule = trainer.build_optimizer(1000)
     seen = []
     for _ in range(1000):
@@ -130,7 +131,7 @@ def test_check_8_one_cycle(trainer):
     assert betas[-1] == pytest.approx(0.95, abs=1e-4)
 
 
-def test_check_9_split_and_steps():
+def test_split_and_steps_of_mvtecs_carpet():
     train, val = split_train(280, 0.2, 0)
     assert (len(train), len(val), -(-len(train) // MixedTrainer.Options().batch_size)) == (224, 56, 28)
 
@@ -138,8 +139,8 @@ def test_check_9_split_and_steps():
 def test_loss_sums_over_a_batch(config, monkeypatch):
     for images in (1, 4):
         trainer = build_trainer(config("mixed", {"batch_size": images}, backbone=NETS, out_indice=LEVELS))
-        monkeypatch.setattr(trainer, "student_maps", lambda image, teacher, n=images: one_hot(1, n))
-        losses = trainer.pair_losses({"image": None, "teacher": one_hot(0, images)})
+        monkeypatch.setattr(trainer.detector, "student_maps", lambda image, teacher, n=images: one_hot(1, n))
+        losses = trainer.pair_losses({"image": torch.zeros(images, 3, 64, 64), "teacher": one_hot(0, images)})
         assert losses.tolist() == pytest.approx([images, images])
 
 
@@ -154,7 +155,7 @@ def test_each_pair_keeps_its_own_best_epoch(config, monkeypatch):
 
     monkeypatch.setattr(trainer, "validate", validate)
     trainer.train()
-    assert trainer.record["best_epoch"] == {"first": 2, "second": 1}
+    assert trainer.metadata["best_epoch"] == {"first": 2, "second": 1}
     for key, value in trainer.student.state_dict().items():
         assert torch.equal(value, states[1 if key.startswith("first.") else 0][key])
     with (trainer.run_dir / "training.csv").open(newline="") as file:
@@ -178,10 +179,10 @@ def test_other_pairs_train_and_come_back(config, backbone, levels):
     raw = config("mixed", {"epochs": 1}, backbone=backbone, out_indice=levels)
     trainer = build_trainer(raw)
     trainer.train()
-    figures = trainer.test()
+    metrics = trainer.test()
     again = build_trainer(raw, ["phase=test"])
     again.load()
-    assert again.test() == figures and set(trainer.record["weights"]) == set(backbone)
+    assert again.test() == metrics and [each["backbone"] for each in trainer.metadata["teachers"]] == backbone
 
 
 def test_weights_for_each_pair(config, tmp_path):
@@ -190,11 +191,47 @@ def test_weights_for_each_pair(config, tmp_path):
         paths.append(str(tmp_path / f"{backbone}.safetensors"))
         save_file(Features(backbone, levels).net.state_dict(), paths[-1])
     trainer = build_trainer(config("mixed", backbone=NETS, out_indice=LEVELS, weights=paths))
-    assert trainer.record["weights"] == dict(zip(NETS, paths, strict=True))
+    assert [each["weights"] for each in trainer.metadata["teachers"]] == paths
     given = load_file(paths[1])
-    assert torch.equal(trainer.teacher.net.second.net.state_dict()["conv_stem.weight"], given["conv_stem.weight"])
+    assert torch.equal(trainer.teacher.second.net.net.state_dict()["conv_stem.weight"].cpu(), given["conv_stem.weight"])
     with pytest.raises(UserError, match="weights"):
         build_trainer(config("mixed", backbone=NETS, out_indice=LEVELS, weights=paths[:1]))
+
+
+def test_two_teachers_of_one_backbone_are_recorded_each_with_its_weights(config, tmp_path):
+    backbone, levels, paths = ["resnet18", "resnet18"], [[1, 2], [3]], []
+    for name, out_indice in zip("ab", levels, strict=True):
+        paths.append(str(tmp_path / f"{name}.safetensors"))
+        save_file(Features("resnet18", out_indice).net.state_dict(), paths[-1])
+    trainer = build_trainer(config("mixed", backbone=backbone, out_indice=levels, weights=paths))
+    trainer.run_dir.mkdir(parents=True)
+    trainer.save()
+    recorded = read_metadata(trainer.folder.student_file)["teachers"]
+    assert [(each["backbone"], each["weights"]) for each in recorded] == [("resnet18", path) for path in paths]
+    for kept, path in ((trainer.teacher.first.net.features, paths[0]), (trainer.teacher.second.net, paths[1])):
+        assert torch.equal(kept.net["conv1"].weight.cpu(), load_file(path)["conv1.weight"])
+
+
+def test_each_teacher_and_its_student_see_images_normalised_by_the_teachers_own_statistics(config, monkeypatch):
+    """EfficientNet-Lite's weights were trained with mean and standard deviation 0.5, the ResNet's with ImageNet's."""
+    trainer = build_trainer(
+        config("mixed", backbone=["resnet18", "tf_efficientnet_lite0.in1k"], out_indice=LEVELS, precision="fp32")
+    )
+    teacher, student, seen = trainer.teacher, trainer.student, {}
+    parts = {"teacher 1": teacher.first.net, "student 1": student.first}
+    parts |= {"teacher 2": teacher.second.net, "student 2": student.second}
+    for name, net in parts.items():
+        monkeypatch.setattr(
+            net, "forward", lambda image, name=name, run=net.forward: seen.update({name: image}) or run(image)
+        )
+    image = torch.rand(2, 3, 64, 64)
+    trainer.features(image)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    for name, expected in (("1", (image - mean) / std), ("2", (image - 0.5) / 0.5)):
+        torch.testing.assert_close(seen[f"teacher {name}"].cpu(), expected)
+        assert torch.equal(seen[f"student {name}"], seen[f"teacher {name}"])
+    recorded = [(each["mean"], each["std"]) for each in trainer.metadata["teachers"]]
+    assert recorded == [((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), ((0.5,) * 3, (0.5,) * 3)]
 
 
 @pytest.mark.parametrize(
