@@ -1,32 +1,45 @@
 """Where and in which precision a run computes."""
 
 import contextlib
+import copy
 import ctypes
 import os
 import platform
 import sys
+import time
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import nn
 
 from models.detector import unit_range
 from utils.errors import UserError
+from utils.ranks import world_size
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
+ALL_THREADS = torch.get_num_threads()  # what the environment asks for, or one a core
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one. Raises UserError for a CUDA device that is not there."""
+    """`auto` is CUDA where there is one, this process's own card under torchrun.
+
+    Raises UserError for a device that is not there or that the toolkit does not support.
+    """
+    if name == "mps":
+        raise UserError(
+            "device: mps (Apple's GPU) is not supported; write cpu, or cuda on a machine with an NVIDIA GPU"
+        )
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         name = "cuda" if available else "cpu"
     device = torch.device(name)
     if device.type == "cuda":
+        if device.index is not None and world_size() > 1:
+            raise UserError(f"device: under torchrun each process takes a GPU of its own; write cuda instead of {name}")
         index = int(os.environ.get("LOCAL_RANK", 0)) if device.index is None else device.index
         if index >= available:
             raise UserError(f"device: '{name}' is not there (this machine has {available} CUDA devices)")
@@ -35,14 +48,23 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 where the hardware multiplies it, else float16 on CUDA and float32 on a CPU."""
+def choose_dtype(precision: str, device: torch.device, net: nn.Module) -> torch.dtype:
+    """The precision of convolutions and products of `net`: what `precision` names, or for `auto` what is fast there.
+
+    On CUDA that is bfloat16, or float16 where the card does not multiply it. On a CPU that multiplies bfloat16 it is
+    that, but float32 for networks with depthwise convolutions, which gain nothing (benchmarks/train.py --backbone).
+    """
     if precision != "auto":
         return DTYPES[precision]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot tell
-    return torch.bfloat16 if any(capabilities.get(k) for k in ("avx512_bf16", "amx_bf16")) else torch.float32
+    fast = any(capabilities.get(k) for k in ("avx512_bf16", "amx_bf16")) and not _has_depthwise(net)
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _has_depthwise(net: nn.Module) -> bool:
+    return any(isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in net.modules())
 
 
 class Compute(NamedTuple):
@@ -50,12 +72,15 @@ class Compute(NamedTuple):
 
     device: torch.device
     dtype: torch.dtype
+    compiled: bool = False  # by torch.compile
 
     @classmethod
-    def chosen(cls, device: str, precision: str) -> "Compute":
-        """As the keys `device` and `precision` say. Raises UserError for a device that is not there."""
-        found = choose_device(device)
-        return cls(found, choose_dtype(precision, found))
+    def chosen(cls, device: torch.device, precision: str, net: nn.Module, compiled: bool = False) -> "Compute":
+        """How to compute `net` on `device`, as the keys `precision` and `compile` say."""
+        if device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # images of one size: the fastest algorithm is searched once
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
+        return cls(device, choose_dtype(precision, device, net), compiled)
 
     def __str__(self) -> str:
         """What results depend on beside thread counts: another card of the same kind gives the same."""
@@ -64,6 +89,20 @@ class Compute(NamedTuple):
     def place(self, net: AnyModule) -> AnyModule:
         """The network on the device, its convolutions in channels_last."""
         return net.to(self.device, memory_format=torch.channels_last)
+
+    def frozen(self, net: AnyModule) -> AnyModule:
+        """A network that never changes, to be run inside `autocast` again and again.
+
+        Its weights are cast once, in a copy; autocast would cast them anew in every pass.
+        """
+        if self.dtype != torch.float32:
+            net = copy.deepcopy(net)
+            for module in net.modules():
+                if isinstance(module, nn.Conv2d | nn.Linear):
+                    module.to(self.dtype)
+        if self.compiled:
+            net.compile()
+        return net
 
     def images(self, image: torch.Tensor) -> torch.Tensor:
         """Images of any dtype that a detector takes -> float32 in [0,1] on the device, channels_last.
@@ -78,6 +117,34 @@ class Compute(NamedTuple):
         if self.dtype == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
+
+
+def use_threads(threads: int | Literal["auto"]) -> None:
+    """How many cores the networks take on a CPU: a number, or all that are allowed and not busy with something else.
+
+    Two trainings that each take all cores wait for each other most of the time (benchmarks/threads.py).
+    """
+    torch.set_num_threads(min(ALL_THREADS, free_cores()) if threads == "auto" else threads)
+
+
+def free_cores() -> int:
+    """Cores that this process may use (affinity, cgroup quota) and that no running process keeps busy; at least 1."""
+    cores = os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    with contextlib.suppress(OSError, ValueError):  # "max 100000" or "150000 100000" where cgroups limit
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        allowed = min(allowed, int(quota) // int(period))
+    return max(1, min(allowed, cores - _busy_cores()))
+
+
+def _busy_cores(looks: int = 5, between: float = 0.02) -> int:
+    """Cores that others keep busy now, the median of a few looks; 0 where the system does not say."""
+    running = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for _ in range(looks):
+            running.append(int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0]) - 1)  # without this one
+            time.sleep(between)
+    return sorted(running)[len(running) // 2] if running else 0
 
 
 def keep_freed_memory() -> None:

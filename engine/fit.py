@@ -45,7 +45,7 @@ def fit(
     half_precision = compute.dtype == torch.float16
     state = TrainState(method.detector.student, optimizer, scheduler, half_precision, recipe.accumulate)
     if method.config.resume and checkpoint.exists():
-        state.resume(checkpoint, origin)
+        state.resume(checkpoint, origin, method.config.threads)
         note(f"resuming the interrupted training after epoch {len(state.history)} of {epochs}")
     with progress(None, "training", total, keep=True) as bar, _resumable(state, checkpoint):
         bar.update(min(len(state.history) * len(train), total))

@@ -12,10 +12,11 @@ from datasets.dataset import ImageDataset
 from datasets.readers import mvtec
 from engine.device import Compute
 from engine.method import Augment
+from engine.prefetch import prefetched
 from utils.config import RunConfig
 from utils.console import progress
 from utils.errors import UserError
-from utils.ranks import rank, world_size
+from utils.ranks import is_main, rank, world_size
 
 
 def split_train(size: int, val_ratio: float, seed: int) -> tuple[list[int], list[int]]:
@@ -103,7 +104,9 @@ class Batches:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[dict]:
-        for batch in self.loader:
+        # On a GPU the next batch is put together by a thread meanwhile; a CPU is busy with the networks.
+        batches = self.loader if self.compute.device.type == "cpu" else prefetched(self.loader)
+        for batch in batches:
             batch["image"] = self._images(batch)
             batch["teacher"] = self._recall(batch["index"]) if self.cached else self._compute(batch["image"])
             yield batch
@@ -199,13 +202,15 @@ def training_batches(
     """
     budget = config.cache_mb * 2**20
     train_set, val_set = train_datasets(config)
-    for dataset in (train_set, val_set, test_set):
-        budget -= dataset.read_all(budget) if dataset is not None else 0
+    # Only the first process validates and tests.
+    for dataset in filter(None, (train_set, val_set, test_set) if is_main() else (train_set,)):
+        budget -= dataset.read_all(budget)
     shuffled = EpochBatches(
         len(train_set), config.TrainingData.batch_size, config.seed, rank(), world_size(), epoch_length
     )
+    teacher = compute.frozen(teacher)
     train = Batches(loader(train_set, config, compute.device, shuffled), teacher, compute, augment)
     val = Batches(loader(val_set, config, compute.device), teacher, compute, augment)
-    for batches in (train, val):
+    for batches in (train, val) if is_main() else (train,):
         budget -= batches.cache_teacher(budget)
     return train, val

@@ -1,6 +1,6 @@
-"""What is asked for step by step, made ahead of time."""
+"""What is needed next, made by other threads meanwhile."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
@@ -20,3 +20,13 @@ class Prefetch(Generic[Made]):
             if coming not in self.waiting and (coming == step or coming <= self.last):
                 self.waiting[coming] = self.pool.submit(self.make, coming)
         return self.waiting.pop(step).result()
+
+
+def prefetched(items: Iterable[Made]) -> Iterator[Made]:
+    """The same items in the same order; a thread fetches the next one while this one is used."""
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, iterator, end)
+        while (item := coming.result()) is not end:
+            coming = pool.submit(next, iterator, end)
+            yield item

@@ -24,8 +24,9 @@ def anomaly_map(
 
     The networks run in the precision of `compute`, what follows them in float32.
     """
+    image = compute.images(image)
     with compute.autocast():
-        pairs = detector.pairs(compute.images(image), teacher)
+        pairs = detector.pairs(image, teacher)
     return detector.final_map(detector.levels(*pairs), image.shape[-2:])
 
 
@@ -47,6 +48,7 @@ class Scoring:
 
     def __init__(self, detector: Detector, compute: Compute, batches: DataLoader, what: str):
         self.detector, self.compute, self.batches, self.what = detector, compute, batches, what
+        self.teacher = compute.frozen(detector.teacher)
         self.seconds = 0.0
 
     def __iter__(self) -> Iterator[Scored]:
@@ -54,8 +56,15 @@ class Scoring:
         with progress(None, self.what, len(self.batches.dataset)) as bar:
             begin = time.perf_counter()
             for batch in self.batches:
-                maps = anomaly_map(self.detector, self.compute, batch["image"]).squeeze(1).cpu().numpy()
+                maps = self._maps(batch["image"]).squeeze(1).cpu().numpy()
                 self.seconds += time.perf_counter() - begin
                 yield from map(Scored, batch["index"].tolist(), batch["image"].numpy(), batch["mask"].numpy(), maps)
                 bar.update(len(maps))
                 begin = time.perf_counter()
+
+    @torch.inference_mode()
+    def _maps(self, image: torch.Tensor) -> torch.Tensor:
+        image = self.compute.images(image)
+        with self.compute.autocast():
+            teacher = self.teacher(image)
+        return anomaly_map(self.detector, self.compute, image, teacher)

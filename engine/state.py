@@ -5,7 +5,7 @@ import math
 import random
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -125,15 +125,15 @@ class TrainState:
             "random": _random_state(),
         }
 
-    def resume(self, path: Path, origin: dict[str, Any]) -> None:
-        """Take up the checkpoint at `path`.
+    def resume(self, path: Path, origin: dict[str, Any], threads: int | Literal["auto"] = "auto") -> None:
+        """Take up the checkpoint at `path`; with `threads` "auto" on as many of them as it was written with.
 
         Raises UserError when it is damaged or of another origin; nothing is lost or overwritten.
         """
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             changed = changes(state["origin"], origin)
-            threads = state["threads"]
+            began = int(state["threads"])
         except Exception as error:  # torch.load's failures have no common class
             raise _damaged(path, error) from None
         if changed:
@@ -141,10 +141,12 @@ class TrainState:
                 f"{path}: an unfinished training with other settings exists there ({changed}); finish it with those "
                 "settings, or start over with resume=false"
             )
-        if threads != torch.get_num_threads():
+        if threads == "auto":
+            torch.set_num_threads(began)  # sums round differently with another number
+        elif threads != began:
             note(
-                f"this training began with {threads} threads and goes on with {torch.get_num_threads()}: sums round "
-                f"differently, so the last digits will differ from an uninterrupted run (threads={threads} keeps them)"
+                f"this training began with {began} threads: with {threads} the last digits will differ from an "
+                f"uninterrupted run (threads={began} keeps them)"
             )
         try:
             self._take(state)

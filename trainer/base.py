@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from engine.device import Compute
+from engine.device import Compute, choose_device, use_threads
 from engine.distributed import from_main, join
 from engine.folder import RunFolder
 from engine.method import Recipe
@@ -34,13 +34,17 @@ class BaseTrainer:
 
     def __init__(self, config: RunConfig):
         self.config, self.options = config, config.TrainingData
-        self.compute = Compute.chosen(config.device, config.precision)
-        self.device = self.compute.device
+        use_threads(config.threads)
+        self.device = choose_device(config.device)
         join(self.device)
         self.folder = RunFolder(config)
         self.run_dir = self.folder.path
         set_seed(config.seed)
-        self.detector = self.compute.place(self.build_detector())
+        detector = self.build_detector()
+        self.compute = Compute.chosen(self.device, config.precision, detector, config.compile)
+        self.detector = self.compute.place(detector)
+        if config.compile:
+            self.student.compile()
         check_sizes(self.teacher, self.options.crop_size)
         # What the student is and learns from; training adds how it went. Saved with the student.
         self.metadata = describe(config, self.teacher)
