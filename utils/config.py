@@ -3,13 +3,14 @@
 One key, one name: a field is called what the YAML calls it, so `grep` leads from the file to the code.
 """
 
-import difflib
+import copy
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from types import UnionType
+from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -20,37 +21,60 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from utils.errors import UserError
+from utils.strict_yaml import parse, parse_word
+from utils.wording import dotted, sentence
+
+ROOT = Path(__file__).parents[1]
+LONGEST_NAME = 255  # bytes, of a file or folder on all common systems
+LONGEST_PATH = 4000  # bytes; Linux takes 4,095
+SIDES = (32, 8192)  # pixels
 
 
 def _number(value: Any) -> Any:
     """`4e-4` without a dot is text to PyYAML (YAML 1.1); people write it all the same and mean a number."""
-    if isinstance(value, str):
+    if isinstance(value, str) or type(value) is int:
         try:
             return float(value)
         except ValueError:
             pass
+        except OverflowError:  # of hundreds of digits
+            return math.inf
     return value
 
 
 def _height_width(value: Any) -> Any:
     """256 means [256, 256]; a pair is (height, width)."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return (value, value)
-    return tuple(value) if isinstance(value, list) else value
+    pair = tuple(value) if isinstance(value, list | tuple) else (value, value)
+    if len(pair) != 2 or not all(type(side) is int and SIDES[0] <= side <= SIDES[1] for side in pair):
+        raise ValueError("must be pixels from {} to {}: a whole number, or a list [height, width]".format(*SIDES))
+    return pair
+
+
+def _printable(value: str) -> str:
+    """Text may be or become a path, and stands in messages of one line."""
+    if any(ord(character) < 32 or ord(character) == 127 for character in value):
+        raise ValueError("must not hold line breaks or other control characters")
+    parts = [len(part.encode(errors="surrogateescape")) for part in re.split(r"[/\\]", value)]
+    if max(parts) > LONGEST_NAME or sum(parts) > LONGEST_PATH:
+        raise ValueError(f"is too long: a file or folder name has at most {LONGEST_NAME} characters")
+    return value
 
 
 def _single_folder(value: str) -> str:
-    """`obj` names a folder of the data set and of the results, so it must not climb out of either."""
+    """`obj` and `run` name a folder of the data set and of the results, so they must not climb out of either."""
     if value in (".", "..") or "/" in value or "\\" in value:
-        raise ValueError("must be the name of one folder inside data_path")
+        raise ValueError("must be the name of one folder, not a path")
+    if len(value.encode(errors="surrogateescape")) > 100:  # both are in one name, with more around it
+        raise ValueError("must be a name of at most 100 characters")
     return value
 
 
 def _increasing(value: list[int]) -> list[int]:
     if sorted(set(value)) != value:
-        raise ValueError("must be increasing, each level once")
+        raise ValueError("must be increasing, each level once, such as [1, 2, 3]")
     return value
 
 
@@ -61,16 +85,18 @@ def _device_name(value: str) -> str:
 
 
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
-Count = Annotated[int, Field(gt=0)]
-Rate = Annotated[Number, Field(gt=0)]
-NotNegative = Annotated[Number, Field(ge=0)]
+Count = Annotated[int, Field(gt=0, le=10**9)]
+Rate = Annotated[Number, Field(gt=0, le=1000)]
+NotNegative = Annotated[Number, Field(ge=0, le=10**6)]
 Share = Annotated[Number, Field(ge=0, lt=1)]
-Text = Annotated[str, Field(min_length=1)]
-Side = Annotated[int, Field(ge=32, le=8192)]
+Text = Annotated[str, Field(min_length=1), AfterValidator(_printable)]
+Folder = Annotated[Text, AfterValidator(_single_folder)]
+Side = Annotated[int, Field(ge=SIDES[0], le=SIDES[1])]
+Threads = Annotated[int, Field(gt=0, le=1024)]
 Device = Annotated[str, AfterValidator(_device_name)]
 Levels = Annotated[list[int], Field(min_length=1), AfterValidator(_increasing)]
 Size = Annotated[
-    tuple[Side, Side],
+    tuple[int, int],
     BeforeValidator(_height_width),
     PlainSerializer(lambda size: size[0] if size[0] == size[1] else list(size)),
 ]
@@ -103,9 +129,12 @@ class CommonData(Section):
         return values
 
     @model_validator(mode="after")
-    def crop_fits(self):
+    def sizes_fit(self):
         if any(crop > side for crop, side in zip(self.crop_size, self.img_size, strict=True)):
-            raise ValueError(f"crop_size {self.crop_size} is larger than img_size {self.img_size}")
+            crop, side = ("{} x {}".format(*size) for size in (self.crop_size, self.img_size))
+            raise ValueError(f"crop_size {crop} is larger than img_size {side}")
+        if self.sigma > max(self.crop_size):
+            raise ValueError(f"sigma {self.sigma:g} is a blur wider than the image (crop_size {max(self.crop_size)})")
         return self
 
 
@@ -125,20 +154,20 @@ class RunConfig(Section, Generic[Options]):
     data_path: Text
     distillType: Text
     backbone: Text
-    obj: Annotated[Text, AfterValidator(_single_folder)]
+    obj: Folder
     phase: Literal["train", "test"] = "train"
     save_path: Text = "results"
     weights: Text = "imagenet"  # imagenet | bundled | random | auto | path of a .safetensors or .pth file
     device: Device = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    run: Annotated[Text, AfterValidator(_single_folder)] | None = None  # a name, for several runs of one category
+    run: Folder | None = None  # a name, for several runs of one category
     overwrite: bool = False  # replace a finished run that has other settings
     resume: bool = True  # continue an interrupted training of the same configuration
-    threads: Count | Literal["auto"] = "auto"  # of this process on a CPU; auto leaves cores to what else is running
+    threads: Threads | Literal["auto"] = "auto"  # of this process on a CPU; auto leaves cores to what else is running
     compile: bool = False  # torch.compile for the networks
-    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"  # image-reading processes
-    cache_mb: Annotated[int, Field(ge=0)] = 4096  # memory for decoded images and teacher features
+    workers: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] = "auto"  # image-reading processes
+    cache_mb: Annotated[int, Field(ge=0, le=10**9)] = 4096  # memory for decoded images and teacher features
     TrainingData: Options = Field(default={}, validate_default=True)
 
 
@@ -148,8 +177,6 @@ class Config(RunConfig[Options], Generic[Options]):
     out_indice: Levels = [1, 2, 3]
 
 
-TEXT_KEYS = {"data_path", "backbone", "obj", "save_path", "weights", "penalty_path", "images"}
-
 # These say where and how fast; a run may go on with others than it began with.
 WITHOUT_EFFECT = {"phase", "run", "overwrite", "resume", "data_path", "save_path"}
 WITHOUT_EFFECT |= {"device", "threads", "compile", "workers", "cache_mb"}
@@ -158,24 +185,15 @@ WITHOUT_EFFECT |= {"device", "threads", "compile", "workers", "cache_mb"}
 def read_config(source: str | Path | Mapping, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """The raw mapping of a YAML file (or a dict) with `key=value` overrides applied.
 
-    Raises UserError for a missing or malformed file and for an override that is no `key=value`.
+    Raises UserError for a missing or malformed file and for an override that is not of the form key=value.
     """
-    raw = dict(source) if isinstance(source, Mapping) else _read_yaml(Path(source))
-    _rename_alias(raw)
-    for key, section in raw.items():
-        if isinstance(section, Mapping):
-            raw[key] = dict(section)
-    for word in overrides:
-        key, equals, text = word.partition("=")
-        if not equals or not key:
-            raise UserError(f"'{word}' is no override: write key=value, such as TrainingData.epochs=10")
-        try:
-            value = yaml.safe_load(text)
-            # A category may be called 01, which YAML takes for a number.
-            is_text = key.strip().rpartition(".")[2] in TEXT_KEYS and isinstance(value, int | float)
-            _assign(raw, key.strip(), text if is_text else value)
-        except yaml.YAMLError:
-            raise UserError(f"override '{word}': the value is not valid YAML") from None
+    raw = copy.deepcopy(dict(source)) if isinstance(source, Mapping) else _read_yaml(Path(source))
+    _rename_alias(raw, place(source))
+    words, whole = dict(map(_split, overrides)), _is_uncropped(raw.get("TrainingData"))
+    for key, text in words.items():
+        _assign(raw, key, parse_word(text))
+    if whole and "TrainingData.img_size" in words and "TrainingData.crop_size" not in words:
+        raw["TrainingData"].pop("crop_size")  # what was the whole image stays the whole image
     return raw
 
 
@@ -187,13 +205,24 @@ def check_config(
     Raises UserError naming the first wrong key, where it stands (file `name` or `overrides`), and, for an
     unknown one, the nearest right one.
     """
+    raw, words = copy.deepcopy(dict(raw)), dict(map(_split, overrides))
+    for key, text in words.items():  # only the model knows which keys are text
+        value = _verbatim(model, key, text)
+        if value is not None:
+            _assign(raw, key, value)
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        typed = {word.partition("=")[0].rpartition(".")[2] for word in overrides}
-        where = "command line" if typed & {str(part) for part in first["loc"]} else name
-        raise UserError(f"{where}: {_sentence(first, _known_keys(model))}") from None
+        errors = error.errors()
+        where = "command line" if _is_about(errors[0], words, _sections(model)) else name
+        raise UserError(f"{where}: {sentence(errors, _known_keys(model))}") from None
+
+
+def place(source: str | Path | Mapping, overrides: Iterable[str] = (), key: str | None = None) -> str:
+    """What to blame in a message: the command line if `key` is among the overrides, else the file."""
+    if key is not None and key in {_split(word)[0] for word in overrides}:
+        return "command line"
+    return "config" if isinstance(source, Mapping) else str(source)
 
 
 def result_settings(config: RunConfig) -> dict[str, Any]:
@@ -210,13 +239,13 @@ def joined(backbone: str | list[str]) -> str:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"config file {path} cannot be read: {_reason(error)}") from None
-    except yaml.YAMLError as error:
-        where = f" (line {error.problem_mark.line + 1})" if getattr(error, "problem_mark", None) else ""
-        problem = getattr(error, "problem", None) or "not readable"
-        raise UserError(f"config file {path} is not valid YAML{where}: {problem}") from None
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or no possible name
+        raise UserError(f"config file {path} cannot be read: {_reason(error)}{_elsewhere(path)}") from None
+    try:
+        content = parse(text)
+    except ValueError as error:
+        raise UserError(f"config file {path} is not valid YAML: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"config file {path} holds no keys; see configs/ for complete examples")
     return content
@@ -226,50 +255,84 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or "it is not UTF-8 text"
 
 
-def _rename_alias(raw: dict[str, Any]) -> None:
+def _elsewhere(path: Path) -> str:
+    """Whoever stands in another folder meant a file of the toolkit's."""
+    there = ROOT / path
+    return f"; did you mean {there}?" if there != path and not path.exists() and there.is_file() else ""
+
+
+def _rename_alias(raw: dict[str, Any], where: str) -> None:
     if "training_data" in raw:
         if "TrainingData" in raw:
-            raise UserError("config: 'training_data' is another name of 'TrainingData'; give one of them")
+            raise UserError(f"{where}: 'training_data' is another name of 'TrainingData'; give one of them")
         raw["TrainingData"] = raw.pop("training_data")
+
+
+def _split(word: str) -> tuple[str, str]:
+    """An override's dotted key and the text behind the equals sign."""
+    key, equals, text = word.partition("=")
+    head, dot, rest = key.strip().partition(".")
+    if not equals or not head:
+        raise UserError(f"command line: '{word}' is not of the form key=value, such as TrainingData.epochs=10")
+    return ("TrainingData" if head == "training_data" else head) + dot + rest, text
 
 
 def _assign(raw: dict[str, Any], key: str, value: Any) -> None:
     head, dot, rest = key.partition(".")
-    head = "TrainingData" if head == "training_data" else head
     if not dot:
         raw[head] = value
     elif isinstance(raw.setdefault(head, {}), dict):
         _assign(raw[head], rest, value)
     else:
-        raise UserError(f"override '{key}': '{head}' has no keys below it")
+        raise UserError(f"command line: '{head}' has no keys below it, so there is no '{key}'")
+
+
+def _verbatim(model: type[Section], key: str, text: str) -> str | None:
+    """The override of a key that is text, as it was typed: a folder may be called 01, null, *x or "run #3".
+
+    None for other keys, and for a list where the key may be one. Quotes around the whole are YAML's.
+    """
+    section, _, last = key.rpartition(".")
+    field = _sections(model).get(section, {}).get(last)
+    value = parse_word(text)
+    types = _types(field.annotation) if field else set()
+    if str not in types or (list in types and isinstance(value, list)):
+        return None
+    return value if isinstance(value, str) and text.lstrip()[:1] in ("'", '"') else text
+
+
+def _types(annotation: Any) -> set[Any]:
+    """str, list and their like that a field may be."""
+    origin = get_origin(annotation)
+    if origin in (Union, UnionType, Annotated):
+        return set().union(*map(_types, get_args(annotation)))
+    return {origin or annotation}
+
+
+def _is_about(error: Mapping[str, Any], keys: Iterable[str], sections: Iterable[str]) -> bool:
+    """Whether one of the overridden `keys` is at fault, or is named in a fault of a whole section."""
+    at, words = dotted(error), set(re.findall(r"\w+", error["msg"]))
+    if at in sections and error["type"] == "value_error":
+        return any(key.rpartition(".")[0] == at and key.rpartition(".")[2] in words for key in keys)
+    return any(f"{at}.".startswith(f"{key}.") or key.startswith(f"{at}.") for key in keys)
+
+
+def _is_uncropped(section: Any) -> bool:
+    """Whether a file's section gives one size as img_size and crop_size."""
+    if not isinstance(section, dict) or not {"img_size", "crop_size"} <= section.keys():
+        return False
+    img, crop = (
+        [size, size] if isinstance(size, int) else size for size in (section["img_size"], section["crop_size"])
+    )
+    return img == crop
+
+
+def _sections(model: type[Section]) -> dict[str, dict[str, FieldInfo]]:
+    """The fields of the file itself, "", and of its sections, by name."""
+    sections = {key: field.annotation for key, field in model.model_fields.items()}
+    below = {key: kind.model_fields for key, kind in sections.items() if isinstance(kind, type(Section))}
+    return {"": model.model_fields} | below
 
 
 def _known_keys(model: type[Section]) -> list[str]:
-    sections = {key: field.annotation for key, field in model.model_fields.items() if key == "TrainingData"}
-    return [*model.model_fields, *(f"{key}.{name}" for key in sections for name in sections[key].model_fields)]
-
-
-def _nearest(key: str, known: list[str]) -> str:
-    """The known key a typo most likely meant; one in the wrong section is found by its last word."""
-    last = key.rpartition(".")[2].lower()
-    words = {name.rpartition(".")[2].lower(): name for name in known}
-    close = difflib.get_close_matches(last, words, n=1)
-    return f" Did you mean '{words[close[0]]}'?" if close else f" Known keys: {', '.join(known)}."
-
-
-def _sentence(error: dict[str, Any], known: list[str]) -> str:
-    """One pydantic error as a sentence about one key."""
-    # Positions inside a list or a union's branch names say nothing to the user; known keys do.
-    path = [str(part) for part in error["loc"]]
-    key = next((".".join(path[:n]) for n in range(len(path), 0, -1) if ".".join(path[:n]) in known), ".".join(path))
-    if error["type"] == "extra_forbidden" and len(path) == 1 and path[0] in known:
-        return f"key '{path[0]}' must stand below 'TrainingData:', indented and without the prefix"
-    if error["type"] == "extra_forbidden":
-        return f"unknown key '{'.'.join(path)}'.{_nearest('.'.join(path), known)}"
-    if error["type"] == "missing":
-        return f"key '{'.'.join(path)}' is missing"
-    if isinstance(error["input"], dict):
-        return f"'{key}': {error['msg'].removeprefix('Value error, ')}"
-    scalar = error["type"] == "string_type" and isinstance(error["input"], int | float)
-    quotes = "; write it in quotes" if scalar else ""
-    return f"'{key}': {error['msg'].removeprefix('Value error, ')} (got {error['input']!r}{quotes})"
+    return [f"{section}.{key}".lstrip(".") for section, fields in _sections(model).items() for key in fields]

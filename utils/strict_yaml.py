@@ -1,0 +1,55 @@
+"""YAML read so that nothing is lost without a word: no key stands twice, and a date is text."""
+
+from typing import Any
+
+import yaml
+
+DATE = "tag:yaml.org,2002:timestamp"
+
+
+def parse(text: str) -> Any:
+    """The value that `text` describes. Raises ValueError with one line that says what is wrong and where."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not readable"
+        raise ValueError(f"{where}{problem}") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def parse_word(text: str) -> Any:
+    """The value of one word of a command line; the text itself where it is no YAML or holds more, such as a #."""
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        whole = node is None or node.end_mark.index == len(text.rstrip())
+        return loader.construct_document(node) if node and whole else text or None
+    except (yaml.YAMLError, RecursionError):
+        return text
+
+
+class _Loader(yaml.SafeLoader):  # a loader is a class to PyYAML
+    # No key wants a date, a category may be called 2024-01-15, and PyYAML fails on 2024-13-45.
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != DATE]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in lines:
+                problem = f"key '{key.value}' is given twice, first in line {lines[key.value]}"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
+                lines[key.value] = key.start_mark.line + 1
+        return super().construct_mapping(node, deep)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ValueError:  # Python reads no number of more than 4,300 digits
+            raise yaml.constructor.ConstructorError(None, None, "a number too long to read", node.start_mark) from None
