@@ -91,10 +91,7 @@ def tiny_mvtec(tmp_path_factory):
 SMALL = {
     "dbfad": {"out_indice": [0, 1, 2, 3], "TrainingData": {"img_size": 96}},  # the least it takes
     "mixed": {"backbone": ["resnet18", "resnet18"], "out_indice": [[1, 2], [3]]},
-    "ead": {  # of 10 images 3 are trained on: an epoch is 3 steps
-        "backbone": "small",
-        "TrainingData": {"img_size": 256, "val_ratio": 0.7},
-    },
+    "ead": {"backbone": "small", "TrainingData": {"img_size": 256}},  # the least it takes
     "rnrd": {"TrainingData": {"memories": [1, 2]}},  # the bundled weights have no layer4 for memory 0
 }
 
@@ -104,7 +101,7 @@ def small(method, training=None, **top):
     own = SMALL.get(method, {})
     section = {"epochs": 2, "batch_size": 4, "img_size": 64} | own.get("TrainingData", {}) | (training or {})
     if method == "ead":  # counts steps, of one image each
-        section["steps"] = section.get("steps", 3 * section.pop("epochs"))
+        section["steps"] = section.get("steps", 2 * section.pop("epochs"))
         section["batch_size"] = 1
     base = {"distillType": method, "backbone": "resnet18", "weights": "random", "obj": "part", **PLACE}
     return base | own | top | {"TrainingData": section}

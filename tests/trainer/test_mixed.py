@@ -237,10 +237,10 @@ def test_each_teacher_and_its_student_see_images_normalised_by_the_teachers_own_
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"backbone": "resnet18"}, "'backbone': must be a list of two"),
-        ({"backbone": ["resnet18"]}, "'backbone': must be a list of two"),
-        ({"backbone": ["resnet18"] * 3}, "'backbone': must be a list of two"),
-        ({"out_indice": [[1, 2]]}, "'out_indice': must be a list of two"),
+        ({"backbone": "resnet18"}, "'backbone' must be a list of two"),
+        ({"backbone": ["resnet18"]}, "'backbone' must be a list of two"),
+        ({"backbone": ["resnet18"] * 3}, "'backbone' must be a list of two"),
+        ({"out_indice": [[1, 2]]}, "'out_indice' must be a list of two"),
         ({"out_indice": [1, 2]}, "'out_indice'"),
         ({"out_indice": [[2, 1], [3]]}, "'out_indice'"),
         ({"out_indice": [[0, 1], [3]]}, "levels 1 to 4"),
