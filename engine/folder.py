@@ -114,6 +114,7 @@ class RunFolder:
         """The finished student and how it was trained, in the place of an earlier one and of what describes it."""
         from evaluation.report import write_training_report  # draws: loads matplotlib
 
+        self.path.mkdir(parents=True, exist_ok=True)  # somebody may have removed the results of other runs
         for path in (self.metrics_file, self.path / "scores.csv"):
             path.unlink(missing_ok=True)
         for name in ("maps", "features"):

@@ -20,7 +20,7 @@ def both_ways(words, tmp_path, method="st"):
     for name, launcher in (("one", []), ("two", torchrun)):
         process = run_script(*launcher, "trainNet.py", *words, f"save_path={tmp_path / name}", OMP_NUM_THREADS="1")
         assert process.returncode == 0, process.stderr
-        assert process.stdout.count("pictures, scores and figures") == 1
+        assert process.stdout.count("pictures, scores and metrics") == 1
     return tmp_path / "one" / method / "part", tmp_path / "two" / method / "part"
 
 

@@ -1,0 +1,102 @@
+"""Device, precision and threads."""
+
+import os
+
+import pytest
+import torch
+from torch import nn
+
+from engine import device
+from engine.device import Compute, choose_device, choose_dtype, free_cores, use_threads
+from utils.errors import UserError
+
+CPU = torch.device("cpu")
+PLAIN = nn.Conv2d(4, 4, 3)
+DEPTHWISE = nn.Sequential(PLAIN, nn.Conv2d(4, 4, 3, groups=4))
+
+
+def test_auto_precision_is_bf16_where_the_cpu_multiplies_it_and_the_network_gains(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert choose_dtype("auto", CPU, PLAIN) == torch.bfloat16
+    assert choose_dtype("auto", CPU, DEPTHWISE) == torch.float32
+    assert choose_dtype("bf16", CPU, DEPTHWISE) == torch.bfloat16
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    assert choose_dtype("auto", CPU, PLAIN) == torch.float32
+
+
+def test_a_cuda_device_that_is_not_there_is_a_sentence():
+    with pytest.raises(UserError, match=f"'cuda:{torch.cuda.device_count()}' is not there"):
+        choose_device(f"cuda:{torch.cuda.device_count()}")
+
+
+def test_mps_is_refused():
+    with pytest.raises(UserError, match="mps .* is not supported; write cpu"):
+        choose_device("mps")
+
+
+def test_a_certain_gpu_is_refused_under_torchrun(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="under torchrun each process takes a GPU of its own; write cuda"):
+        choose_device("cuda:0")
+
+
+def test_a_frozen_network_is_cast_once_and_left_as_it_is():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+    image = torch.rand(2, 3, 16, 16)
+    compute = Compute(CPU, torch.bfloat16)
+    fast = compute.frozen(net)
+    assert {p.dtype for p in net.parameters()} == {torch.float32}
+    assert fast[0].weight.dtype == torch.bfloat16 and fast[1].weight.dtype == torch.float32
+    with compute.autocast(), torch.no_grad():
+        assert torch.equal(fast(image), net(image))
+    assert Compute(CPU, torch.float32).frozen(net) is net
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])
+def test_images_arrive_as_floats_between_0_and_1(dtype):
+    full = {torch.uint8: 255, torch.uint16: 65535}[dtype]
+    image = torch.tensor([0, full]).to(dtype).view(1, 1, 1, 2).expand(1, 3, 4, 2)
+    found = Compute(CPU, torch.float32).images(image)
+    assert found.dtype == torch.float32 and found.unique().tolist() == [0, 1]
+
+
+def test_results_depend_on_the_kind_of_device_and_not_on_which():
+    assert str(Compute(torch.device("cuda", 0), torch.bfloat16)) == str(
+        Compute(torch.device("cuda", 1), torch.bfloat16)
+    )
+    assert str(Compute(CPU, torch.bfloat16)) != str(Compute(CPU, torch.float32))
+
+
+@pytest.fixture
+def own_threads():
+    own = torch.get_num_threads()
+    yield own
+    torch.set_num_threads(own)
+
+
+def test_a_number_of_threads_is_taken(own_threads):
+    use_threads(own_threads + 1)
+    assert torch.get_num_threads() == own_threads + 1
+
+
+def test_auto_leaves_the_cores_that_are_busy(monkeypatch, own_threads):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr(device.Path, "read_text", lambda path, *a, **k: "max 100000")
+    for busy, free in ((0, 8), (5, 3), (20, 1)):
+        monkeypatch.setattr(device, "_busy_cores", lambda busy=busy: busy)
+        assert free_cores() == free
+    monkeypatch.setattr(device, "ALL_THREADS", 4)
+    monkeypatch.setattr(device, "_busy_cores", lambda: 0)
+    use_threads("auto")
+    assert torch.get_num_threads() == 4
+
+
+def test_auto_keeps_within_affinity_and_cgroup_limits(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
+    monkeypatch.setattr(device, "_busy_cores", lambda: 3)
+    monkeypatch.setattr(device.Path, "read_text", lambda path, *a, **k: "400000 100000")
+    assert free_cores() == 4
+    monkeypatch.setattr(device.Path, "read_text", lambda path, *a, **k: "max 100000")
+    assert free_cores() == 16

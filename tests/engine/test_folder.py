@@ -1,0 +1,101 @@
+"""A run's folder: one process at a time, and no finished run is lost without being asked."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from engine.folder import RunFolder
+from tests.conftest import REPO, write_mvtec
+from trainer import build_trainer
+from utils.errors import UserError
+
+
+@pytest.fixture
+def trained(config):
+    """A configuration whose training and test are finished."""
+    raw = config("st", {"epochs": 1})
+    trainer = build_trainer(raw)
+    trainer.train()
+    trainer.test()
+    return raw
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_second_process_is_told_who_works_there(config):
+    folder = build_trainer(config("st")).folder
+    code = f"""
+import sys, time
+sys.path.insert(0, {str(REPO)!r})
+from filelock import FileLock
+with FileLock({str(folder.path.with_name(".part.lock"))!r}):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+    folder.path.mkdir(parents=True)
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "locked\n"
+        folder.path.with_name(".part.owner").write_text(str(other.pid))
+        with pytest.raises(UserError, match=f"process {other.pid} is working there"), folder.locked():
+            pass
+    finally:
+        other.kill()
+        other.wait()
+    with folder.locked():  # a killed process leaves no lock behind
+        assert folder.path.with_name(".part.owner").read_text() == str(os.getpid())
+
+
+def test_the_lock_leaves_nothing_in_the_folder(trained):
+    folder = build_trainer(trained).folder
+    with folder.locked():
+        assert not [path for path in folder.path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("words", [["seed=1"], ["TrainingData.lr=0.1"]])
+def test_other_settings_do_not_replace_a_finished_run(trained, words):
+    before = contents(build_trainer(trained).run_dir)
+    with pytest.raises(UserError, match=r"finished run with other settings .*run=NAME.*overwrite=true"):
+        build_trainer(trained, words).train()
+    assert contents(build_trainer(trained).run_dir) == before
+    build_trainer(trained, [*words, "overwrite=true"]).train()
+
+
+def test_other_images_do_not_replace_a_finished_run(trained, tmp_path):
+    write_mvtec(tmp_path / "other", train=9)
+    with pytest.raises(UserError, match="good images changed"):
+        build_trainer(trained, [f"data_path={tmp_path / 'other'}"]).train()
+
+
+def test_a_run_of_its_own_name_has_its_own_folder(trained):
+    trainer = build_trainer(trained, ["seed=1", "run=second"])
+    trainer.train()
+    assert trainer.run_dir.name == "part-second" and trainer.run_dir.parent == build_trainer(trained).run_dir.parent
+    trainer.load()
+
+
+def test_the_same_settings_may_train_again(trained):
+    build_trainer(trained).train()
+
+
+def test_the_report_of_a_test_on_other_data_is_not_replaced(trained, tmp_path):
+    write_mvtec(tmp_path / "other", good=2)
+    words = ["phase=test", f"data_path={tmp_path / 'other'}"]
+    trainer = build_trainer(trained, words)
+    trainer.load()
+    with pytest.raises(UserError, match="report of a test on .*overwrite=true"):
+        trainer.test()
+    trainer = build_trainer(trained, [*words, "overwrite=true"])
+    trainer.load()
+    assert "aupro" in trainer.test()
+
+
+def test_a_student_of_another_version_is_not_replaced(trained):
+    folder: RunFolder = build_trainer(trained).folder
+    folder.student_file.write_bytes(b"older")
+    with pytest.raises(UserError, match="overwrite=true"):
+        build_trainer(trained).train()

@@ -1,0 +1,163 @@
+"""Training and test as a whole: nothing is lost, whatever goes wrong when."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from engine import run
+from tests.conftest import REPO, draw_good, write_image, write_mvtec
+from trainer import build_trainer
+from utils.errors import UserError
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_interrupted_while_testing_the_same_command_only_tests(config, monkeypatch, capsys):
+    raw = config("st", {"epochs": 1})
+    first = build_trainer(raw)
+    first.train()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(run, "scoring", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        first.test()
+    again = build_trainer(raw)
+    monkeypatch.setattr(run, "fit", lambda *_: pytest.fail("trained again"))
+    again.train()
+    assert "finished already; only its test is missing" in capsys.readouterr().err
+    assert all(torch.equal(a, b) for a, b in zip(first.student.parameters(), again.student.parameters(), strict=True))
+    assert "aupro" in again.test()
+
+
+@pytest.mark.parametrize("cache_mb", [0, 4096])
+@pytest.mark.parametrize("fault", ["image", "mask", "size"])
+def test_a_bad_test_image_shows_before_the_training_and_costs_nothing(config, tmp_path, cache_mb, fault):
+    root = write_mvtec(tmp_path / "data", good=2, bad=2)
+    raw = config("st", {"epochs": 1}, data_path=str(root), cache_mb=cache_mb)
+    trainer = build_trainer(raw)
+    trainer.train()
+    trainer.test()
+    before = contents(trainer.run_dir)
+    bad = root / "part" / ("test/square/001.png" if fault == "image" else "ground_truth/square/001_mask.png")
+    if fault == "size":
+        Image.fromarray(np.zeros((10, 10), np.uint8)).save(bad)
+    else:
+        bad.write_bytes(b"")
+    with pytest.raises(UserError, match=bad.name):
+        build_trainer(raw).train()
+    assert contents(trainer.run_dir) == before
+
+
+def test_a_training_picture_replaced_by_another_of_the_same_size_is_noticed(config, tmp_path, monkeypatch):
+    root = write_mvtec(tmp_path / "data")
+    raw = config("st", {"epochs": 3}, data_path=str(root))
+    trainer = build_trainer(raw)
+    validate, calls = trainer.validate, []
+
+    def interrupt(val):
+        calls.append(0)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return validate(val)
+
+    monkeypatch.setattr(trainer, "validate", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    path = root / "part/train/good/003.png"
+    size = path.stat().st_size
+    pixels = np.array(Image.open(path))
+    pixels[0, 0] ^= 1
+    Image.fromarray(pixels).save(path)
+    path.write_bytes(path.read_bytes().ljust(size, b"\0"))  # as long as before
+    with pytest.raises(UserError, match="good images changed"):
+        build_trainer(raw).train()
+
+
+def test_a_deleted_results_folder_is_made_again_during_training(config, tmp_path):
+    raw = config("st", {"epochs": 2})
+    trainer = build_trainer(raw)
+    validate = trainer.validate
+
+    def delete(val):
+        shutil.rmtree(trainer.run_dir, ignore_errors=True)
+        return validate(val)
+
+    trainer.validate = delete
+    trainer.train()
+    assert "aupro" in trainer.test()
+
+
+def test_without_held_out_images_the_yardstick_is_taken_from_training_images(config):
+    trainer = build_trainer(config("st", {"epochs": 1, "val_ratio": 0.0}))
+    trainer.train()
+    assert trainer.metadata["normal"]["source"] == "good training images"
+    assert len(trainer.metadata["normal"]["scores"]) == 10
+    trainer.test()
+    assert json.loads((trainer.run_dir / "metrics.json").read_text())["good_scores"]["source"] == "good training images"
+
+
+MEMORY = """
+import resource, sys
+sys.path.insert(0, {repo!r})
+import numpy as np, torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from pathlib import Path
+from datasets.dataset import Sample
+from engine.device import Compute
+from engine.loading import as_it_is
+from engine.scoring import Scoring
+from evaluation.report import evaluate
+from models.detector import Detector
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.normalise = nn.Identity()
+        self.conv = nn.Conv2d(3, 4, 3, 4, 1)
+    def forward(self, image):
+        return [self.conv(image)]
+
+class Many(Dataset):
+    samples = [Sample(Path(f"{{i}}.png"), None, "good" if i % 2 else "hole") for i in range({count})]
+    def __len__(self):
+        return len(self.samples)
+    def __getitems__(self, indices):
+        images = torch.randint(0, 255, (len(indices), 3, 64, 64), dtype=torch.uint8)
+        masks = torch.zeros(len(indices), 64, 64, dtype=torch.bool)
+        return {{"image": images, "mask": masks, "index": torch.tensor(indices)}}
+
+detector = Detector(Two(), Two())
+batches = DataLoader(Many(), 50, collate_fn=as_it_is)
+tested = evaluate(Many.samples, Scoring(detector, Compute(torch.device("cpu"), torch.float32), batches, "testing"))
+assert len(tested.scores) == {count} and "image_auroc" in tested.metrics
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def peak_kib(count):
+    code = MEMORY.format(repo=str(REPO), count=count)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+def test_memory_does_not_grow_with_the_number_of_images_without_masks():
+    """5,000 maps of 64 x 64 alone would be 80 MB, and the images 60 MB more."""
+    assert peak_kib(5000) - peak_kib(500) < 15_000
+
+
+def test_16_bit_and_8_bit_images_are_tested_together(config, tmp_path):
+    root = write_mvtec(tmp_path / "data", good=2, bad=2)
+    image = draw_good(np.random.default_rng(0)).astype(np.uint16) * 257
+    write_image(root / "part/test/good/deep.png", image)
+    write_image(root / "part/train/good/deep.png", image)
+    trainer = build_trainer(config("st", {"epochs": 1}, data_path=str(root)))
+    trainer.train()
+    assert "aupro" in trainer.test()
