@@ -1,27 +1,44 @@
 """Make a teacher that needs no download, as a file in configs/teachers/ says."""
 
-import json
-import shlex
-
-from engine.device import keep_freed_memory
-from pretraining import RECIPES
-from utils.command import run, run_flags
-from utils.config import check_config, read_config
-from utils.errors import UserError
+from utils.command import recipes, run, run_flags
 
 
 def main() -> None:
-    args = run_flags(__doc__, config="configs/teachers/resnet18.yaml").parse_intermixed_args()
+    args = run_flags(__doc__, "configs/teachers/resnet18.yaml", files).parse_intermixed_args()
+
+    import json
+    import shlex
+
+    from engine.device import keep_freed_memory
+    from pretraining import RECIPES
+    from utils.config import check_config, place, read_config
+    from utils.console import say
+    from utils.errors import UserError
+
     keep_freed_memory()
     raw = read_config(args.config, args.overrides)
     recipe = raw.get("recipe")
     if not isinstance(recipe, str) or recipe not in RECIPES:
-        raise UserError(f"{args.config}: 'recipe' must be one of {', '.join(RECIPES)} (got {recipe!r})")
+        where = place(args.config, args.overrides, "recipe")
+        raise UserError(f"{where}: 'recipe' must be {' or '.join(RECIPES)} (got {recipe!r})")
     job = RECIPES[recipe]
     path = job(check_config(raw, job.Options, args.config, args.overrides)).run()
     last = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["last"]
-    print("means of the last row of log.csv: " + ", ".join(f"{key} {value:.4g}" for key, value in last.items()))
-    print(f"teacher: {path}  (use it with {shlex.quote(f'weights={path}')})")
+    say("means of the last row of log.csv: " + ", ".join(f"{key} {value:.4g}" for key, value in last.items()))
+    say(f"teacher: {path}  (use it with {shlex.quote(f'weights={path}')})")
+
+
+def files() -> str:
+    """The recipes, and an example."""
+    return "\n".join(
+        [
+            "files, each with all keys of its recipe and what they mean:",
+            *(f"  {file} ({recipe}): {title}" for recipe, file, title in recipes("configs/teachers", "recipe")),
+            "",
+            "example:",
+            "  python3 pretrain.py --config configs/teachers/pdn_small.yaml images=/data/imagenet/train steps=60000",
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -1,38 +1,169 @@
-"""What the scripts have in common: their flags, and what a user sees of a mistake."""
+"""What the scripts have in common: their flags, and what a user sees of a mistake.
+
+Nothing here takes long to import: scripts import the rest inside `main`, so that --help answers at once.
+"""
 
 import argparse
 import os
+import re
+import signal
 import sys
-from collections.abc import Callable
-
-import torch
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from utils.errors import UserError
+from utils.ranks import rank
+
+ROOT = Path(__file__).parents[1]
+INTERRUPTED = 130  # the exit code of a process that Ctrl-C ended
+FIRST_FAILS = 10  # seconds in which torchrun ends the other processes when one has failed
+NO_MEMORY = "out of memory|not enough memory|can't allocate memory|insufficient memory"
 
 
-def run_flags(description: str, config: str = "config.yaml") -> argparse.ArgumentParser:
-    """`--config FILE` and trailing `key=value` words."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--config", default=config, metavar="FILE", help="the run to read (default: %(default)s)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a key, e.g. TrainingData.epochs=10")
+class Flags(argparse.ArgumentParser):
+    """As argparse's, but a mistake is a UserError, one sentence as any other."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"command line: {message}; --help says what may be written")
+
+
+def run_flags(
+    description: str, config: str = "config.yaml", epilog: Callable[[], str] | None = None
+) -> argparse.ArgumentParser:
+    """`--config FILE` and trailing `key=value` words; --help ends with what `epilog` returns, for a run its keys."""
+    parser = Flags(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--config",
+        default=config if Path(config).exists() else str(ROOT / config),
+        metavar="FILE",
+        help=f"the file to read (default: {config} in the current folder, else the toolkit's own)",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys that replace those of the file")
+    if {"-h", "--help"} & set(sys.argv[1:]):  # it reads files
+        parser.epilog = (epilog or run_help)()
     return parser
 
 
+def run_help() -> str:
+    """For the scripts that work on runs: the methods, the keys, and an example."""
+    from utils.config import Config, TrainingData
+
+    script = Path(sys.argv[0]).name
+    keys = [key for key in Config.model_fields if key != "TrainingData"]
+    keys += [f"TrainingData.{key}" for key in TrainingData.model_fields]
+    return "\n".join(
+        [
+            "methods (distillType), and the file with the complete recipe of each:",
+            *(f"  {method:<8}{file}: {title}" for method, file, title in recipes("configs", "distillType")),
+            "",
+            *wrapped("keys of every method, explained in README.md; a method's own ones stand in its file:", keys),
+            "",
+            "example:",
+            f"  python3 {script} --config configs/configSTPM.yaml data_path=my_data obj=screw TrainingData.epochs=50",
+        ]
+    )
+
+
+def recipes(folder: str, key: str) -> Iterator[tuple[str, str, str]]:
+    """(what `key` says, the file, what its first comment calls it) of every file of the toolkit's folder `folder`."""
+    for path in sorted((ROOT / folder).glob("*.yaml")):
+        text = path.read_text(encoding="utf-8")
+        found = re.search(rf"^{key}:\s*(\S+)", text, re.MULTILINE)
+        title = re.match(r"#\s*(.*?\)|.*(?=[.,:;]))", text)
+        if found:
+            yield found[1], f"{folder}/{path.name}", title[1] if title else ""
+
+
+def wrapped(title: str, words: list[str], width: int = 100) -> list[str]:
+    """A title and below it the words, indented, as lines."""
+    lines = [title, " "]
+    for word in words:
+        if len(lines[-1]) + len(word) + 1 > width:
+            lines.append(" ")
+        lines[-1] += f" {word}"
+    return lines
+
+
+def whole_number(low: int, high: int) -> Callable[[str], int]:
+    """For argparse's `type`: a number from `low` to `high`."""
+
+    def read(text: str) -> int:
+        if not re.fullmatch("[+-]?[0-9]{1,18}", text) or not low <= int(text) <= high:
+            shown = text if len(text) <= 40 else f"{text[:40]}..."
+            raise argparse.ArgumentTypeError(f"must be a whole number from {low} to {high:,} (got '{shown}')")
+        return int(text)
+
+    return read
+
+
 def run(main: Callable[[], None]) -> None:
-    """Call `main`; a user's mistake ends in one sentence and exit code 2, Ctrl-C in another and 130."""
+    """Call `main`; a user's mistake ends in one sentence and exit code 2, Ctrl-C in a word and 130."""
+    before = signal.signal(signal.SIGINT, _interrupt)
+    for stream in (sys.stdout, sys.stderr):  # a file's name may be no valid text, a terminal may lack letters
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        code = _exit_code(main)
+    except KeyboardInterrupt:
+        _leave()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if code:
+        sys.exit(code)
+
+
+def _exit_code(main: Callable[[], None]) -> int:
     try:
         main()
-    except UserError as error:
-        sys.exit(_say(f"error: {error}", 2))
-    except torch.OutOfMemoryError:
-        sys.exit(_say("error: out of GPU memory: lower batch_size or img_size", 2))
-    except KeyboardInterrupt:
-        # Worker threads may still be busy; nothing they do matters any more, and a traceback helps nobody.
-        code = _say("\ninterrupted; the same command takes a training up again from its last checkpoint", 130)
-        sys.stderr.flush()
-        os._exit(code)
+        sys.stdout.flush()
+        return 0
+    except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
+        os._exit(0)
+    except Exception as error:
+        sentence = explained(error)
+        if sentence is None:
+            raise
+    if rank() > 0:  # the first process most likely says the same
+        time.sleep(FIRST_FAILS)
+    print(f"error: {sentence}", file=sys.stderr)
+    return 2
 
 
-def _say(sentence: str, code: int) -> int:
-    print(sentence, file=sys.stderr)
-    return code
+def explained(error: Exception) -> str | None:
+    """The sentence for what the user can mend; None for any other error."""
+    # An image-reading process hands its error over wrapped in its traceback; the error itself comes last.
+    text = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "")
+    if isinstance(error, UserError):
+        return text
+    if isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error), re.IGNORECASE):
+        on_gpu = re.search("CUDA|HIP|MPS", str(error))
+        return (
+            f"out of {'GPU ' if on_gpu else ''}memory: lower batch_size or img_size{'' if on_gpu else ', or cache_mb'}"
+        )
+    if isinstance(error, UnicodeError):
+        return f"a name or a file holds what is not valid text: {getattr(error, 'object', text)!r:.200}"
+    if isinstance(error, OSError):
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        return f"cannot read or write{''.join(f' {name}' for name in names)}: {error.strerror or text}"
+    return None
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    """Python's own answer to Ctrl-C, but at once while a module is imported.
+
+    Nothing has begun then, and many a library turns an interrupted import into an error of its own.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            _leave()
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+def _leave() -> NoReturn:
+    """Worker threads may still be busy; nothing they do matters any more, and a traceback helps nobody."""
+    if rank() == 0:
+        os.write(2, b"\ninterrupted\n")
+    os._exit(INTERRUPTED)
