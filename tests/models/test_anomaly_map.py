@@ -53,7 +53,7 @@ def test_smooth_zero_leaves_the_map():
 
 
 def test_product_is_taken_at_the_finest_level_then_resized():
-    """specs/stpm_rd_rdpp.md 1.7-7: 6.125, where resizing every level first would give 7.5078125."""
+    """As STPM's published code does: 6.125, where resizing every level first would give 7.5078125."""
     levels = [torch.full((1, 1, 64, 64), 2.0), torch.full((1, 1, 32, 32), 2.0), impulse(16, 8, 8, 2.0)]
     at_finest = multiply_levels(levels, (64, 64))[0, 0]
     assert at_finest.max().item() == pytest.approx(6.125)

@@ -1,4 +1,4 @@
-"""DBFAD's networks: numeric checks 1 to 4 and 9 of specs/dbfad_mixed_rn_sspcab.md section 1.8, and its pitfalls."""
+"""DBFAD's networks: sizes and values of the authors' code (SimonThomine/DBFAD), and what it is easy to get wrong."""
 
 import pytest
 import torch
@@ -19,9 +19,9 @@ def level_sizes(height, width):
     return [(height // s, width // s) for s in (4, 4, 8, 16)]
 
 
-# The spec's values are float32's, whose sixth digit depends on the number of threads: these tests compute in float64,
-# and the spec is up to 5.1e-6 away from that.
-SPEC = 1e-5
+# The public code's values with `unit_fill` are float32's, whose sixth digit depends on the number of threads: these
+# tests compute in float64, which is up to 5.1e-6 away from them.
+FLOAT32 = 1e-5
 
 
 def ones(height=256, width=256, channels=CHANNELS, dtype=torch.float32):
@@ -43,86 +43,74 @@ def unit():
     return unit_fill(DBFADStudent(CHANNELS).double())
 
 
-# ---- check 1 -------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("residual", "total"), [(True, 10_800_256), (False, 10_134_464)])
-def test_check_1_total(residual, total):
+def test_the_students_parameters(residual, total):
     with torch.device("meta"):
         assert count(DBFADStudent(CHANNELS, residual)) == total
 
 
-def test_check_1_parts(meta):
+def test_the_parameters_of_its_parts(meta):
     counts = {name: [count(part) for part in getattr(meta, name)] for name in ("shrink", "links", "stages")}
     assert counts == {
         "shrink": [41_728, 41_728, 33_280, 66_048],
         "links": [49_472, 123_520, 492_800],
         "stages": [2_820_608, 705_792, 176_768, 147_968],
     }
-    assert (count(meta.embed[:4]), count(meta.embed[3])) == (1_380_928, 1_116_736)
-    assert (count(meta.embed[4]), count(meta.links[0][2])) == (4_719_616, 12_480)
-
-
-# ---- check 2 -------------------------------------------------------------------------------------------------
+    assert (count(meta.points) + count(meta.sspcab), count(meta.sspcab)) == (1_380_928, 1_116_736)
+    assert (count(meta.attention), count(meta.links[0][2])) == (4_719_616, 12_480)
 
 
 @pytest.mark.parametrize("residual", [True, False])
-@pytest.mark.parametrize("size", [(256, 256), (224, 224), (96, 160)])
-def test_check_2_shapes(size, residual):
+@pytest.mark.parametrize("size", [(224, 224), (96, 160)])
+def test_the_students_maps_have_the_teachers_shapes(size, residual):
     with torch.device("meta"):
         teacher = ones(*size)
         student = DBFADStudent(CHANNELS, residual)
         assert [m.shape for m in student(teacher)] == [m.shape for m in teacher]
         fused = student.shrink[3](teacher[3])
-        assert student.embed(fused).shape == (1, 512, size[0] // 32, size[1] // 32)
+        assert student.points(fused).shape == (1, 512, size[0] // 32, size[1] // 32)
 
 
-def test_bottleneck_resnets_too():
+def test_a_bottleneck_resnets_levels_are_taken_too():
     with torch.device("meta"):
         teacher = ones(64, 64, RESNET50)
         assert [m.shape for m in DBFADStudent(RESNET50)(teacher)] == [m.shape for m in teacher]
 
 
-# ---- check 3 -------------------------------------------------------------------------------------------------
-
-
 @torch.inference_mode()
-def test_check_3_embedding(unit):
+def test_the_embedding_with_known_weights(unit):
     fused = sum(shrink(maps) for shrink, maps in zip(unit.shrink, ones(dtype=torch.float64), strict=True))
-    points = unit.embed[:3](fused)
-    assert (fused.mean().item(), points.mean().item()) == pytest.approx((3.999970, 3.999916), rel=SPEC)
-    restored = unit.embed[3](points)
-    figures = [restored.mean().item(), centre(restored), restored[0, 0, 0, 0].item()]
-    assert figures == pytest.approx([8.998719, 15.997725, 3.999431], rel=SPEC)
-    attended = unit.embed[4](restored)
-    assert (attended.mean().item(), centre(attended)) == pytest.approx((1.354793, 6.703747), rel=SPEC)
+    points = unit.points(fused)
+    assert (fused.mean().item(), points.mean().item()) == pytest.approx((3.999970, 3.999916), rel=FLOAT32)
+    restored = unit.sspcab(points)
+    values = [restored.mean().item(), centre(restored), restored[0, 0, 0, 0].item()]
+    assert values == pytest.approx([8.998719, 15.997725, 3.999431], rel=FLOAT32)
+    attended = unit.attention(restored)
+    assert (attended.mean().item(), centre(attended)) == pytest.approx((1.354793, 6.703747), rel=FLOAT32)
 
 
 @torch.inference_mode()
-def test_check_3_links(unit):
+def test_the_links_with_known_weights(unit):
     maps = [link(level) for link, level in zip(unit.links, ones(dtype=torch.float64), strict=False)]
     assert [m.mean().item() for m in maps] == pytest.approx([0.015345, 0.030649, 0.060094], abs=5e-7)
     assert [centre(m) for m in maps] == pytest.approx([1 / 64, 1 / 32, 1 / 16], rel=0.02)
 
 
 @torch.inference_mode()
-def test_check_3_outputs(unit):
+def test_the_maps_with_known_weights(unit):
     means = [m.mean().item() for m in unit(ones(dtype=torch.float64))]
-    assert means == pytest.approx([337.636841, 84.698387, 21.242506, 5.352558], rel=SPEC)
+    assert means == pytest.approx([337.636841, 84.698387, 21.242506, 5.352558], rel=FLOAT32)
 
 
 @torch.inference_mode()
-def test_check_3_outputs_without_links():
+def test_the_maps_with_known_weights_without_links():
     means = [
         m.mean().item() for m in unit_fill(DBFADStudent(CHANNELS, residual=False).double())(ones(dtype=torch.float64))
     ]
-    assert means == pytest.approx([333.519348, 83.653206, 20.981102, 5.292464], rel=SPEC)
+    assert means == pytest.approx([333.519348, 83.653206, 20.981102, 5.292464], rel=FLOAT32)
 
 
-# ---- check 4, attention --------------------------------------------------------------------------------------
-
-
-def test_check_4_zero_weights_divide_by_the_width():
+def test_attention_of_zero_weights_divides_by_the_width():
     attention = DBFADStudent(SMALL).links[0][2]
     embed, weigh = attention.embed[0], [m for m in attention.weigh if isinstance(m, nn.Conv2d)]
     assert len(weigh) == 2
@@ -133,17 +121,14 @@ def test_check_4_zero_weights_divide_by_the_width():
     assert torch.equal(attention(x), embed(x).relu() / 16)
 
 
-def test_softmax_runs_along_the_width():
+def test_the_attentions_softmax_runs_along_the_width():
     attention = WidthAttention(nn.Identity(), nn.Identity())
     x = torch.randn(2, 3, 4, 6)
     rows = attention(x) / x
     torch.testing.assert_close(rows.sum(dim=3), torch.ones(2, 3, 4))
 
 
-# ---- check 9, initial weights --------------------------------------------------------------------------------
-
-
-def test_check_9_initial_weights():
+def test_initial_weights_are_kaiming_normal_but_for_transposed_convolutions():
     torch.manual_seed(0)
     student = DBFADStudent(CHANNELS)
     convs = [m for m in student.modules() if isinstance(m, nn.Conv2d)]
@@ -154,9 +139,6 @@ def test_check_9_initial_weights():
     assert plain.weight.shape == (128, 128, 3, 3) and plain.weight.std().item() == pytest.approx(0.041667, rel=0.01)
     deconv = student.stages[1][0].main[0][0]
     assert deconv.weight.shape == (256, 128, 2, 2) and 0.0441 < deconv.weight.abs().max().item() <= 0.044194 + 1e-6
-
-
-# ---- pitfalls ------------------------------------------------------------------------------------------------
 
 
 def test_norm_follows_the_relu():
@@ -176,7 +158,8 @@ def test_links_are_added_after_the_relu_and_decoded_further():
     torch.testing.assert_close(f2, student.stages[1](f3) + student.links[1](x1))
     torch.testing.assert_close(f1, student.stages[2](f2) + student.links[0](x0))
     torch.testing.assert_close(f0, student.stages[3](f1))
-    embedding = student.embed(sum(shrink(x) for shrink, x in zip(student.shrink, teacher, strict=True)))
+    fused = sum(shrink(x) for shrink, x in zip(student.shrink, teacher, strict=True))
+    embedding = student.attention(student.sspcab(student.points(fused)))
     torch.testing.assert_close(f3, student.stages[0](embedding) + student.links[2](x2))
 
 
@@ -187,13 +170,10 @@ def test_every_parameter_learns_but_four():
     teacher = [torch.randn(2, c, *size) for c, size in zip(SMALL, level_sizes(96, 96), strict=True)]
     sum((m - torch.randn_like(m)).square().mean() for m in student(teacher)).backward()
     silent = {name for name, p in student.named_parameters() if p.grad.abs().max() < 1e-6}
-    assert silent == {"embed.4.weigh.bias", *(f"links.{k}.2.weigh.2.bias" for k in range(3))}
+    assert silent == {"attention.weigh.bias", *(f"links.{k}.2.weigh.2.bias" for k in range(3))}
 
 
-# ---- teacher -------------------------------------------------------------------------------------------------
-
-
-def test_pooled_features():
+def test_the_teachers_first_level_is_the_pooled_stem():
     features = Features("resnet34", [0, 1, 2, 3]).eval()
     teacher = PooledFeatures(features).eval()
     image = torch.randn(1, 3, 64, 96)
@@ -209,6 +189,6 @@ def test_pooled_features():
 
 
 @pytest.mark.parametrize(("backbone", "levels"), [("resnet18", [1, 2, 3, 4]), ("resnet18", [0, 1, 2])])
-def test_other_levels_are_refused(backbone, levels):
+def test_a_teacher_of_other_levels_is_refused(backbone, levels):
     with pytest.raises(UserError, match=r"out_indice.*2, 4, 8 and 16.*'resnet18' have"):
         PooledFeatures(Features(backbone, levels))

@@ -4,8 +4,8 @@ import torch
 from models.transport import epsilons, sinkhorn_divergence
 
 
-def test_hand_computed_value():
-    """specs/stpm_rd_rdpp.md 3.8-6: both points move by one, so the cost is 1/2."""
+def test_two_points_that_move_by_one_cost_a_half():
+    """Both points move by one: the cost is half of its square."""
     x = torch.tensor([(0.0, 0.0), (1.0, 0.0)])
     y = torch.tensor([(0.0, 1.0), (1.0, 1.0)])
     value = sinkhorn_divergence(x, y)

@@ -4,7 +4,6 @@ import hashlib
 import json
 import socket
 import time
-from pathlib import Path
 
 import pytest
 import timm
@@ -12,10 +11,19 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
-from models.teachers import weights as module
+from models.teachers import hub
 from models.teachers.features import Features
-from models.teachers.weights import bundled_backbones, bundled_names, load_weights, pretrained_features
+from models.teachers.teacher import IMAGENET
+from models.teachers.weights import (
+    BUNDLED_FOLDER,
+    build_teacher,
+    bundled_backbones,
+    bundled_names,
+    find_source,
+    load_weights,
+)
 from tests.conftest import REPO
+from trainer import build_trainer
 from utils.config import read_config
 from utils.errors import UserError
 
@@ -29,6 +37,17 @@ def whole():
     return timm.create_model("resnet18").state_dict()
 
 
+@pytest.fixture(scope="module")
+def whole_file(whole, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "whole.safetensors"
+    save_file(whole, path)
+    return path
+
+
+def teacher_of(backbone, weights, levels=LEVELS, seed=0):
+    return build_teacher(backbone, levels, find_source(backbone, str(weights)), seed)
+
+
 def same(net: Features, state: dict) -> bool:
     return all(torch.equal(value, state[key].float()) for key, value in net.net.state_dict().items())
 
@@ -37,8 +56,8 @@ def same(net: Features, state: dict) -> bool:
 def test_a_local_file_is_loaded(tmp_path, whole, suffix):
     path = tmp_path / f"teacher{suffix}"
     save_file(whole, path) if suffix == ".safetensors" else torch.save(whole, path)
-    net = pretrained_features("resnet18", LEVELS, str(path), seed=0)
-    assert same(net, whole) and net.source.name == str(path)
+    teacher = teacher_of("resnet18", path)
+    assert same(teacher.net, whole) and (teacher.backbone, teacher.weights) == ("resnet18", str(path))
 
 
 def test_wrapped_half_precision_and_old_files_are_loaded(tmp_path, whole):
@@ -75,7 +94,7 @@ def test_missing_unknown_and_misshapen_keys_are_named(tmp_path, whole):
     for words, state in changes.items():
         save_file(state, tmp_path / "odd.safetensors")
         before = {k: v.clone() for k, v in net.net.state_dict().items()}
-        with pytest.raises(UserError, match=f"odd.safetensors is no 'resnet18': it {words}"):
+        with pytest.raises(UserError, match=f"odd.safetensors is not a 'resnet18': it {words}"):
             load_weights(net, tmp_path / "odd.safetensors")
         assert same(net, before)
 
@@ -90,40 +109,100 @@ def test_a_file_of_code_or_garbage_is_refused(tmp_path):
     for name in ("code.pth", "garbage.pth", "garbage.safetensors", "empty.pth", "list.pth", "numbers.pth"):
         with pytest.raises(UserError, match=name):
             load_weights(Features("resnet18", LEVELS), tmp_path / name)
-    with pytest.raises(UserError, match="nowhere.pth is no file"):
-        pretrained_features("resnet18", LEVELS, str(tmp_path / "nowhere.pth"), seed=0)
+    with pytest.raises(UserError, match="nowhere.pth is not a file"):
+        find_source("resnet18", str(tmp_path / "nowhere.pth"))
 
 
-def test_random_teacher_is_the_same_again_and_leaves_the_seed_alone():
+def integers(tensors):
+    return {key: (100 * tensor).long() for key, tensor in tensors.items()}
+
+
+def zeros(tensors):
+    return {key: torch.zeros_like(tensor) for key, tensor in tensors.items()}
+
+
+def one_nan(tensors):
+    spoilt = tensors["layer2.0.conv1.weight"].clone()
+    spoilt[3, 2, 1, 0] = float("nan")
+    return tensors | {"layer2.0.conv1.weight": spoilt}
+
+
+def one_infinite(tensors):
+    return tensors | {"layer1.0.bn1.running_var": torch.full((64,), float("inf"))}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [(integers, "integers"), (zeros, "all zero"), (one_nan, "not finite"), (one_infinite, "not finite")],
+)
+def test_values_that_no_training_gives_are_refused(tmp_path, whole, spoil, words):
+    """The file is named, and the network keeps its values; the learning rate would be blamed for a NaN later."""
+    path = tmp_path / "spoilt.safetensors"
+    save_file(spoil(whole), path)
+    net = Features("resnet18", LEVELS)
+    before = {key: value.clone() for key, value in net.net.state_dict().items()}
+    with pytest.raises(UserError, match=rf"spoilt\.safetensors .*{words}"):
+        load_weights(net, path)
+    assert same(net, before)
+
+
+def test_a_random_teacher_is_the_same_again_and_leaves_the_seed_alone():
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    a = pretrained_features("resnet18", LEVELS, "random", seed=5)
+    a = teacher_of("resnet18", "random", seed=5)
     assert torch.equal(torch.rand(3), expected)
-    b = pretrained_features("resnet18", LEVELS, "random", seed=5)
-    c = pretrained_features("resnet18", LEVELS, "random", seed=6)
-    assert same(a, b.net.state_dict()) and not same(a, c.net.state_dict())
+    b = teacher_of("resnet18", "random", seed=5)
+    c = teacher_of("resnet18", "random", seed=6)
+    assert same(a.net, b.net.net.state_dict()) and not same(a.net, c.net.net.state_dict())
 
 
-def test_bundled_teacher():
+# Mean and standard deviation of the images
+
+
+def test_a_manifest_beside_a_weights_file_wins_over_the_tag(whole_file, tmp_path):
+    path = tmp_path / "own.safetensors"
+    path.write_bytes(whole_file.read_bytes())
+    assert teacher_of("resnet18.tv_in1k", path).statistics == IMAGENET
+    own = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    path.with_suffix(".json").write_text(json.dumps(own), encoding="utf-8")
+    teacher = teacher_of("resnet18.tv_in1k", path)
+    assert teacher.statistics == (tuple(own["mean"]), tuple(own["std"]))
+    assert teacher.normalise(torch.full((1, 3, 2, 2), 0.5))[0, :, 0, 0].tolist() == pytest.approx([1, 0.6, 1 / 3])
+
+
+@pytest.mark.parametrize("text", ["not json", "[1, 2]", '{"mean": [0.5, 0.5, 0.5]}'])
+def test_a_file_that_is_no_manifest_leaves_the_tags_statistics(whole_file, tmp_path, text):
+    """Many a weights file lies beside a .json of another program."""
+    path = tmp_path / "own.safetensors"
+    path.write_bytes(whole_file.read_bytes())
+    path.with_suffix(".json").write_text(text, encoding="utf-8")
+    assert teacher_of("resnet18", path).statistics == IMAGENET
+
+
+# What is bundled
+
+
+def test_a_bundled_teacher_is_the_same_for_every_tag_and_seed():
     assert "resnet18" in bundled_backbones()
-    net = pretrained_features("resnet18.tv_in1k", LEVELS, "bundled", seed=0)
-    again = pretrained_features("resnet18", LEVELS, "bundled", seed=1)
-    assert same(net, again.net.state_dict()) and net.net["conv1"].weight.dtype == torch.float32
-    assert not same(net, Features("resnet18", LEVELS).net.state_dict())
+    teacher = teacher_of("resnet18.tv_in1k", "bundled")
+    again = teacher_of("resnet18", "bundled", seed=1)
+    assert same(teacher.net, again.net.net.state_dict()) and teacher.net.net["conv1"].weight.dtype == torch.float32
+    assert not same(teacher.net, Features("resnet18", LEVELS).net.state_dict())
 
 
 def test_bundled_weights_are_small_and_described():
-    folder = REPO / "models/teachers/bundled"
-    assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) < 40e6
-    text = (folder / "README.md").read_text()
+    assert sum(p.stat().st_size for p in BUNDLED_FOLDER.rglob("*") if p.is_file()) < 40e6
+    text = (BUNDLED_FOLDER / "README.md").read_text(encoding="utf-8")
     assert all(f"{name}.safetensors" in text for name in bundled_names())
 
 
-@pytest.mark.parametrize("path", sorted((REPO / "models/teachers/bundled").rglob("*.json")), ids=lambda path: path.stem)
-def test_a_bundled_teacher_is_what_its_recipe_makes(path):
+@pytest.mark.parametrize("name", bundled_names())
+def test_a_bundled_teacher_is_what_its_recipe_makes(name):
     """The manifest is of this very file, and pretrain.py with the shipped recipe is how it was made."""
-    manifest = json.loads(path.read_text())
+    path = BUNDLED_FOLDER / f"{name}.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    assert [len(manifest[key]) for key in ("mean", "std")] == [3, 3]
     assert hashlib.sha256(path.with_suffix(".safetensors").read_bytes()).hexdigest() == manifest["sha256"]
     recipe = read_config(REPO / f"configs/teachers/{path.stem}.yaml")
     del recipe["save_path"]
@@ -132,55 +211,55 @@ def test_a_bundled_teacher_is_what_its_recipe_makes(path):
 
 def test_nothing_bundled_for_a_backbone_lists_those_that_are():
     with pytest.raises(UserError, match="nothing is bundled for backbone 'resnet34'.*resnet18"):
-        pretrained_features("resnet34", LEVELS, "bundled", seed=0)
+        find_source("resnet34", "bundled")
 
 
-def test_bundled_teacher_ends_at_layer3():
+def test_the_bundled_resnet_ends_at_layer3():
     with pytest.raises(UserError, match="lacks layer4"):
-        pretrained_features("resnet18", [3, 4], "bundled", seed=0)
+        teacher_of("resnet18", "bundled", levels=[3, 4])
+
+
+# ImageNet's
 
 
 @pytest.fixture
 def no_cache(tmp_path, monkeypatch):
     """Empty caches; returns the folder torchvision's files would lie in."""
-    monkeypatch.setattr(module, "try_to_load_from_cache", lambda repo, file: None)
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda repo, file: None)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     return tmp_path / "hub/checkpoints"
 
 
-def test_imagenet_weights_from_the_hub_cache(tmp_path, whole, monkeypatch):
-    save_file(whole, tmp_path / "model.safetensors")
+def test_imagenet_weights_from_the_hub_cache(whole, whole_file, monkeypatch):
     asked = []
 
     def cached(repo, file):
         asked.append((repo, file))
-        return str(tmp_path / "model.safetensors")
+        return str(whole_file)
 
-    monkeypatch.setattr(module, "try_to_load_from_cache", cached)
-    net = pretrained_features("resnet18.tv_in1k", LEVELS, "imagenet", seed=0)
+    monkeypatch.setattr(hub, "try_to_load_from_cache", cached)
+    teacher = teacher_of("resnet18.tv_in1k", "imagenet")
     assert asked == [("timm/resnet18.tv_in1k", "model.safetensors")]
-    assert same(net, whole) and net.source.kind == "imagenet"
+    assert same(teacher.net, whole) and teacher.weights == "imagenet"
 
 
 def test_imagenet_weights_from_torchvisions_cache(no_cache, whole):
     no_cache.mkdir(parents=True)
     torch.save(whole, no_cache / "resnet18-f37072fd.pth")
-    assert same(pretrained_features("resnet18.tv_in1k", LEVELS, "imagenet", seed=0), whole)
+    assert same(teacher_of("resnet18.tv_in1k", "imagenet").net, whole)
 
 
-def test_imagenet_weights_are_downloaded_when_the_hub_answers(no_cache, tmp_path, whole, monkeypatch):
-    save_file(whole, tmp_path / "download.safetensors")
+def test_imagenet_weights_are_downloaded_when_the_hub_answers(no_cache, whole, whole_file, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(
-        module, "_answers", lambda url: url.endswith("timm/resnet18.tv_in1k/resolve/main/model.safetensors")
-    )
-    monkeypatch.setattr(module, "hf_hub_download", lambda repo, file: str(tmp_path / "download.safetensors"))
-    assert same(pretrained_features("resnet18.tv_in1k", LEVELS, "imagenet", seed=0), whole)
+    address = "timm/resnet18.tv_in1k/resolve/main/model.safetensors"
+    monkeypatch.setattr(hub, "_answers", lambda url: url.endswith(address))
+    monkeypatch.setattr(hub, "hf_hub_download", lambda repo, file: str(whole_file))
+    assert same(teacher_of("resnet18.tv_in1k", "imagenet").net, whole)
 
 
 def test_without_weights_the_error_says_which_file_goes_where(no_cache):
     with pytest.raises(UserError) as error:
-        pretrained_features("resnet18.tv_in1k", LEVELS, "imagenet", seed=0)
+        find_source("resnet18.tv_in1k", "imagenet")
     for words in ("resnet18.tv_in1k/resolve/main/model.safetensors", "weights=PATH", "resnet18-f37072fd.pth", no_cache):
         assert str(words) in str(error.value)
 
@@ -189,41 +268,50 @@ def test_a_file_that_only_the_hub_has_gets_a_place_too(no_cache, whole):
     """timm knows no other address of it: the error says under which name it is looked for."""
     backbone = "mobilenetv4_conv_small.e2400_r224_in1k"
     with pytest.raises(UserError, match=f"put it as {backbone}.safetensors into {no_cache}"):
-        pretrained_features(backbone, LEVELS, "imagenet", seed=0)
+        find_source(backbone, "imagenet")
     no_cache.mkdir(parents=True)
     save_file(whole, no_cache / f"{backbone}.safetensors")
-    with pytest.raises(UserError, match=f"{backbone}.safetensors is no"):
-        pretrained_features(backbone, LEVELS, "imagenet", seed=0)
+    assert find_source(backbone, "imagenet").path == no_cache / f"{backbone}.safetensors"
 
 
 def test_a_silent_hub_costs_seconds(no_cache, monkeypatch):
     """A server that takes the connection and says nothing, as firewalls do."""
+    assert hub.PATIENCE <= 5  # seconds; less here, to wait less
+    monkeypatch.setattr(hub, "PATIENCE", 1)
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
         begin = time.monotonic()
         with pytest.raises(UserError, match="neither cached nor reachable"):
-            pretrained_features("resnet18.tv_in1k", LEVELS, "imagenet", seed=0)
-        assert time.monotonic() - begin < 2 * module.PATIENCE
+            find_source("resnet18.tv_in1k", "imagenet")
+        assert time.monotonic() - begin < 2 * hub.PATIENCE
         begin = time.monotonic()
         with pytest.raises(UserError, match="efficientnet_b0.ra_in1k.* neither cached nor reachable"):
-            pretrained_features("efficientnet_b0.ra_in1k", LEVELS, "imagenet", seed=0)  # as the second of a pair
-        assert time.monotonic() - begin < module.PATIENCE / 2
+            find_source("efficientnet_b0.ra_in1k", "imagenet")  # as the second of a pair
+        assert time.monotonic() - begin < hub.PATIENCE / 2
 
 
 def test_auto_falls_back_to_the_bundled_teacher_and_says_so(no_cache, capsys):
-    net = pretrained_features("resnet18.tv_in1k", LEVELS, "auto", seed=0)
-    assert net.source.kind == "bundled" and Path(net.source.path).parent.name == "bundled"
+    source = find_source("resnet18.tv_in1k", "auto")
+    assert source.name == "bundled" and source.path.parent == BUNDLED_FOLDER
     assert "bundled teacher" in capsys.readouterr().err
     with pytest.raises(UserError, match="neither cached nor reachable"):
-        pretrained_features("wide_resnet50_2.tv_in1k", LEVELS, "auto", seed=0)
+        find_source("wide_resnet50_2.tv_in1k", "auto")
 
 
-def test_a_tag_nobody_made_is_refused(no_cache):
-    with pytest.raises(UserError, match="backbone 'resnet18.nobody'"):
-        pretrained_features("resnet18.nobody", LEVELS, "imagenet", seed=0)
+@pytest.mark.parametrize(
+    ("backbone", "weights", "words"),
+    [
+        ("resnet18.nobody", "imagenet", "backbone 'resnet18.nobody'"),
+        ("resnet81", "imagenet", "'resnet81'; did you mean resnet"),
+        ("resnet81", "bundled", "'resnet81'; did you mean resnet"),
+    ],
+)
+def test_a_backbone_nobody_made_is_said_before_weights_are_looked_for(no_cache, config, backbone, weights, words):
+    with pytest.raises(UserError, match=words):
+        build_trainer(config("st", backbone=backbone, weights=weights))
 
 
 def test_a_network_without_published_weights_is_refused(no_cache):
     with pytest.raises(UserError, match="no pretrained weights for backbone 'convnext_atto_rms'"):
-        pretrained_features("convnext_atto_rms", LEVELS, "imagenet", seed=0)
+        find_source("convnext_atto_rms", "imagenet")
