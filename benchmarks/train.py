@@ -5,7 +5,8 @@
 The plain loop is what a straightforward script does: float32, NCHW, files decoded again in every epoch, the
 teacher run on every batch; its test takes one image at a time. Every row runs in a process of its own on the
 same pictures, and its test in another, so that peak memory is its own. The first epoch, which warms up, is not
-counted. Needs Linux or macOS.
+counted. `--backbone efficientnet_b0` shows what the precision of `auto` is chosen by: depthwise convolutions gain
+nothing from bfloat16 on a CPU. Needs Linux or macOS.
 """
 
 import argparse
@@ -22,28 +23,35 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.data import DataLoader
 
-from datasets.dataset import MVTecDataset
 from datasets.demo import render
-from datasets.readers.mvtec import test_dataset, train_datasets
-from engine.device import keep_freed_memory
+from engine.device import Compute, keep_freed_memory
 from engine.fit import train_epoch
-from engine.loading import Batches, as_it_is, training_batches
+from engine.loading import as_it_is, test_dataset, train_datasets, training_batches
+from engine.scoring import Scoring
+from engine.state import TrainState
+from models.detector import unit_range
 from trainer import build_trainer
 from trainer.base import BaseTrainer
 from utils.console import progress
 
 PLAIN, OURS = "plain fp32 NCHW loop", "ours, everything on"
-SWITCHES = (
-    "without bf16 (precision: fp32)",
-    "without channels_last",
-    "without inference_mode",
-    "without teacher features kept",
-    "without anything kept (cache_mb: 0)",
-    "without batches in the test",
-    "without freed memory kept",
-)
+FP32, BF16 = "precision: fp32", "precision: bf16"
+NCHW, NO_FEATURES, NOTHING_KEPT = "without channels_last", "without teacher features kept", "cache_mb: 0"
+ONE_BY_ONE, NO_MEMORY = "without batches in the test", "without freed memory kept"
+ROWS = (PLAIN, OURS, FP32, BF16, NCHW, NO_FEATURES, NOTHING_KEPT, ONE_BY_ONE, NO_MEMORY)
+
+
+class ContiguousCompute(Compute):
+    """Computes in NCHW, torch's default."""
+
+    def place(self, net: nn.Module) -> nn.Module:
+        return net.to(self.device, memory_format=torch.contiguous_format)
+
+    def images(self, image: torch.Tensor) -> torch.Tensor:
+        return unit_range(image.to(self.device))
 
 
 def main() -> None:
@@ -58,7 +66,7 @@ def main() -> None:
         print(f"{'':36}{'train':>20}{'peak':>8}{'test':>20}{'peak':>8}")
         print(f"{'':36}{'images/s':>12}{'plain':>8}{'MiB':>8}{'images/s':>12}{'plain':>8}{'MiB':>8}")
         plain = {}
-        for row in (PLAIN, OURS, *SWITCHES):
+        for row in ROWS:
             line = f"{row:36}"
             for part in ("train", "test"):
                 child = [*command, f"--row={row}", f"--part={part}"]
@@ -84,7 +92,6 @@ def flags() -> argparse.Namespace:
 def measure(args: argparse.Namespace) -> tuple[float, float]:
     """Images per second and peak memory in MiB of one row's training or test."""
     image_mb = args.images * args.size**2 * 4 // 2**20 + 1  # pixels and mask
-    cache_mb = {SWITCHES[3]: image_mb, SWITCHES[4]: 0, PLAIN: 0}.get(args.row, 65536)
     trainer = build_trainer(
         {
             "data_path": args.data,
@@ -93,58 +100,51 @@ def measure(args: argparse.Namespace) -> tuple[float, float]:
             "backbone": args.backbone,
             "weights": "random",
             "device": args.device,
-            "precision": "fp32" if args.row in (PLAIN, SWITCHES[0]) else "auto",
-            "cache_mb": cache_mb,
+            "precision": {PLAIN: "fp32", FP32: "fp32", BF16: "bf16"}.get(args.row, "auto"),
+            "cache_mb": {NO_FEATURES: image_mb, NOTHING_KEPT: 0, PLAIN: 0}.get(args.row, 65536),
             "TrainingData": {"img_size": args.size, "val_ratio": 0.0, "epochs": 1},
         }
     )
-    if args.row not in (PLAIN, SWITCHES[6]):
+    if args.row not in (PLAIN, NO_MEMORY):
         keep_freed_memory()
-    if args.row in (PLAIN, SWITCHES[1]):
-        without_channels_last(trainer)
-    if args.row == SWITCHES[2]:
-        trainer.teacher.forward = torch.no_grad()(trainer.teacher.net.forward)
+    compute = trainer.compute
+    if args.row in (PLAIN, NCHW):
+        compute = ContiguousCompute(*compute)
+        compute.place(trainer.detector)
     train, test = (plain_epoch, plain_test) if args.row == PLAIN else (our_epoch, our_test)
     if args.part == "train":
-        epoch = train(trainer)
+        epoch = train(trainer, compute)
         epoch()
         return timed(lambda: [epoch() for _ in range(args.epochs)], args.epochs * args.images, trainer.device)
-    size = 1 if args.row == SWITCHES[5] else trainer.options.batch_size
+    size = 1 if args.row == ONE_BY_ONE else trainer.options.batch_size
     trainer.anomaly_map(torch.zeros(size, 3, args.size, args.size))
-    return timed(lambda: test(trainer, size), args.images // 2, trainer.device)
+    return timed(lambda: test(trainer, compute, size), args.images // 2, trainer.device)
 
 
-def without_channels_last(trainer: BaseTrainer) -> None:
-    for net in (trainer.teacher, trainer.student):
-        net.to(memory_format=torch.contiguous_format)
-    Batches.to_device = lambda self, image: image.to(self.device)
+def our_epoch(trainer: BaseTrainer, compute: Compute) -> Callable[[], float]:
+    train, _ = training_batches(trainer.config, trainer.teacher, compute)
+    state = TrainState(trainer.student, *trainer.build_optimizer(1), compute.dtype == torch.float16)
+    return lambda: train_epoch(trainer, compute, trainer.loss, train, state, 0, len(train), progress(None, ""))
 
 
-def our_epoch(trainer: BaseTrainer) -> Callable[[], None]:
-    trainer.test_set = (MVTecDataset([], trainer.options), [])  # nothing else is read or kept
-    train, _ = training_batches(trainer)
-    training = TrainState(trainer.student, *trainer.build_optimizer(1), trainer.dtype == torch.float16)
-    return lambda: train_epoch(trainer, trainer.loss, train, training, 0, len(train), progress(None, ""))
-
-
-def our_test(trainer: BaseTrainer, batch_size: int) -> None:
+def our_test(trainer: BaseTrainer, compute: Compute, batch_size: int) -> None:
     dataset, _ = test_dataset(trainer.config)
-    for batch in DataLoader(dataset, batch_size, collate_fn=as_it_is):
-        trainer.anomaly_map(batch["image"]).cpu()
+    for _ in Scoring(trainer.detector, compute, DataLoader(dataset, batch_size, collate_fn=as_it_is), ""):
+        pass
 
 
-def plain_epoch(trainer: BaseTrainer) -> Callable[[], None]:
+def plain_epoch(trainer: BaseTrainer, compute: Compute) -> Callable[[], None]:
     """As in a script written after the paper: nothing kept, nothing fused, torch's defaults."""
     dataset, _ = train_datasets(trainer.config)
-    teacher, student = trainer.teacher.net, trainer.student
+    teacher, student = trainer.teacher, trainer.student
     optimizer, _ = trainer.build_optimizer(1)
 
     def epoch() -> None:
         student.train()
         for batch in DataLoader(dataset, trainer.options.batch_size, shuffle=True, collate_fn=as_it_is):
-            image = batch["image"].to(trainer.device)
+            image = teacher.normalise(compute.images(batch["image"]))
             with torch.no_grad():
-                targets = teacher(image)
+                targets = teacher.net(image)
             loss = 0
             for target, output in zip(targets, student(image), strict=True):
                 difference = F.normalize(target, dim=1) - F.normalize(output, dim=1)
@@ -157,11 +157,11 @@ def plain_epoch(trainer: BaseTrainer) -> Callable[[], None]:
 
 
 @torch.no_grad()
-def plain_test(trainer: BaseTrainer, batch_size: int) -> None:
+def plain_test(trainer: BaseTrainer, compute: Compute, batch_size: int) -> None:
     dataset, _ = test_dataset(trainer.config)
     trainer.student.eval()
     for batch in DataLoader(dataset, 1, collate_fn=as_it_is):
-        image, product = batch["image"].to(trainer.device), 1
+        image, product = trainer.teacher.normalise(compute.images(batch["image"])), 1
         for target, output in zip(trainer.teacher.net(image), trainer.student(image), strict=True):
             difference = F.normalize(target, dim=1) - F.normalize(output, dim=1)
             level = difference.square().sum(dim=1, keepdim=True)
