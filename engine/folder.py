@@ -14,7 +14,7 @@ from torch import nn
 from engine.student_file import changes, check_metadata, load_student, read_metadata, save_student
 from models.detector import Detector
 from utils.config import RunConfig
-from utils.console import note
+from utils.console import log_to, note
 from utils.errors import UserError
 from utils.files import check_writable
 
@@ -51,6 +51,10 @@ class RunFolder:
         finally:
             owner.unlink(missing_ok=True)
             lock.release()
+
+    def log(self) -> contextlib.AbstractContextManager[None]:
+        """What is said inside is kept in train.log, too."""
+        return log_to(self.path / "train.log")
 
     def check_replaceable(self, origin: dict[str, Any]) -> None:
         """Raises UserError where a finished student of another origin would be replaced without having been asked to.

@@ -38,18 +38,20 @@ def train(
         train_batches, val_batches = batches
         inputs = {f"{key} (hash)": value for key, value in method.on_fit_start(train_batches).items()}
         images = "".join(part.loader.dataset.fingerprint() for part in batches if is_main())
-        origin |= inputs | {"good images (hash)": images}
+        own = origin | inputs | {"good images (hash)": images}
+        origin = from_main(lambda: own)  # which alone has read the held-out images
         if from_main(lambda: folder.awaits_test(origin)):
             note("this training is finished already; only its test is missing")
             return None
-        state = fit(method, compute, *batches, folder.checkpoint, origin)
-        state.restore_best()
-        method.on_fit_end(val_batches)
-        seconds = sum(row["seconds"] for row in state.history)
-        metadata = metadata | {"origin": origin, "best_epoch": state.kept, "train_seconds": seconds}
-        if is_main():
-            metadata["normal"] = _yardstick(method.detector, compute, config, *batches)
-            folder.replace_student(method.detector, metadata, config, state.history, state.best_epoch)
+        with folder.log():
+            state = fit(method, compute, *batches, folder.checkpoint, origin)
+            state.restore_best()
+            method.on_fit_end(val_batches)
+            seconds = sum(row["seconds"] for row in state.history)
+            metadata = metadata | {"origin": origin, "best_epoch": state.kept, "train_seconds": seconds}
+            if is_main():
+                metadata["normal"] = _yardstick(method.detector, compute, config, *batches)
+                folder.replace_student(method.detector, metadata, config, state.history, state.best_epoch)
     return metadata
 
 
@@ -66,7 +68,8 @@ def test(
     with folder.locked():
         folder.check_retestable(config)
         results = scoring(detector, compute, config, dataset, "testing")
-        tested = report.test_report(folder.path, dataset.samples, results, notes, metadata.get("normal"))
+        with folder.log():
+            tested = report.test_report(folder.path, dataset.samples, results, notes, metadata.get("normal"))
         about = {
             "teachers": metadata["teachers"],
             "teacher_sha256": metadata["teacher"],
