@@ -3,55 +3,59 @@
 All lengths are fractions of the picture, so a scene looks the same at every size.
 """
 
+from collections.abc import Sequence
 from math import cos, exp, pi, sin
 
 import cv2
 import numpy as np
 
+Array = np.ndarray
+Random = np.random.Generator
 
-def grid(n):
+
+def grid(n: int) -> tuple[Array, Array]:
     """x [1,n] and y [n,1] of the pixel centres, 0 to 1."""
     axis = (np.arange(n, dtype=np.float32) + 0.5) / n
     return axis[None, :], axis[:, None]
 
 
-def noise(n, random, rows, columns):
+def noise(n: int, random: Random, rows: int, columns: int) -> Array:
     """Smooth noise [n,n] around 0, spread about 1; the lattice fixes it, so every n shows the same hills."""
     lattice = random.standard_normal((rows, columns)).astype(np.float32)
     return cv2.resize(lattice, (n, n), interpolation=cv2.INTER_CUBIC)
 
 
-def ramp(value, low, high):
+def ramp(value: Array, low: Array | float, high: Array | float) -> Array:
     """0 up to low, 1 from high on, smooth between (low may be the larger one)."""
     t = np.clip((value - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
 
-def blur(image, sigma):
+def blur(image: Array, sigma: float) -> Array:
     """Gaussian blur; sigma is a fraction of the picture."""
     return cv2.GaussianBlur(image, (0, 0), sigma * image.shape[0])
 
 
-def soft(image, sigma):
+def soft(image: Array, sigma: float) -> Array:
     """A wide blur of [n,n], reckoned on a quarter of the pixels each way because that is as good."""
     n = image.shape[0]
     small = cv2.resize(image, (n // 4, n // 4), interpolation=cv2.INTER_AREA)
     return cv2.resize(blur(small, sigma), (n, n), interpolation=cv2.INTER_LINEAR)
 
 
-def rgb(red, green, blue):
+def rgb(red: float, green: float, blue: float) -> Array:
     """A colour as [3,1,1]; scenes are drawn in planes because numpy is slow on a last axis of 3."""
     return np.float32([red, green, blue])[:, None, None]
 
 
-def paint(cover, under, over):
+def paint(cover: Array, under: Array, over: Array) -> Array:
     """`over` where cover [n,n] is 1, `under` where it is 0; both [3,n,n] or a colour made by rgb()."""
     mixed = (over - under) * cover
     mixed += under
     return mixed
 
 
-def blob(n, random, centre, radius, edge=0.3):
+def blob(n: int, random: Random, centre: Array, radius: float, edge: float = 0.3) -> Array:
     """An irregular patch [n,n] in 0..1 that falls off over the outer `edge` part of its radius."""
     x, y = grid(n)
     dx, dy = x - float(centre[0]), y - float(centre[1])
@@ -66,7 +70,7 @@ def blob(n, random, centre, radius, edge=0.3):
     return ramp(distance, outline, outline * (1 - edge))
 
 
-def curve(n, points):
+def curve(n: int, points: Array) -> Array:
     """Distance [n,n] of every pixel from the line through points [k,2]."""
     canvas = np.full((n, n), 255, np.uint8)
     # four fractional bits: the points keep their place below the pixel
@@ -74,7 +78,7 @@ def curve(n, points):
     return cv2.distanceTransform(canvas, cv2.DIST_L2, 5) / n
 
 
-def bent(random, start, heading, length, bend):
+def bent(random: Random, start: Array, heading: float, length: float, bend: float) -> Array:
     """Points [60,2] of a stroke whose heading [rad] wanders by about `bend`."""
     knots = heading + bend * np.cumsum(random.standard_normal(5)) / 2
     headings = np.interp(np.linspace(0, 4, 60), np.arange(5), knots)
@@ -82,21 +86,21 @@ def bent(random, start, heading, length, bend):
     return np.asarray(start) + np.cumsum(steps, axis=0)
 
 
-def shifted(image, dx, dy):
+def shifted(image: Array, dx: float, dy: float) -> Array:
     """The picture [n,n] moved by (dx, dy), its border repeated."""
     n = image.shape[0]
     move = np.float32([[1, 0, dx * n], [0, 1, dy * n]])
     return cv2.warpAffine(image, move, (n, n), borderMode=cv2.BORDER_REPLICATE)
 
 
-def lambert(height, towards):
+def lambert(height: Array, towards: Sequence[float]) -> Array:
     """Brightness [n,n] of a relief [n,n] lit from towards (x, y, z); 1 on level ground."""
     down, right = np.gradient(height * height.shape[0])
     x, y, z = towards
     return np.maximum(1 - (right * x + down * y) / z, 0) / np.sqrt(1 + right * right + down * down)
 
 
-def lamp(n, random):
+def lamp(n: int, random: Random) -> Array:
     """Gain [n,n,3] of one shot: exposure, white balance, uneven light, darker corners."""
     x, y = grid(n)
     exposure, across, down = (

@@ -6,7 +6,7 @@ from math import cos, pi, radians, sin
 import cv2
 import numpy as np
 
-from datasets.demo.draw import bent, blob, curve, grid, lambert, noise, paint, ramp, rgb, shifted, soft
+from datasets.demo.draw import Array, Random, bent, blob, curve, grid, lambert, noise, paint, ramp, rgb, shifted, soft
 
 RIM, HUB, BORE = 0.375, 0.205, 0.12  # radii
 BOLTS, BOLT_CIRCLE, BOLT = 6, 0.29, 0.032
@@ -19,19 +19,19 @@ STEEL, MAT = rgb(0.52, 0.53, 0.54), rgb(0.27, 0.29, 0.32)
 class Part:
     """One flange on its mat; [n,n] each unless noted."""
 
-    centre: np.ndarray  # [2], x and y
+    centre: Array  # [2], x and y
     turn: float  # [rad]
     light: float  # [rad], where the lamp stands
-    metal: np.ndarray  # 0..1, how much of the pixel is steel
-    height: np.ndarray  # of the steel
-    grooves: np.ndarray  # what the lathe left, around 0
-    sheen: np.ndarray  # strength of the highlight
-    mat: np.ndarray  # brightness of the ground
-    dirt: np.ndarray  # colour of what sticks to the steel
-    cover: np.ndarray  # 0..1, how much of it
+    metal: Array  # 0..1, how much of the pixel is steel
+    height: Array  # of the steel
+    grooves: Array  # what the lathe left, around 0
+    sheen: Array  # strength of the highlight
+    mat: Array  # brightness of the ground
+    dirt: Array  # colour of what sticks to the steel
+    cover: Array  # 0..1, how much of it
 
 
-def outline(x, y, radius):
+def outline(x: Array, y: Array, radius: Array) -> Array:
     """Signed distance [n,n] from the flange's edge in its own frame, above 0 inside the steel."""
     ring = np.minimum(RIM - radius, radius - BORE)
     bolts = np.full_like(radius, 9)
@@ -42,7 +42,7 @@ def outline(x, y, radius):
     return np.minimum(np.minimum(ring, np.sqrt(bolts) - BOLT), key)
 
 
-def lathe(random, radius, angle):
+def lathe(random: Random, radius: Array, angle: Array) -> Array:
     """Turning marks [n,n]: rings that change little along the way round."""
     rings = 0.6 * random.standard_normal((1, 400)) + 0.5 * random.standard_normal((24, 400))
     rings[-1] = rings[0]
@@ -51,7 +51,7 @@ def lathe(random, radius, angle):
     return cv2.remap(rings, radius * 990, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
 
 
-def lay(n, random):
+def lay(n: int, random: Random) -> Part:
     """A flawless Part."""
     x, y = grid(n)
     centre = 0.5 + random.uniform(-0.03, 0.03, 2)
@@ -80,7 +80,7 @@ def lay(n, random):
     )
 
 
-def photograph(part):
+def photograph(part: Part) -> Array:
     """The part as a picture [3,n,n], 0 to 1."""
     x, y = cos(part.light), sin(part.light)
     away = soft(shifted(part.metal, -0.022 * x, -0.022 * y), 0.014)
@@ -92,13 +92,13 @@ def photograph(part):
     return paint(part.metal, ground * MAT, steel)
 
 
-def place(part, random, low, high):
+def place(part: Part, random: Random, low: float, high: float) -> Array:
     """x and y of a point on the steel, `low` to `high` from the middle and clear of the bolt holes."""
     angle = part.turn + SECTOR * (random.integers(BOLTS) + random.uniform(0.3, 0.7))
     return part.centre + random.uniform(low, high) * np.array([cos(angle), sin(angle)])
 
 
-def scratch(part, random, severity):
+def scratch(part: Part, random: Random, severity: float) -> tuple[Part, Array]:
     """Something hard was dragged over the face: a groove with a raised lip."""
     n = part.metal.shape[0]
     start, side = place(part, random, 0.24, 0.34), (-1, 1)[random.integers(2)]
@@ -114,7 +114,7 @@ def scratch(part, random, severity):
     return replace(part, height=height, sheen=sheen), line
 
 
-def dent(part, random, severity):
+def dent(part: Part, random: Random, severity: float) -> tuple[Part, Array]:
     """A blow has pressed the face in."""
     n = part.metal.shape[0]
     radius = 0.014 + 0.026 * random.uniform(0.4, 1) * (0.3 + 0.7 * severity)
@@ -123,7 +123,7 @@ def dent(part, random, severity):
     return replace(part, height=height, sheen=part.sheen * (1 - 0.6 * spot)), spot
 
 
-def contamination(part, random, severity):
+def contamination(part: Part, random: Random, severity: float) -> tuple[Part, Array]:
     """Grease, rust or chips stick to the face."""
     n = part.metal.shape[0]
     middle = place(part, random, 0.17, 0.33)

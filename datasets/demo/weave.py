@@ -5,7 +5,7 @@ from math import cos, pi, radians, sin
 
 import numpy as np
 
-from datasets.demo.draw import bent, blob, blur, curve, grid, lambert, noise, paint, ramp, rgb, shifted
+from datasets.demo.draw import Array, Random, bent, blob, blur, curve, grid, lambert, noise, paint, ramp, rgb, shifted
 
 YARNS = 25  # across the picture
 LIGHT = (-0.35, -0.45, 0.82)
@@ -16,18 +16,18 @@ WARP, WEFT, BEHIND = rgb(0.44, 0.47, 0.50), rgb(0.66, 0.64, 0.60), rgb(0.24, 0.2
 class Cloth:
     """One piece of cloth; [n,n] each unless noted. Places are counted in yarns, widths in yarn pitches."""
 
-    warp: np.ndarray  # which warp yarn, and where on it: 3.5 is the middle of yarn 3
-    weft: np.ndarray
-    warp_width: np.ndarray
-    weft_width: np.ndarray
-    warp_tone: np.ndarray
-    weft_tone: np.ndarray
-    tint: np.ndarray  # [1 or 3,n,n], what dirt leaves of the colour
-    strand: np.ndarray  # 0..1, the height of what lies on top
-    shade: np.ndarray  # share of the light that gets there
+    warp: Array  # which warp yarn, and where on it: 3.5 is the middle of yarn 3
+    weft: Array
+    warp_width: Array
+    weft_width: Array
+    warp_tone: Array
+    weft_tone: Array
+    tint: Array  # [1 or 3,n,n], what dirt leaves of the colour
+    strand: Array  # 0..1, the height of what lies on top
+    shade: Array  # share of the light that gets there
 
 
-def lay(n, random):
+def lay(n: int, random: Random) -> Cloth:
     """A flawless Cloth."""
     x, y = grid(n)
     pitch, turn = YARNS * random.uniform(0.97, 1.03), radians(random.uniform(-2, 2))
@@ -51,18 +51,18 @@ def lay(n, random):
     )
 
 
-def fibres(n, random, rows, columns):
+def fibres(n: int, random: Random, rows: int, columns: int) -> Array:
     """The yarn's own grain [n,n], drawn out along it."""
     return 0.08 * noise(n, random, rows, columns) + 0.04 * noise(n, random, 200, 200)
 
 
-def profile(across, width):
+def profile(across: Array, width: Array) -> Array:
     """Height of a round yarn, `across` from its middle; far below the cloth where there is no yarn."""
     inside = 1 - (2 * across / np.maximum(width, 1e-3)) ** 2
     return np.where(inside > 0, 0.42 * np.sqrt(np.maximum(inside, 0)) * np.minimum(width, 1.4), -0.7)
 
 
-def photograph(cloth):
+def photograph(cloth: Cloth) -> Array:
     """The cloth as a picture [3,n,n], 0 to 1."""
     i, j = np.floor(cloth.warp), np.floor(cloth.weft)
     s, t = cloth.warp - i - 0.5, cloth.weft - j - 0.5
@@ -83,7 +83,7 @@ def photograph(cloth):
     return paint(ramp(cloth.strand, 0, 0.7), colour, WEFT * 1.1 * strand)
 
 
-def hole(cloth, random, severity):
+def hole(cloth: Cloth, random: Random, severity: float) -> tuple[Cloth, Array]:
     """The yarns thin out, and break where it is bad."""
     n = cloth.warp.shape[0]
     middle, radius = random.uniform(0.12, 0.88, 2), 0.03 + 0.075 * severity * random.uniform(0.6, 1)
@@ -100,7 +100,7 @@ def hole(cloth, random, severity):
     return replace(cloth, strand=strand, **widths), np.maximum(spot, strand)
 
 
-def stain(cloth, random, severity):
+def stain(cloth: Cloth, random: Random, severity: float) -> tuple[Cloth, Array]:
     """A liquid has dried: darker, with a rim."""
     n = cloth.warp.shape[0]
     radius = 0.035 + 0.07 * random.uniform(0.2, 1) * (0.4 + 0.6 * severity)
@@ -111,12 +111,12 @@ def stain(cloth, random, severity):
     return replace(cloth, tint=cloth.tint * (1 - strength * soaked * colour)), spot
 
 
-def thread(cloth, random, severity):
+def thread(cloth: Cloth, random: Random, severity: float) -> tuple[Cloth, Array]:
     """A yarn is missing for a stretch, is too thick, or lies loose on top."""
     return (missing, thick, loose)[int(3 * random.random())](cloth, random, severity)
 
 
-def missing(cloth, random, severity):
+def missing(cloth: Cloth, random: Random, severity: float) -> tuple[Cloth, Array]:
     """The yarn is worn thin or gone."""
     name, off, ends = stretch(cloth, random, severity)
     part = ends * (np.abs(off) < 0.5)
@@ -125,7 +125,7 @@ def missing(cloth, random, severity):
     return replace(cloth, **{f"{name}_width": width}, shade=1 - (0.02 + 0.38 * severity) * part), part
 
 
-def thick(cloth, random, severity):
+def thick(cloth: Cloth, random: Random, severity: float) -> tuple[Cloth, Array]:
     """The yarn is a coarse or a doubled one."""
     name, off, ends = stretch(cloth, random, severity)
     # the yarn spreads and pushes its neighbours together
@@ -135,7 +135,7 @@ def thick(cloth, random, severity):
     return spread, ends * ramp(np.abs(off), 1.3, 0.7)
 
 
-def stretch(cloth, random, severity):
+def stretch(cloth: Cloth, random: Random, severity: float) -> tuple[str, Array, Array]:
     """A piece of one yarn: "warp" or "weft", yarns [n,n] off its middle, 0..1 towards its ends."""
     x, y = grid(cloth.warp.shape[0])
     name, along = (("warp", y), ("weft", x))[random.integers(2)]
@@ -147,7 +147,7 @@ def stretch(cloth, random, severity):
     return name, place - yarn - 0.5, ends
 
 
-def loose(cloth, random, severity):
+def loose(cloth: Cloth, random: Random, severity: float) -> tuple[Cloth, Array]:
     """A stray yarn lies on the cloth and throws a shadow."""
     n = cloth.warp.shape[0]
     length = 0.12 + 0.5 * severity * random.uniform(0.5, 1)
@@ -157,7 +157,7 @@ def loose(cloth, random, severity):
     return replace(cloth, strand=strand, shade=1 - shadow), np.maximum(ramp(strand, 0, 0.3), shadow)
 
 
-def round_line(n, points, radius):
+def round_line(n: int, points: Array, radius: float) -> Array:
     """Height [n,n], 0..1, of a round yarn along points [k,2]."""
     x, y = grid(n)
     ends = [np.hypot(x - float(end[0]), y - float(end[1])) for end in (points[0], points[-1])]
