@@ -3,10 +3,11 @@
 import copy
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,8 +15,10 @@ from torch.utils.data import Dataset
 
 from datasets.images import fit_image, fit_mask, read_image, read_mask
 from utils.config import CommonData
-from utils.console import progress
+from utils.console import note, progress
 from utils.errors import UserError
+
+Pixels = tuple[np.ndarray, np.ndarray]  # an image [3,H,W] uint8 or uint16, and its mask [H,W] bool
 
 
 class Sample(NamedTuple):
@@ -35,17 +38,18 @@ class ImageDataset(Dataset):
     def __init__(self, samples: list[Sample], options: CommonData):
         self.samples = samples
         self.img_size, self.crop_size = options.img_size, options.crop_size
-        self.decoded: list[tuple[np.ndarray, np.ndarray]] | None = None  # set by read_all()
+        self.decoded: list[Pixels] | None = None  # set by read_all()
         self.digests: list[bytes] = []  # of the pixels, set by read_all()
+        self.said: dict[str, Path] = {}  # what was noted, and of which file
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         """image [3,H,W] uint8 or uint16, mask [H,W] bool, label 0/1, defect_type, path, index."""
         return {key: values[0] for key, values in self.batch([index]).items()}
 
-    def batch(self, indices: list[int]) -> dict:
+    def batch(self, indices: list[int]) -> dict[str, Any]:
         """The same of several images: image [B,3,H,W], mask [B,H,W], label and index [B], lists of the others.
 
         Where 8- and 16-bit images meet in one batch, they are float32 in [0,1].
@@ -65,17 +69,25 @@ class ImageDataset(Dataset):
 
     __getitems__ = batch  # what DataLoader calls where a data set makes whole batches
 
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels [3,H,W] uint8 or uint16 and mask [H,W] bool, resized and cropped."""
+    def read(self, index: int) -> Pixels:
+        """Pixels [3,H,W] uint8 or uint16 and mask [H,W] bool, resized and cropped.
+
+        Raises UserError naming an image or mask that cannot be read, and a mask that does not belong to its image.
+        """
         sample = self.samples[index]
-        image = read_image(sample.path)
+        image = read_image(sample.path, lambda what: self._note(sample.path, what))
         pixels = fit_image(image, self.img_size, self.crop_size)
         if sample.mask is None:
             return pixels, np.zeros(self.crop_size, dtype=bool)
-        mask = read_mask(sample.mask)
+        mask = read_mask(sample.mask, lambda what: self._note(sample.mask, what))
         if mask.shape != image.shape[:2]:
             (mh, mw), (h, w) = mask.shape, image.shape[:2]
             raise UserError(f"{sample.mask}: the mask is {mw} x {mh} px but {sample.path} is {w} x {h} px")
+        if sample.defect_type == "good" and mask.any():
+            raise UserError(
+                f"{sample.mask}: the mask marks a defect, but {sample.path} is among the good images; "
+                "move the image to the folder of its defect type, or remove the mask"
+            )
         return pixels, fit_mask(mask, self.img_size, self.crop_size)
 
     def read_all(self, budget: int) -> int:
@@ -85,24 +97,38 @@ class ImageDataset(Dataset):
         """
         if not self.samples or self.digests:
             return 0
-        needed = len(self) * sum(array.nbytes for array in self.read(0))
-        decoded, digests = [], []
-        for item in progress(self._read_in_threads(range(len(self))), "reading images", len(self)):
-            digests.append(hashlib.sha256(item[0].tobytes()).digest())
-            if needed <= budget:
-                decoded.append(item)
-        self.decoded, self.digests = decoded or None, digests
-        return needed if decoded else 0
+        decoded: list[Pixels] | None = []
+        digests, taken = [], 0
+        for pixels, mask in progress(self._read_in_threads(), "reading images", len(self)):
+            digests.append(hashlib.sha256(pixels).digest())
+            taken += pixels.nbytes + mask.nbytes
+            # Given up as soon as the rest, if it is like the images so far, will not fit.
+            if taken * len(self) > budget * len(digests):
+                decoded = None
+            if decoded is not None:
+                decoded.append((pixels, mask))
+        self.decoded, self.digests = decoded, digests
+        return taken if decoded else 0
 
-    def _read_in_threads(self, indices: Iterable[int], ahead: int = 64) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """`read` of each, in order; `ahead` at a time, so that memory does not grow with the set.
+    def _read_in_threads(self) -> Iterator[Pixels]:
+        """`read` of each, in order; a few at a time, so that memory does not grow with the set.
 
         Threads, not processes: decoding and resizing release the interpreter lock, and nothing is copied.
         """
-        indices = list(indices)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for start in range(0, len(indices), ahead):
-                yield from pool.map(self.read, indices[start : start + ahead])
+        threads = min(os.cpu_count() or 1, 16)
+        with ThreadPoolExecutor(threads) as pool:
+            coming: deque[Future[Pixels]] = deque()
+            for index in range(len(self)):
+                coming.append(pool.submit(self.read, index))
+                if len(coming) > 2 * threads:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
+
+    def _note(self, path: Path, what: str) -> None:
+        """Of the first file only: a set often holds many of its like."""
+        if self.said.setdefault(what, path) == path:
+            note(f"{path}: {what}; this is not said of further files")
 
     def first(self, count: int) -> "ImageDataset":
         """The first `count` of the images as a data set."""

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.images import fit_image, is_image, read_image
+from datasets.images import fit_image, read_image
+from datasets.listing import is_folder, list_images_below
 from utils.console import note
 from utils.errors import UserError
 
@@ -21,11 +22,11 @@ class FolderImages:
     """
 
     def __init__(self, key: str, folder: str, img_size: Sequence[int], crop_size: Sequence[int] | None = None):
-        self.root, self.img_size, self.crop_size = Path(folder).expanduser(), img_size, crop_size or img_size
+        self.root, self.img_size, self.crop_size = _expanded(key, folder), img_size, crop_size or img_size
         self.damaged: set[Path] = set()
-        self.paths = sorted(path for path in self.root.rglob("*") if is_image(path))
-        if not self.root.is_dir():
+        if not is_folder(self.root):
             raise UserError(f"{key}: there is no folder {self.root}")
+        self.paths = list_images_below(self.root)
         if not self.paths:
             raise UserError(f"{key}: there are no images (png, jpg, bmp, tif, webp) in or below {self.root}")
 
@@ -54,3 +55,10 @@ class FolderImages:
                     self.damaged.add(path)
                     note(f"{error}; the next file is taken in its place")
         raise damaged
+
+
+def _expanded(key: str, folder: str) -> Path:
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError as error:  # ~somebody who has no home here
+        raise UserError(f"{key}: {folder}: {error}") from None

@@ -1,75 +1,148 @@
 """Image files to arrays: every format and bit depth named in the README, or one clear error."""
 
 import io
-from collections.abc import Sequence
+import os
+import re
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageFile
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
-from utils.console import note
-from utils.errors import UserError
+from utils.errors import UserError, reason
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-SYSTEM_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}  # written by file browsers, nobody's picture
-
-# A line camera's picture may pass Pillow's limit against decompression bombs; these files are the user's own.
-Image.MAX_IMAGE_PIXELS = None
-ImageFile.LOAD_TRUNCATED_IMAGES = False  # half a picture must be an error
+Remark = Callable[[str], None]  # is told what of a picture is left out or decided
 
 
-def list_images(folder: Path) -> list[Path]:
-    """The image files of a folder, sorted by name, whatever the case of their suffix; none if there is no folder.
+def read_image(path: Path, remark: Remark | None = None) -> np.ndarray:
+    """[H,W,3] RGB, uint8 or, for 16-bit files, uint16, turned as its EXIF orientation says.
 
-    Files of other kinds are left out and named.
+    Alpha is dropped, gray is repeated; of several pages or frames the first is read, of more channels than red, green
+    and blue these three, and `remark` is told. Raises UserError naming the file when it is missing, damaged, or of
+    another depth.
     """
-    files = sorted(p for p in folder.iterdir() if p.is_file()) if folder.is_dir() else []
-    images = [path for path in files if is_image(path)]
-    left_out = sorted({path.name for path in files} - {path.name for path in images} - SYSTEM_FILES)
-    if left_out:
-        note(f"{folder}: left out {len(left_out)} file(s) that are no {'/'.join(SUFFIXES)}: {', '.join(left_out[:5])}")
-    return images
-
-
-def is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-
-
-def read_image(path: Path) -> np.ndarray:
-    """[H,W,3] RGB, uint8 or, for 16-bit files, uint16. Alpha is dropped, gray is repeated.
-
-    Raises UserError naming the file when it is missing, damaged, or of another depth.
-    """
-    pixels = _decode(path)
+    pixels, _ = _decode(path, remark)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[:, :, None], 3, axis=2)
     return pixels[:, :, :3]
 
 
-def read_mask(path: Path) -> np.ndarray:
-    """[H,W] bool: everything above zero is defect. Raises UserError like `read_image`."""
-    pixels = _decode(path)
-    return pixels > 0 if pixels.ndim == 2 else (pixels[:, :, :3] > 0).any(axis=2)
+def read_mask(path: Path, remark: Remark | None = None) -> np.ndarray:
+    """[H,W] bool: everything that is not black is defect. Turned as its EXIF orientation says, like images.
+
+    A mask is gray (1, 8 or 16 bits), in colours, or has a palette, of which the colours count, not their numbers.
+    JPEG and lossy WebP leave traces around every edge; there, what is brighter than half of full scale is defect, and
+    `remark` is told. Transparency must agree with the colours or be the same everywhere, and a mask in colours must
+    have a black pixel: otherwise nobody can say what its background is.
+
+    Raises UserError naming the file for these and like `read_image`.
+    """
+    pixels, lossy = _decode(path, remark)
+    gray, alpha = (pixels, None) if pixels.ndim == 2 else (pixels[:, :, :3].max(axis=2), pixels[:, :, 3:])
+    mask = gray > 127 if lossy else gray > 0
+    if lossy and remark is not None:
+        remark("the mask is in a lossy format (JPEG or WebP): what is brighter than half of full scale is defect")
+    if lossy and gray.any() and not mask.any():
+        raise UserError(
+            f"{path}: the mask is in a lossy format, of which only what is brighter than 127 is taken as defect, and "
+            f"its brightest value is {gray.max()}; save it as png, with 255 for defect"
+        )
+    if alpha is not None and alpha.size and alpha.min() < alpha.max() and ((alpha[:, :, 0] > 0) != mask).any():
+        raise UserError(
+            f"{path}: the mask's transparency and its colours mark different pixels; save it without transparency, "
+            "black for good and white for defect"
+        )
+    if mask.all() and pixels.ndim == 3 and (pixels[:, :, :3] != gray[:, :, None]).any():
+        raise UserError(
+            f"{path}: the mask has no black pixel; black (0, or the colours 0, 0, 0) means good, all else defect"
+        )
+    return mask
 
 
-def _decode(path: Path) -> np.ndarray:
-    """[H,W], [H,W,3] or [H,W,4] as stored, uint8 or uint16, RGB order."""
+def _decode(path: Path, remark: Remark | None) -> tuple[np.ndarray, bool]:
+    """[H,W], [H,W,3] or [H,W,4] upright, uint8 or uint16, RGB order; whether black may have become dark gray."""
+    data = _read(path)
+    try:
+        with ANY_SIZE, Image.open(io.BytesIO(data)) as image:
+            left_out = _left_out(image)
+            image.load()
+            pixels, lossy = _pixels(data, image), _is_lossy(data, image)
+    except UnidentifiedImageError:  # its text holds a memory address
+        raise UserError(f"{path}: cannot be read as an image (damaged, or of an unknown format or kind)") from None
+    except Exception as error:  # by format: OSError, SyntaxError, MemoryError, OverflowError, cv2.error ...
+        raise UserError(f"{path}: cannot be read as an image ({reason(error)})") from None
+    if pixels is None:
+        raise UserError(f"{path}: only 8- and 16-bit integer images are supported (16 bits in gray or RGB)")
+    for what in left_out if remark else ():
+        remark(what)
+    return pixels, lossy
+
+
+def _read(path: Path) -> bytes:
     try:
         data = path.read_bytes()
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            deep_colour = image.mode in ("RGB", "RGBA") and _bits_per_sample(data, image) == 16
-            pixels = None if deep_colour else _from_pillow(image)
-    except Exception as error:  # by format: OSError, SyntaxError, MemoryError, OverflowError ...
-        raise UserError(f"{path}: cannot be read as an image ({error})") from None
-    if deep_colour:  # Pillow would cut it down to 8 bits
-        pixels = _from_opencv(data)
-    if pixels is None:
-        raise UserError(f"{path}: only 8- and 16-bit integer images are supported")
-    return pixels
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not data:
+        raise UserError(f"{path}: cannot be read as an image (the file is empty)")
+    return data
+
+
+class AnySize:
+    """A line camera's picture may pass Pillow's limit against decompression bombs, and half a picture is an error.
+
+    Pillow's settings are global: they are set while any thread is in here, and restored when the last one leaves.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.inside == 0:
+                self.earlier = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
+                Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = None, False
+            self.inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if self.inside == 0:
+                Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = self.earlier
+
+    def renew(self) -> None:
+        """In a forked process the threads that were in here are gone, and the lock may have been taken for ever."""
+        if self.inside:
+            Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = self.earlier
+        self.__init__()
+
+
+ANY_SIZE = AnySize()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=ANY_SIZE.renew)
+
+
+def _left_out(image: Image.Image) -> list[str]:
+    """Sentences about what the file holds beyond the one picture that is read."""
+    sentences = []
+    if getattr(image, "n_frames", 1) > 1:
+        sentences.append("of its pages or frames only the first is read")
+    if image.format == "TIFF" and _further_channels(image):
+        sentences.append("of its channels only red, green and blue (or gray) are read")
+    return sentences
+
+
+def _further_channels(image: Image.Image) -> int:
+    """How many there are beside those of the colour space and alpha."""
+    tags = image.tag_v2
+    colours = {2: 3, 5: 4, 6: 3, 8: 3}.get(tags.get(262), 1)  # RGB, CMYK, YCbCr, Lab; gray and palettes have one
+    extra = tags.get(338, ())  # 1 and 2 are alpha; one that nobody has named is taken for it
+    alphas = sum(kind in (1, 2) for kind in extra) if extra else 1
+    return max(0, tags.get(277, 1) - colours - alphas)
 
 
 def _bits_per_sample(data: bytes, image: Image.Image) -> int:
@@ -80,6 +153,14 @@ def _bits_per_sample(data: bytes, image: Image.Image) -> int:
     return 8
 
 
+def _pixels(data: bytes, image: Image.Image) -> np.ndarray | None:
+    """None for a depth that is not supported."""
+    # Pillow would cut 16-bit colours down to 8 bits.
+    deep_colour = _bits_per_sample(data, image) == 16 and not image.mode.startswith("I")
+    pixels = _from_opencv(data, image.mode) if deep_colour else _from_pillow(image)
+    return None if pixels is None else _upright(pixels, image)
+
+
 def _from_pillow(image: Image.Image) -> np.ndarray | None:
     if image.mode in ("L", "RGB", "RGBA"):
         return np.array(image)
@@ -88,12 +169,34 @@ def _from_pillow(image: Image.Image) -> np.ndarray | None:
         return pixels.astype(np.uint16) if pixels.min() >= 0 and pixels.max() < 2**16 else None
     if image.mode == "F":
         return None
-    return np.array(image.convert("RGB"))  # palette, 1-bit, gray with alpha, CMYK ...
+    # palette, 1-bit, gray with alpha, CMYK ...
+    return np.array(image.convert("RGBA" if image.has_transparency_data else "RGB"))
 
 
-def _from_opencv(data: bytes) -> np.ndarray | None:
+def _from_opencv(data: bytes, mode: str) -> np.ndarray | None:
+    """16-bit colours; `mode` is Pillow's."""
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    return None if pixels is None else cv2.cvtColor(pixels[:, :, :3], cv2.COLOR_BGR2RGB)
+    if pixels is None or pixels.ndim != 3 or mode not in ("RGB", "RGBA"):
+        return None
+    return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA if mode == "RGBA" else cv2.COLOR_BGR2RGB)
+
+
+def _upright(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
+    """[H,W,...] as stored -> as it is to be looked at. TIFF files are turned by their decoders already."""
+    orientation = 1 if image.format == "TIFF" else image.getexif().get(ExifTags.Base.Orientation, 1)
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _is_lossy(data: bytes, image: Image.Image) -> bool:
+    if image.format == "WEBP":  # its chunk of pixels is called VP8 or, lossless, VP8L
+        return re.search(rb"VP8[ L]", data)[0] == b"VP8 "
+    return image.format in ("JPEG", "MPO") or image.info.get("compression") in ("jpeg", "tiff_jpeg")
 
 
 def fit_image(pixels: np.ndarray, img_size: Sequence[int], crop_size: Sequence[int]) -> np.ndarray:

@@ -1,37 +1,49 @@
-"""A data set in MVTec layout: <data_path>/<obj>/{train/good, test/<defect type>, ground_truth/<defect type>}."""
+"""A data set in MVTec layout: <data_path>/<obj>/{train/good, test/<defect type>, ground_truth/<defect type>}.
+
+Hidden folders, such as .ipynb_checkpoints, are no part of it. Names of folders are lower case as written here.
+"""
 
 from pathlib import Path
 
 from datasets.dataset import Sample
-from datasets.images import list_images
+from datasets.listing import contents, is_folder, list_images, printable, say_left_out
 from utils.config import RunConfig
 from utils.errors import UserError
 
 
 def train_samples(config: RunConfig) -> list[Sample]:
-    """The good images to train on. Raises UserError naming the folder when there are none."""
-    folder = category(config) / "train" / "good"
-    images = list_images(folder)
+    """The good images to train on. Raises UserError naming the folder when there are none.
+
+    What else lies in train/ is left out and named.
+    """
+    train = category(config) / "train"
+    found = contents(train)
+    _check_case(found.folders, ["good"])
+    images = list_images(train / "good")
     if not images:
-        raise UserError(f"{folder}: no images to train on (png, jpg, bmp, tif or webp)")
+        raise UserError(f"{train / 'good'}: no images to train on (png, jpg, bmp, tif or webp)")
+    others = [path for path in found.folders if path.name != "good"]
+    say_left_out(train, "folder(s), because a training takes images from train/good only", others)
+    say_left_out(train, "image(s), because a training takes images from train/good only", found.images)
     return [Sample(path, None, "good") for path in images]
 
 
 def test_samples(config: RunConfig) -> list[Sample]:
     """The images below test/, by defect type; none where there is no such folder.
 
-    Raises UserError for pictures outside the folders of the defect types, two images of one name, a mask without
-    image, or masks for only some defective images.
+    Raises UserError for images outside the folders of the defect types, two images of one name, a mask without
+    image, masks for only some defective images, or a folder whose name cannot be used.
     """
     root = category(config)
-    folder = root / "test"
-    stray = list_images(folder)
+    stray, folders, *_ = contents(root / "test")
     if stray:
-        raise UserError(f"{stray[0]}: test images belong into a folder per defect type, such as {folder / 'good'}")
-    types = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
-    found = {name: _unique(list_images(folder / name)) for name in types}
+        raise UserError(
+            f"{stray[0]}: test images belong into a folder per defect type, such as {root / 'test' / 'good'}"
+        )
+    _check_types(folders)
+    found = {folder.name: _unique(list_images(folder)) for folder in folders}
     masks = _masks(root / "ground_truth", found)
-    samples = [Sample(path, masks.get(path), name) for name in types for path in found[name]]
+    samples = [Sample(path, masks.get(path), name) for name, images in found.items() for path in images]
     _check_masks(samples, root / "ground_truth")
     return samples
 
@@ -39,19 +51,40 @@ def test_samples(config: RunConfig) -> list[Sample]:
 def category(config: RunConfig) -> Path:
     """The folder of `obj`. Raises UserError listing the ones there are."""
     root = Path(config.data_path)
-    folder = root / config.obj
-    if folder.is_dir():
-        return folder
-    if not root.is_dir():
+    if not is_folder(root):
         raise UserError(f"data_path: there is no folder {root}")
-    there = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    raise UserError(f"obj: {root} has no category '{config.obj}' (it has: {', '.join(there) or 'none'})")
+    if is_folder(root / config.obj):
+        _check_case(contents(root / config.obj).folders, ["train", "test", "ground_truth"])
+        return root / config.obj
+    there = ", ".join(folder.name for folder in contents(root).folders) or "none"
+    raise UserError(f"obj: {root} has no category '{config.obj}' (it has: {there})")
+
+
+def _check_case(folders: list[Path], names: list[str]) -> None:
+    """Raises UserError for test/Good and its like, which would be taken for something else."""
+    for folder in folders:
+        if folder.name not in names and folder.name.lower() in names:
+            raise UserError(f"{folder}: rename this folder to '{folder.name.lower()}', in lower case")
+
+
+def _check_types(folders: list[Path]) -> None:
+    """Raises UserError for a folder whose name cannot be that of a defect type: it could not be written to a report."""
+    _check_case(folders, ["good"])
+    for folder in folders:
+        try:
+            folder.name.encode()
+        except UnicodeEncodeError:
+            name = printable(folder)
+            raise UserError(f"{name}: the name of a defect type must be valid UTF-8; rename this folder") from None
 
 
 def _masks(ground_truth: Path, found: dict[str, list[Path]]) -> dict[Path, Path]:
     """Mask of each defective image: <type>/<stem>_mask.png as in MVTec, or <type>/<stem>.png; any image format."""
     masks = {}
-    for folder in sorted(p for p in ground_truth.iterdir() if p.is_dir()) if ground_truth.is_dir() else []:
+    stray, folders, *_ = contents(ground_truth)
+    _check_types(folders)
+    say_left_out(ground_truth, "mask(s) that do not lie in the folder of a defect type", stray)
+    for folder in folders:
         images = {image.stem: image for image in found.get(folder.name, [])}
         for mask in _unique(list_images(folder), "_mask"):
             stem = mask.stem.removesuffix("_mask")
