@@ -1,47 +1,73 @@
 """Show what teacher and student of a finished run see, level by level, and where they differ."""
 
-import argparse
 import csv
+import math
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from datasets.dataset import ImageDataset, Sample
-from datasets.demo import ensure_demo
-from evaluation.feature_pages import ImageView, LevelView, channel_importance, draw_level, draw_overview, level_shares
-from evaluation.pictures import shown
-from trainer import build_trainer
-from trainer.base import BaseTrainer
-from utils.command import run, run_flags
-from utils.config import joined
-from utils.console import progress
+from utils.command import run, run_flags, whole_number
 from utils.errors import UserError
-from utils.files import check_writable, write_atomic
+
+if TYPE_CHECKING:
+    from datasets.dataset import ImageDataset, Sample
+    from evaluation.feature_pages import ImageView
+    from trainer.base import BaseTrainer
 
 
 def main() -> None:
-    args = _flags()
+    parser = run_flags(__doc__)
+    parser.add_argument(
+        "--images",
+        default="1",
+        metavar="N|NAMES",
+        help="how many per defect type, highest score first, or names: hole/003,good/010 (default: %(default)s)",
+    )
+    parser.add_argument("--layers", default="all", metavar="all|1,2,..", help="levels, shallow to deep (default: all)")
+    fitting = whole_number(1, 16)  # on a page
+    parser.add_argument("--channels", type=fitting, default=8, metavar="N", help="per level (default: %(default)s)")
+    args = parser.parse_intermixed_args()
+
+    from datasets.demo import ensure_demo
+    from trainer import build_trainer
+
     trainer = build_trainer(args.config, [*args.overrides, "phase=test"])
     ensure_demo(trainer.config)
     trainer.load()
+    with trainer.folder.locked():
+        write_pages(trainer, args.images, args.layers, args.channels)
+
+
+def write_pages(trainer: "BaseTrainer", images: str, layers: str, channels: int) -> None:
+    """Into `features/` of the run; `images` as `choose_images` takes them, `layers` as `choose_levels` does."""
+    from evaluation.feature_pages import draw_level, draw_overview
+    from utils.console import progress, say
+    from utils.files import check_writable, write_atomic
+
     dataset, _ = trainer.test_set
-    chosen = choose_images(dataset.samples, args.images, read_scores(trainer.run_dir))
+    chosen = choose_images(dataset.samples, images, trainer.run_dir)
+    teacher, _ = trainer.features(dataset[chosen[0]]["image"][None])
+    levels = choose_levels(layers, len(teacher))
     folder = trainer.run_dir / "features"
-    check_writable(folder)
     for index in progress(chosen, "pages"):
         sample, view = dataset.samples[index], look(trainer, dataset, index)
         pages = folder / sample.defect_type
-        pages.mkdir(exist_ok=True)
+        check_writable(pages)
         write_atomic(pages / f"{sample.path.stem}.png", partial(draw_overview, view=view))
-        for k in choose_levels(args.layers, len(view.levels)):
+        for k in levels:
             page = pages / f"{sample.path.stem}_level{k + 1}.png"
-            write_atomic(page, partial(draw_level, view=view, k=k, channels=args.channels))
-    print(f"{len(chosen)} images: pages in {folder}")
+            write_atomic(page, partial(draw_level, view=view, k=k, channels=channels))
+    say(f"{len(chosen)} images: pages in {folder}")
 
 
-def look(trainer: BaseTrainer, dataset: ImageDataset, index: int) -> ImageView:
+def look(trainer: "BaseTrainer", dataset: "ImageDataset", index: int) -> "ImageView":
     """Everything the pages of one test image show, on the CPU."""
+    from torch.nn.functional import normalize, pad
+
+    from evaluation.feature_pages import ImageView, LevelView, channel_importance, level_shares
+    from evaluation.pictures import shown, shown_aspect
+    from utils.config import joined
+
     sample, item = dataset.samples[index], dataset[index]
     size = item["image"].shape[-2:]
     detector = trainer.detector
@@ -52,14 +78,15 @@ def look(trainer: BaseTrainer, dataset: ImageDataset, index: int) -> ImageView:
     references = detector.references or ["teacher"] * len(teacher)
     levels = []
     for k, (t, s, distance, share) in enumerate(zip(teacher, student, distances, shares, strict=True)):
-        t, s = (torch.nn.functional.normalize(m.float(), dim=1) if detector.norm else m.float() for m in (t, s))
+        t, s = (normalize(m.float(), dim=1) if detector.norm else m.float() for m in (t, s))
         importance = channel_importance(t, s, final, detector.border)
         # Where it lies in the image.
-        placed = torch.nn.functional.pad(distance[0, 0].float().cpu(), [detector.border] * 4)
+        placed = pad(distance[0, 0].float().cpu(), [detector.border] * 4)
         levels.append(LevelView(references[k], t[0].cpu(), s[0].cpu(), placed, importance.cpu(), share))
     return ImageView(
         title=f"{trainer.config.obj} · {sample.defect_type} / {sample.path.stem}",
         method=f"{trainer.config.distillType} · {joined(trainer.config.backbone)}",
+        aspect=shown_aspect(sample.path, dataset.img_size, dataset.crop_size),
         image=shown(item["image"].numpy()),
         mask=item["mask"].numpy(),
         final=final[0, 0].cpu().numpy(),
@@ -68,59 +95,63 @@ def look(trainer: BaseTrainer, dataset: ImageDataset, index: int) -> ImageView:
     )
 
 
-def choose_images(samples: list[Sample], wanted: str, scores: dict[str, float]) -> list[int]:
-    """Positions of the images to show: `wanted` is a count per kind, or names such as hole/003,good/010.
+def choose_images(samples: "list[Sample]", wanted: str, run_dir: Path) -> list[int]:
+    """Positions of the images to show: names such as hole/003,good/010, or how many of each defect type.
 
-    Raises UserError for a name that no test image has.
+    Those with the highest scores in the run's last test come first. Raises UserError for a name that no test image
+    has, and as `read_scores`.
     """
     names = {sample.name: i for i, sample in enumerate(samples)}
-    if not wanted.isdigit():
+    count = _number(wanted)
+    if count is None:
         for name in wanted.split(","):
             if name not in names:
                 raise UserError(f"--images: no test image '{name}' (names are like {next(iter(names))})")
         return [names[name] for name in wanted.split(",")]
-    order = sorted(range(len(samples)), key=lambda i: -scores.get(str(samples[i].path), 0.0))
+    if not count:
+        raise UserError("--images: write how many per defect type, 1 or more, or names (got '0')")
+    scores = read_scores(run_dir, list(names))
+    order = sorted(range(len(samples)), key=lambda i: -scores[samples[i].name])
     types = sorted({sample.defect_type for sample in samples})
-    return [i for name in types for i in [i for i in order if samples[i].defect_type == name][: int(wanted)]]
+    return [i for name in types for i in [i for i in order if samples[i].defect_type == name][:count]]
 
 
 def choose_levels(wanted: str, there: int) -> list[int]:
     """Level positions from 0; `wanted` is "all" or numbers from 1, shallow to deep, such as 1,3."""
     if wanted == "all":
         return list(range(there))
-    numbers = [int(word) if word.isdigit() else 0 for word in wanted.split(",")]
+    numbers = [_number(word) or 0 for word in wanted.split(",")]
     if not all(1 <= number <= there for number in numbers):
         raise UserError(f"--layers: write 'all' or numbers from 1 to {there}, such as 1,{there} (got '{wanted}')")
     return [number - 1 for number in numbers]
 
 
-def read_scores(run_dir: Path) -> dict[str, float]:
-    """Image scores of the finished test by path. Raises UserError when there are none."""
-    path = run_dir / "scores.csv"
+def read_scores(run_dir: Path, names: list[str]) -> dict[str, float]:
+    """Image scores of the finished test by `Sample.name`, for at least these.
+
+    Raises UserError when there are none, when one of these is missing, and when the file cannot be read.
+    """
+    path, again = run_dir / "scores.csv", "test the run again (python3 trainNet.py phase=test)"
     if not path.is_file():
         raise UserError(f"{path}: test the run first (python3 trainNet.py phase=test)")
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return {row["path"]: float(row["score"]) for row in csv.DictReader(file)}
+    scores = {}
+    try:
+        # What Excel writes begins with a byte order mark.
+        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            for row in csv.DictReader(file):
+                image = Path(row["path"])  # however the data set's folder was spelled then
+                scores[f"{image.parent.name}/{image.stem}"] = float(row["score"])
+    except (OSError, csv.Error, KeyError, TypeError, ValueError):
+        raise UserError(f"{path}: damaged, or saved by another program; {again}") from None
+    missing = [name for name in names if not math.isfinite(scores.get(name, math.nan))]
+    if missing:
+        raise UserError(f"{path}: no score of the test image {missing[0]}; {again}")
+    return scores
 
 
-def _flags() -> argparse.Namespace:
-    parser = run_flags(__doc__)
-    parser.add_argument(
-        "--images",
-        default="1",
-        metavar="N|NAMES",
-        help="how many per defect type, highest score first, or names: hole/003,good/010 (default: %(default)s)",
-    )
-    parser.add_argument("--layers", default="all", metavar="all|1,2,..", help="levels, shallow to deep (default: all)")
-    parser.add_argument("--channels", type=_count, default=8, metavar="N", help="per level (default: %(default)s)")
-    return parser.parse_intermixed_args()
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= 16:
-        raise argparse.ArgumentTypeError("must be 1 to 16, what fits on a page")
-    return number
+def _number(text: str) -> int | None:
+    """Of at most nine digits: more would be a mistake, and thousands of them an error of their own."""
+    return int(text) if text.isdecimal() and len(text) < 10 else None
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The pages visualization.py writes: one overview per image, one page per level."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,13 +9,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import MaxNLocator
 
-from evaluation.pictures import colour_scale, heat, standing
-from evaluation.score import pixel_levels
+from evaluation.colours import Scale, colour_scale
+from evaluation.fonts import STANDARD, font_for, shortened
+from evaluation.pictures import standing
 from models.detector import Detector
 
 OUTLINE = "#00ffa0"
+DPI = 110
+LEAST_WIDTH = 6.5  # inches, for the title
 
 
 class LevelView(NamedTuple):
@@ -36,6 +43,7 @@ class ImageView(NamedTuple):
 
     title: str
     method: str
+    aspect: float  # width by height of what the image shows, before it was squeezed into H x W
     image: np.ndarray
     mask: np.ndarray
     final: np.ndarray
@@ -76,74 +84,108 @@ def level_shares(detector: Detector, distances: list[torch.Tensor], size: Sequen
 
 
 def draw_overview(path: Path, view: ImageView) -> None:
-    """Image, mask, each level's distance map with its share, and the final map."""
-    columns = 3 + len(view.levels)
-    figure = Figure(figsize=(2.6 * columns, 3.6), layout="constrained")
-    axes = figure.subplots(1, columns)
+    """Image, mask if there is one, each level's distance map with its share, and the final map."""
+    panels = 2 + bool(view.mask.any()) + len(view.levels)
+    wide = view.aspect > 2  # then one below the other
+    width, height = _panel_inches(view)
+    size = (width + 1.4, panels * (height + 0.5) + 1.2) if wide else (panels * (width + 0.8), height + 1.8)
+    figure = Figure(figsize=(max(size[0], LEAST_WIDTH), size[1]), layout="compressed")
+    axes = iter(figure.subplots(*((panels, 1) if wide else (1, panels))))
     score = float(view.final.max())
-    figure.suptitle(f"{view.title}     {view.method}     score {score:.4g}{standing(score, view.normal)}", fontsize=13)
-    _show(axes[0], view.image, "image")
-    _show(axes[1], view.image, "ground truth" if view.mask.any() else "no defect marked", view.mask)
-    for axis, (k, level) in zip(axes[2:-1], enumerate(view.levels), strict=True):
-        title = f"level {k + 1}: {100 * level.share:.0f} % of the score"
-        title += "" if level.model == "teacher" else f"\n({level.model} and student)"
-        _heat(axis, level.distance.numpy(), title, view.mask, float(level.distance.max()))
-    _show(
-        axes[-1],
-        heat(view.final, colour_scale(view.normal or {"pixel_levels": pixel_levels(view.final)})),
-        "anomaly map",
-        view.mask,
-    )
-    figure.savefig(path, dpi=110)
+    _title(figure, view, f"{view.method}\nscore {score:.4g}{standing(score, view.normal)}")
+    _show(next(axes), view, "image")
+    if view.mask.any():
+        _show(next(axes), view, "marked defect", outline=True)
+    for k, level in enumerate(view.levels):
+        models = "" if level.model == "teacher" else f" ({level.model} and student)"
+        _level_map(next(axes), view, level, f"level {k + 1}{models}")
+    scale = colour_scale(view.normal, view.final)
+    _final_map(next(axes), view, scale)
+    figure.supxlabel("\n".join(["Anomaly map:", *scale.meaning]), fontsize=9, x=0.01, ha="left")
+    _save(figure, path)
 
 
 def draw_level(path: Path, view: ImageView, k: int, channels: int) -> None:
     """Teacher, student and squared difference of the most important channels, beside the level's own map."""
     level = view.levels[k]
     order = level.importance.argsort(descending=True)[:channels].tolist()
-    figure = Figure(figsize=(3.2 + 1.8 * len(order), 6.4), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(3.2, 1.8 * len(order)))
+    width, height = (side * 0.7 for side in _panel_inches(view))
+    parts = (max(2 * width, 2), max(width, 0.7) * len(order) + 1)
+    figure = Figure(figsize=(max(sum(parts), LEAST_WIDTH), 3 * height + 2.6), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=parts)
     c, h, w = level.teacher.shape
-    figure.suptitle(f"{view.title}     level {k + 1}: {c} channels of {h} x {w}     {view.method}", fontsize=13)
-    for axis, part in zip(left.subplots(2, 1), ("image", "map"), strict=True):
-        if part == "image":
-            _show(axis, view.image, f"score {view.final.max():.4g}", view.mask)
-        else:
-            title = f"disagreement\n{100 * level.share:.0f} % of the score"
-            _heat(axis, level.distance.numpy(), title, view.mask, float(level.distance.max()))
-    _channel_rows(right.subplots(3, len(order), squeeze=False), level, order)
-    figure.savefig(path, dpi=110)
+    _title(figure, view, f"{view.method}\nlevel {k + 1}: {c} channels of {h} x {w}     score {view.final.max():.4g}")
+    above, below = left.subplots(2, 1)
+    _show(above, view, "marked defect" if view.mask.any() else "image", outline=True)
+    _level_map(below, view, level, "distance", bar="bottom")
+    _channel_rows(right, right.subplots(3, len(order), squeeze=False), view, level, order)
+    _save(figure, path)
 
 
-def _channel_rows(axes: np.ndarray, level: LevelView, order: list[int]) -> None:
+def _panel_inches(view: ImageView) -> tuple[float, float]:
+    """(width, height) of the picture in a panel: always the same area."""
+    return 2.3 * view.aspect**0.5, 2.3 / view.aspect**0.5
+
+
+def _title(figure: Figure, view: ImageView, facts: str) -> None:
+    """The image's name, shortened to the page, above what there is to say about it."""
+    points, font = 12, font_for(view.title)
+    name = shortened(view.title, 0.95 * figure.get_figwidth() * DPI, font.at(points * DPI / 72))
+    families = [STANDARD.family, font.family]
+    # Neither is a formula, whatever dollar signs a name has.
+    figure.suptitle(f"{name}\n{facts}", fontsize=points, fontfamily=families, parse_math=False)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # no font of this machine has it: a box is drawn
+        figure.savefig(path, dpi=DPI)
+
+
+def _level_map(axis: Axes, view: ImageView, level: LevelView, title: str, bar: str = "right") -> None:
+    top = float(level.distance.max()) or 1.0
+    picture = axis.imshow(level.distance.numpy(), cmap="inferno", vmin=0, vmax=top, extent=(0, 1, 1, 0))
+    axis.figure.colorbar(picture, ax=axis, ticks=MaxNLocator(4), location=bar)
+    _finish(axis, view, f"{title}\n{100 * level.share:.0f} % of the score", outline=True)
+
+
+def _final_map(axis: Axes, view: ImageView, scale: Scale) -> None:
+    axis.imshow(scale.colour(view.final), extent=(0, 1, 1, 0))
+    bar = axis.figure.colorbar(ScalarMappable(Normalize(0, 1), "inferno"), ax=axis)
+    bar.set_ticks(scale.positions, labels=scale.ticks)
+    row, column = np.unravel_index(view.final.argmax(), view.final.shape)
+    place = (column + 0.5) / view.final.shape[1], (row + 0.5) / view.final.shape[0]
+    axis.plot(*place, marker="o", markersize=12, markerfacecolor="none", markeredgecolor="white", clip_on=False)
+    _finish(axis, view, "anomaly map\n(ring: highest value)", outline=True)
+
+
+def _channel_rows(figure: SubFigure, axes: np.ndarray, view: ImageView, level: LevelView, order: list[int]) -> None:
     difference = (level.teacher - level.student).square()
     hottest = float(difference[order].max()) or 1.0
     for column, channel in enumerate(order):
         t, s = level.teacher[channel].numpy(), level.student[channel].numpy()
         low, high = min(t.min(), s.min()), max(t.max(), s.max())  # one scale for both, or they cannot be compared
         for row, values in enumerate((t, s)):
-            axes[row, column].imshow(values, cmap="gray", vmin=low, vmax=high)
-        axes[2, column].imshow(difference[channel].numpy(), cmap="inferno", vmin=0, vmax=hottest)
+            axes[row, column].imshow(values, cmap="gray", vmin=low, vmax=high, extent=(0, 1, 1, 0))
+        picture = axes[2, column].imshow(
+            difference[channel].numpy(), cmap="inferno", vmin=0, vmax=hottest, extent=(0, 1, 1, 0)
+        )
         axes[0, column].set_title(f"channel {channel}\n{100 * level.importance[channel]:.1f} %", fontsize=9)
+    figure.colorbar(picture, ax=axes[2], ticks=MaxNLocator(4))
     for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
+        axis.set(xticks=[], yticks=[], aspect=1 / view.aspect)
     for row, name in enumerate((level.model, "student", "squared difference")):
-        axes[row, 0].set_ylabel(name, fontsize=11)
+        axes[row, 0].set_ylabel(name, fontsize=10)
 
 
-def _show(axis: Axes, image: np.ndarray, title: str, mask: np.ndarray | None = None) -> None:
-    axis.imshow(image, extent=(0, 1, 1, 0))
-    _finish(axis, title, mask)
+def _show(axis: Axes, view: ImageView, title: str, outline: bool = False) -> None:
+    axis.imshow(view.image, extent=(0, 1, 1, 0))
+    _finish(axis, view, title, outline)
 
 
-def _heat(axis: Axes, values: np.ndarray, title: str, mask: np.ndarray, top: float) -> None:
-    axis.imshow(values, cmap="inferno", vmin=0, vmax=top or 1.0, extent=(0, 1, 1, 0))
-    _finish(axis, title, mask)
-
-
-def _finish(axis: Axes, title: str, mask: np.ndarray | None) -> None:
-    if mask is not None and mask.any():
-        y, x = ((np.arange(n) + 0.5) / n for n in mask.shape)
-        axis.contour(x, y, mask, levels=[0.5], colors=OUTLINE, linewidths=1)
+def _finish(axis: Axes, view: ImageView, title: str, outline: bool) -> None:
+    if outline and view.mask.any():
+        y, x = ((np.arange(n) + 0.5) / n for n in view.mask.shape)
+        axis.contour(x, y, view.mask, levels=[0.5], colors=OUTLINE, linewidths=1)
     axis.set_title(title, fontsize=10)
-    axis.set(xticks=[], yticks=[], aspect=1 if mask is None else mask.shape[0] / mask.shape[1])
+    axis.set(xticks=[], yticks=[], aspect=1 / view.aspect)

@@ -1,5 +1,6 @@
 """The pictures of a run: one overlay per test image, and the training curves."""
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,29 +9,38 @@ from typing import Any
 
 import cv2
 import numpy as np
-from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
-from PIL import Image, ImageDraw, ImageFont
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+from PIL import ExifTags, Image, ImageDraw, ImageFont, ImageOps
 
 from datasets.dataset import Sample
-from evaluation.score import HELD_OUT, Scored, image_score, pixel_levels
+from evaluation.colours import Scale, colour_scale, colours
+from evaluation.fonts import STANDARD, Font, font_for, shortened
+from evaluation.score import HELD_OUT, Scored, image_score
 
-PANEL = 256  # pixels, the least width of one panel; smaller images are enlarged
-GAP, CAPTION = 8, 50
-TICKS = ("1:10", "1:100", "1:1k", "1:10k", "max", "x10", "x100")
+PANEL = 256  # pixels: a panel has at least the area of a square of this side; smaller images are enlarged
+WIDTH = 2 * PANEL  # the least of a picture, for what stands below the panels
+FLATTEST = 8  # the side ratio that a panel has at most, as 100 x 5000 pixels would be a line
 OUTLINE = (0, 255, 160)
 
 
 class Overlays:
-    """One PNG per image, `<defect type>/<name>.png` in `folder`: image, mask outline, map, score.
+    """One PNG per image, `<defect type>/<name>.png` in `folder`: image, outline of the mask, map, score.
 
-    `normal` is the student's `yardstick`, which sets the colours; without one each map sets its own.
+    `normal` is the student's `yardstick`, which sets the colours; without one each map sets its own. `img_size` is
+    what the images were resized to before the crop; None if there was none.
     """
 
-    def __init__(self, folder: Path, samples: Sequence[Sample], normal: dict[str, Any] | None):
-        self.folder, self.samples, self.normal = folder, samples, normal
+    def __init__(
+        self,
+        folder: Path,
+        samples: Sequence[Sample],
+        normal: dict[str, Any] | None,
+        img_size: Sequence[int] | None = None,
+    ):
+        self.folder, self.samples, self.normal, self.img_size = folder, samples, normal, img_size
+        self.font = font_for("".join({letter for sample in samples for letter in sample.name}))
         self.pool = ThreadPoolExecutor(os.cpu_count())  # drawing and PNG coding release the interpreter lock
         self.waiting: list[Scored] = []
 
@@ -56,13 +66,14 @@ class Overlays:
 
     def _draw(self, result: Scored) -> None:
         sample, score = self.samples[result.index], image_score(result.anomaly_map)
-        scale = colour_scale(self.normal or {"pixel_levels": pixel_levels(result.anomaly_map)})
-        picture = overlay(shown(result.image), result.anomaly_map, result.mask, scale)
-        lines = (f"{sample.defect_type} / {sample.path.stem}", f"score {score:.4g}{standing(score, self.normal)}")
-        caption(picture, lines, f"rarity on {self.normal['source'] if self.normal else 'this image'}", len(scale))
+        crop_size = result.anomaly_map.shape
+        aspect = shown_aspect(sample.path, self.img_size or crop_size, crop_size)
+        scale = colour_scale(self.normal, result.anomaly_map)
+        panels = overlay(shown(result.image), result.anomaly_map, result.mask, scale, aspect)
+        score = f"score {score:.4g}{standing(score, self.normal)}"
         path = self.folder / f"{sample.name}.png"
         path.parent.mkdir(exist_ok=True)
-        picture.save(path)
+        page(f"{sample.defect_type} / {sample.path.stem}", self.font, score, panels, scale).save(path)
 
 
 def shown(image: np.ndarray) -> np.ndarray:
@@ -74,6 +85,28 @@ def shown(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image.transpose(1, 2, 0))
 
 
+def shown_aspect(path: Path, img_size: Sequence[int], crop_size: Sequence[int]) -> float:
+    """Width by height, in the original picture, of what is left of it after resize and crop.
+
+    Sizes are (height, width). That of the squeezed image if the file cannot be read any more.
+    """
+    try:
+        height, width = original_size(path)
+    except Exception:  # as many as there are formats; no picture is worth the test that it stands for
+        height, width = img_size
+    aspect = width * crop_size[1] / img_size[1] / (height * crop_size[0] / img_size[0])
+    return min(max(aspect, 1 / FLATTEST), FLATTEST)
+
+
+def original_size(path: Path) -> tuple[int, int]:
+    """(height, width) of an image file as it is looked at, from its header. Raises what Pillow raises."""
+    with Image.open(path) as image:
+        # Some versions of Pillow turn a TIFF already when they open it.
+        width, height = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    return (width, height) if turned else (height, width)
+
+
 def standing(score: float, normal: dict[str, Any] | None) -> str:
     """Where a score stands among those of held-out good images, if there are any."""
     if not normal or normal["source"] != HELD_OUT:
@@ -82,64 +115,101 @@ def standing(score: float, normal: dict[str, Any] | None) -> str:
     return f", above {below} of {len(normal['scores'])} {HELD_OUT}"
 
 
-def overlay(image: np.ndarray, anomaly_map: np.ndarray, mask: np.ndarray, scale: list[float]) -> Image.Image:
-    """Three panels side by side above room for a caption: the image, the mask's outline on it, the map.
+def overlay(
+    image: np.ndarray, anomaly_map: np.ndarray, mask: np.ndarray, scale: Scale, aspect: float
+) -> dict[str, Image.Image]:
+    """Panels by their titles: the image, the mask's outline on it where there is one, the map with its maximum.
 
-    image [H,W,3] uint8, anomaly_map [H,W], mask [H,W] bool.
+    image [H,W,3] uint8, anomaly_map [H,W], mask [H,W] bool; `aspect` is the width of a panel by its height.
     """
-    enlarge = max(1, -(-PANEL // image.shape[1]))
-    size = (image.shape[1] * enlarge, image.shape[0] * enlarge)
-    image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
-    anomaly_map = cv2.resize(anomaly_map.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
-    mask = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-    contours, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    panels = [image, cv2.drawContours(image.copy(), contours, -1, OUTLINE, 1)]
-    panels.append(cv2.drawContours(heat(anomaly_map, scale), contours, -1, OUTLINE, 1))
-    picture = Image.new("RGB", (3 * size[0] + 2 * GAP, size[1] + CAPTION), "white")
-    for i, panel in enumerate(panels):
-        picture.paste(Image.fromarray(panel), (i * (size[0] + GAP), 0))
-    return picture
+    size = panel_size(mask.shape, aspect)
+    plain = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
+    heat = Image.fromarray(scale.colour(cv2.resize(anomaly_map.astype(np.float32), size)))
+    panels = {"image": plain}
+    if mask.any():
+        panels["marked defect"] = _outlined(plain, mask)
+        heat = _outlined(heat, mask)
+    if anomaly_map.min() == anomaly_map.max():
+        return panels | {"anomaly map: the same everywhere": heat}
+    _ring(heat, np.unravel_index(anomaly_map.argmax(), anomaly_map.shape), anomaly_map.shape)
+    return panels | {"anomaly map (ring: highest value)": heat}
 
 
-def colour_scale(normal: dict[str, Any]) -> list[float]:
-    """Values at even steps from black to pale yellow, as TICKS: how rare on good images, then how far above.
-
-    Steps of rarity and not of value: a product of levels spans many decades, and one odd good image would leave all
-    other maps black.
-    """
-    top = max(normal["pixel_levels"][-1], float(np.finfo(np.float32).tiny))
-    return [*normal["pixel_levels"], 10 * top, 100 * top]
+def panel_size(shape: Sequence[int], aspect: float) -> tuple[int, int]:
+    """(width, height) in pixels of the same area as an image [H,W] has, or more if it is small."""
+    area = max(shape[0] * shape[1], PANEL**2)
+    return max(1, round((area * aspect) ** 0.5)), max(1, round((area / aspect) ** 0.5))
 
 
-def heat(anomaly_map: np.ndarray, scale: list[float]) -> np.ndarray:
-    """[H,W] -> [H,W,3] uint8 on a `colour_scale`."""
-    return colours(np.interp(anomaly_map, [min(0.0, scale[0]), *scale], [0.0, *_positions(len(scale))]))
+def _unit(size: tuple[int, int]) -> float:
+    """How many pixels are one pixel of the smallest panel: letters and lines grow with the panels."""
+    return max(1.0, (size[0] * size[1]) ** 0.5 / PANEL)
 
 
-def _positions(steps: int) -> np.ndarray:
-    return np.linspace(0.05, 0.95, steps)
+def _outlined(picture: Image.Image, mask: np.ndarray) -> Image.Image:
+    # By boxes: whole pixels where the mask is enlarged, and none lost where it shrinks.
+    mask = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.BOX)) > 0
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    return Image.fromarray(cv2.drawContours(np.array(picture), contours, -1, OUTLINE, round(_unit(picture.size))))
 
 
-def colours(positions: np.ndarray) -> np.ndarray:
-    """[H,W] in 0..1 -> [H,W,3] uint8."""
-    return cv2.cvtColor(cv2.applyColorMap((positions * 255).astype(np.uint8), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+def _ring(picture: Image.Image, place: Sequence[int], shape: Sequence[int]) -> None:
+    """Around the position `place` (row, column) of a map of shape [H,W]; white on black shows on any colour."""
+    x, y = ((place[k] + 0.5) / shape[k] * picture.size[1 - k] for k in (1, 0))
+    unit = _unit(picture.size)
+    for colour, width in (("black", 4), ("white", 2)):
+        radius = (9 + width / 2) * unit
+        box = (x - radius, y - radius, x + radius, y + radius)
+        ImageDraw.Draw(picture).ellipse(box, outline=colour, width=round(width * unit))
 
 
-def caption(picture: Image.Image, lines: tuple[str, str], scale: str, steps: int) -> None:
-    """Below the panels: which image, its score, and what the colours mean."""
-    draw = ImageDraw.Draw(picture)
-    # matplotlib's own font: the feature pages use it too, and it knows more than the letters of English.
-    large, small = (ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size) for size in (13, 10))
-    y = picture.height - CAPTION
-    draw.text((6, y + 6), lines[0], "black", large)
-    draw.text((6, y + 28), lines[1], "black", large)
-    width = PANEL - 24
-    x = picture.width - width - 12
-    bar = colours(np.linspace(0, 1, width)[None].repeat(10, axis=0))
-    picture.paste(Image.fromarray(bar), (x, y + 18))
-    draw.text((x + width / 2, y + 4), scale, "black", small, anchor="ma")
-    for position, text in zip(_positions(steps), TICKS[:steps], strict=True):
-        draw.text((x + position * width, y + 31), text, "black", small, anchor="ma")
+def page(name: str, font: Font, score: str, panels: dict[str, Image.Image], scale: Scale) -> Image.Image:
+    """The panels below name and score, side by side or, if they are wide, one below the other; then the scale."""
+    size = next(iter(panels.values())).size
+    unit = _unit(size)
+    small, normal = (STANDARD.at(points * unit) for points in (11, 13))
+    wide = size[0] > 2 * size[1]
+    cells = [_joined([_line(title, normal), panel], 3 * unit, down=True) for title, panel in panels.items()]
+    row = _joined(cells, 10 * unit, down=wide)
+    width = max(row.width, round(WIDTH * unit))
+    large = font.at(15 * unit)
+    head = _joined([_line(shortened(name, width, large), large), _line(score, normal)], 2 * unit, down=True)
+    foot = [_line(scale.meaning[0], small), _bar(scale, width, small, unit)]
+    foot += [_line(sentence, small) for sentence in scale.meaning[1:]]
+    whole = _joined([head, row, _joined(foot, 2 * unit, down=True)], 10 * unit, down=True)
+    return ImageOps.expand(whole, round(10 * unit), "white")
+
+
+def _joined(pictures: list[Image.Image], gap: float, down: bool) -> Image.Image:
+    """Pictures in a row from the left, or one below the other, on white."""
+    gap, widths, heights = round(gap), [each.width for each in pictures], [each.height for each in pictures]
+    room = gap * (len(pictures) - 1)
+    size = (max(widths), sum(heights) + room) if down else (sum(widths) + room, max(heights))
+    whole = Image.new("RGB", size, "white")
+    place = 0
+    for each in pictures:
+        whole.paste(each, (0, place) if down else (place, 0))
+        place += (each.height if down else each.width) + gap
+    return whole
+
+
+def _line(text: str, font: ImageFont.FreeTypeFont) -> Image.Image:
+    line = Image.new("RGB", (math.ceil(font.getlength(text)) + 1, sum(font.getmetrics())), "white")
+    ImageDraw.Draw(line).text((0, 0), text, "black", font)
+    return line
+
+
+def _bar(scale: Scale, width: int, font: ImageFont.FreeTypeFont, unit: float) -> Image.Image:
+    """All colours, and below them what the scale says about some."""
+    height = round(12 * unit)
+    bar = Image.new("RGB", (width, height + round(4 * unit) + sum(font.getmetrics())), "white")
+    bar.paste(Image.fromarray(colours(np.linspace(0, 1, width)[None].repeat(height, axis=0))))
+    draw = ImageDraw.Draw(bar)
+    for position, tick in zip(scale.positions, scale.ticks, strict=True):
+        x = position * width
+        draw.line((x, height, x, height + 3 * unit), "black", round(unit))
+        draw.text((x, height + 4 * unit), tick, "black", font, anchor="ma")
+    return bar
 
 
 def draw_curves(path: Path, history: list[dict[str, float]], best_epoch: dict[str, int]) -> None:
@@ -157,16 +227,26 @@ def draw_curves(path: Path, history: list[dict[str, float]], best_epoch: dict[st
     kept = ", ".join(f"{part} {epoch}".strip() for part, epoch in best_epoch.items())
     axes[0, 0].set_title(f"kept: epoch {kept}")
     axes[-1, 0].set_xlabel("epoch")
-    axes[-1, 0].xaxis.get_major_locator().set_params(integer=True)
+    axes[-1, 0].xaxis.set_major_locator(FixedLocator(_epoch_ticks(len(history))))
     figure.savefig(path, dpi=120)
 
 
+def _epoch_ticks(epochs: int) -> list[int]:
+    """The first one, and round numbers that keep their distance from it."""
+    ticks = [int(tick) for tick in MaxNLocator(integer=True).tick_values(1, epochs)]
+    return [1, *(tick for tick in ticks if 1 + (ticks[1] - ticks[0]) / 2 <= tick <= epochs)]
+
+
 def _curve(axis: Axes, history: list[dict[str, float]], keys: list[str], label: str) -> None:
+    values = [row[key] for key in keys for row in history]
     for key in keys:
-        values = [row[key] for row in history]
-        axis.plot([row["epoch"] for row in history], values, marker=".", label=key)
-        if min(values) > 0:  # some losses have a signed term
-            axis.set_yscale("log")
-            axis.yaxis.set_minor_formatter(NullFormatter())
+        axis.plot([row["epoch"] for row in history], [row[key] for row in history], marker=".", label=key)
     if keys:
         axis.set_ylabel(label)
+    # Some losses have a signed term; and within a decade a plain axis has the rounder numbers.
+    if values and min(values) > 0 and max(values) > 10 * min(values):
+        axis.set_yscale("log")
+        decades = np.log10(max(values) / min(values))
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
+        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.yaxis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,73 @@
+"""What the colours of an anomaly map mean: how its values compare with the scores of good images."""
+
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from evaluation.score import pixel_levels
+
+SHARES = {0.1: 0.2, 0.5: 0.375, 0.9: 0.55}  # of the good images, and the colour of what no pixel of theirs exceeds
+TIMES = {2: 0.69, 10: 0.82, 100: 0.95}  # the last of these values, and their colours
+RARE = {"1:10": 0.1, "1:100": 0.3, "1:1,000": 0.5, "1:10,000": 0.7, "highest": 0.95}  # as in `pixel_levels`
+TINY = float(np.finfo(np.float32).tiny)  # for maps that are zero everywhere
+
+
+class Scale(NamedTuple):
+    """Values of a map, ascending above 0, and their colours, from 0 (black) to 1 (pale yellow), linear in between."""
+
+    values: list[float]
+    positions: list[float]
+    ticks: list[str]
+    meaning: list[str]  # sentences for the legend, of at most 80 letters
+
+    def colour(self, anomaly_map: np.ndarray) -> np.ndarray:
+        """A map [H,W] -> [H,W,3] uint8."""
+        return colours(np.interp(anomaly_map, [0.0, *self.values], [0.0, *self.positions]))
+
+
+def colour_scale(normal: dict[str, Any] | None, anomaly_map: np.ndarray) -> Scale:
+    """The scale that a student's `yardstick` gives, the same for all maps; without one, the map's own.
+
+    A pixel has the colour of the place that its value, as a score, would have among those of the good images. Quantiles
+    of scores, so that one odd image does not set them: neither its score nor the area where its map is high.
+    """
+    if normal is None:
+        return _own_scale(anomaly_map)
+    scores = sorted(normal["scores"])
+    steps = []
+    for share, position in SHARES.items():
+        no_higher = int(share * (len(scores) - 1)) + 1
+        usual = max(scores[no_higher - 1], TINY)
+        steps.append((usual, position, f"{no_higher} of {len(scores)}"))
+    steps += [(times * usual, position, f"{times} x") for times, position in TIMES.items()]
+    tick = f"{no_higher} of {len(scores)}"
+    meaning = [
+        f"Colours compare each value with the scores of {len(scores)} {normal['source']}.",
+        f"{tick}: {no_higher} of them score no higher. 2 x: twice the value at {tick}.",
+    ]
+    return Scale(*_increasing(steps), meaning)
+
+
+def _own_scale(anomaly_map: np.ndarray) -> Scale:
+    """Steps of rarity and not of value, as a product of levels spans many decades."""
+    levels = pixel_levels(anomaly_map)
+    levels[-1] = max(levels[-1], TINY)
+    steps = [(level, position, tick) for level, (tick, position) in zip(levels, RARE.items(), strict=True)]
+    meaning = [
+        "Colours compare the values of this map with each other.",
+        "1:100 means: 1 pixel in 100 has a higher one.",
+    ]
+    return Scale(*_increasing(steps), meaning)
+
+
+def _increasing(steps: list[tuple[float, float, str]]) -> tuple[list[float], list[float], list[str]]:
+    """Values, positions and ticks; of equal values only the last, and none that is not above 0."""
+    kept = [step for step, later in zip(steps, [*steps[1:], (np.inf,)], strict=True) if 0 < step[0] < later[0]]
+    values, positions, ticks = zip(*kept, strict=True)
+    return list(values), list(positions), list(ticks)
+
+
+def colours(positions: np.ndarray) -> np.ndarray:
+    """[H,W] in 0..1 -> [H,W,3] uint8."""
+    return cv2.cvtColor(cv2.applyColorMap((positions * 255).astype(np.uint8), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
