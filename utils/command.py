@@ -122,13 +122,13 @@ def _exit_code(main: Callable[[], None]) -> int:
     except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
         os._exit(0)
     except Exception as error:
+        if rank() > 0:  # it says what the first process says, or that it misses that one
+            time.sleep(FIRST_FAILS)
         sentence = explained(error)
         if sentence is None:
             raise
-    if rank() > 0:  # the first process most likely says the same
-        time.sleep(FIRST_FAILS)
-    print(f"error: {sentence}", file=sys.stderr)
-    return 2
+        print(f"error: {sentence}", file=sys.stderr)
+        return 2
 
 
 def explained(error: Exception) -> str | None:
@@ -138,10 +138,9 @@ def explained(error: Exception) -> str | None:
     if isinstance(error, UserError):
         return text
     if isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error), re.IGNORECASE):
-        on_gpu = re.search("CUDA|HIP|MPS", str(error))
-        return (
-            f"out of {'GPU ' if on_gpu else ''}memory: lower batch_size or img_size{'' if on_gpu else ', or cache_mb'}"
-        )
+        if re.search("CUDA|HIP|MPS", str(error)):
+            return "out of GPU memory: lower batch_size or img_size"
+        return "out of memory: lower batch_size, img_size or cache_mb"
     if isinstance(error, UnicodeError):
         return f"a name or a file holds what is not valid text: {getattr(error, 'object', text)!r:.200}"
     if isinstance(error, OSError):
@@ -165,5 +164,5 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 def _leave() -> NoReturn:
     """Worker threads may still be busy; nothing they do matters any more, and a traceback helps nobody."""
     if rank() == 0:
-        os.write(2, b"\ninterrupted\n")
+        os.write(2, b"\n" * os.isatty(2) + b"interrupted\n")  # a terminal shows ^C in front of it
     os._exit(INTERRUPTED)
