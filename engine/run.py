@@ -70,6 +70,7 @@ def test(
         results = scoring(detector, compute, config, dataset, "testing")
         with folder.log():
             tested = report.test_report(folder.path, dataset.samples, results, notes, metadata.get("normal"))
+        tested.notes.extend(f"{path}: {what}" for what, path in dataset.said.items())
         about = {
             "teachers": metadata["teachers"],
             "teacher_sha256": metadata["teacher"],

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from pydantic import AfterValidator, model_validator
 
-from datasets.folder import FolderImages
 from engine.distributed import from_main
 from engine.method import Recipe
 from engine.prefetch import Prefetch
@@ -37,9 +36,10 @@ SMALLEST = 256  # pixels, for the autoencoder's last convolution
 
 
 class Pictures(Protocol):
-    """[h,w,3] uint8 RGB for every index."""
+    """[h,w,3] uint8 RGB for every index; the fingerprint changes with them."""
 
     def __getitem__(self, index: int) -> np.ndarray: ...
+    def fingerprint(self) -> str: ...
 
 
 class PDNConfig(RunConfig[Options], Generic[Options]):
@@ -154,9 +154,11 @@ class EfficientADTrainer(BaseTrainer):
         if where == "none":
             return None
         if where == "procedural":
-            from pretraining.formula import FormulaImages  # some hundred lines that no other method needs
+            from pretraining.formula import FormulaImages  # here and below: loaded where a training asks for it
 
             return FormulaImages(min(size), self.config.seed)
+        from datasets.folder import FolderImages
+
         return FolderImages("penalty_path", where, [2 * side for side in size], size)
 
     @cached_property
@@ -181,8 +183,7 @@ class EfficientADTrainer(BaseTrainer):
         mean, std = channel_statistics(train.maps_of(list(part))[0] for part in parts)
         self.student.mean.copy_(mean.view(1, -1, 1, 1))
         self.student.std.copy_(std.view(1, -1, 1, 1))
-        known = isinstance(self.penalty_images, FolderImages)
-        return {"penalty images": self.penalty_images.fingerprint()} if known else {}
+        return {"penalty images": self.penalty_images.fingerprint()} if self.penalty_images is not None else {}
 
     @torch.inference_mode()
     def on_fit_end(self, val: "Batches") -> None:
