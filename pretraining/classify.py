@@ -10,13 +10,16 @@ from pydantic import Field, model_validator
 from torch import nn
 from torchvision.transforms.functional import rgb_to_grayscale
 
+from engine.device import choose_dtype
 from engine.prefetch import Prefetch
+from models.detector import unit_range
 from models.teachers.features import Features, outline
 from models.teachers.teacher import Normalise, Statistics, tag_statistics
 from models.teachers.weights import build_teacher, find_source
 from pretraining.formula import FormulaImages
 from pretraining.formula.store import rendered
 from pretraining.job import Job, JobOptions, warm_cosine
+from pretraining.memory import kept_values, parameters
 from utils.config import Count, Levels, NotNegative, Rate, Share, Side, Text
 
 EMBEDDING = 128  # numbers that stand for a picture in the contrastive loss
@@ -65,17 +68,30 @@ class Classification(Job):
 
     base = "resnet18"
     on_a_gpu = {"per_class": 500, "img_size": 128, "crop_size": 112, "batch_size": 512, "lr": 0.8, "steps": 20000}
+    sizes = "batch_size, img_size, crop_size or classes"
 
     @property
     def name(self) -> str:
         return self.options.backbone.partition(".")[0]
 
-    def build(self) -> nn.Module:
+    def memory(self) -> int:
         o = self.options
         outline(o.backbone, o.out_indice)  # refuses an unknown backbone or level
-        every = range(len(outline(o.backbone, [0]).net.feature_info.info))
-        trunk = Features(o.backbone, every)
+        trunk = outline(o.backbone, self.every_level())
         trunk.check_size((o.crop_size, o.crop_size))
+        views, width = 2 * o.batch_size, trunk.channels[-1]
+        learned = parameters(trunk) + width * (o.classes + width + EMBEDDING)
+        kept = choose_dtype(o.precision, self.device, trunk).itemsize * kept_values(trunk.eval(), o.crop_size)
+        # Logits, their logarithms and gradients; how alike the pictures of a batch are; values, gradients and momentum.
+        step = views * (kept + 3 * 4 * o.classes) + 4 * o.batch_size**2 + 3 * 4 * learned
+        return max(step, views * 2 * 4 * 3 * o.img_size**2)  # the pictures as float32, before and after division
+
+    def every_level(self) -> range:
+        return range(len(outline(self.options.backbone, [0]).net.feature_info.info))
+
+    def build(self) -> nn.Module:
+        o = self.options
+        trunk = Features(o.backbone, self.every_level())
         if o.weights != "random":
             start = build_teacher(o.backbone, o.out_indice, find_source(o.backbone, o.weights), o.seed)
             trunk.load_state_dict(start.net.state_dict(), strict=False)
@@ -99,15 +115,15 @@ class Classification(Job):
         colourless = torch.from_numpy(rng.random(2 * o.batch_size) < o.gray)
         return pictures, labels, random_affine(rng, 2 * o.batch_size), colourless
 
-    def loss(self, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         o = self.options
         pictures, labels, theta, colourless = (tensor.to(self.device) for tensor in self.batch(step))
         labels = labels.repeat(2)
         logits, embedding = self.net(views(pictures.repeat(2, 1, 1, 1), theta, colourless, o.crop_size))
         cross_entropy = F.cross_entropy(logits.float(), labels, label_smoothing=o.smoothing)
         contrast = info_nce(*embedding.chunk(2), o.temperature)
-        right = (logits.argmax(1) == labels).float().mean().item()
-        return cross_entropy + o.contrast * contrast, {"contrast": contrast.item(), "accuracy": right}
+        right = (logits.argmax(1) == labels).float().mean()
+        return cross_entropy + o.contrast * contrast, {"contrast": contrast.detach(), "accuracy": right}
 
     def optimizer(self) -> tuple[torch.optim.Optimizer, object]:
         """Nesterov SGD; the learning rate rises linearly, then falls as a cosine to 0. No decay of norms and biases."""
@@ -146,7 +162,7 @@ def views(pictures: torch.Tensor, theta: torch.Tensor, colourless: torch.Tensor,
     """Crops of pictures [N,3,S,S] uint8, those that are `colourless` [N] gray: [N,3,size,size] in [0,1]."""
     with torch.autocast(pictures.device.type, enabled=False):
         grid = F.affine_grid(theta, (len(theta), 3, size, size), align_corners=False)
-        crops = F.grid_sample(pictures.float() / 255, grid, padding_mode="reflection", align_corners=False)
+        crops = F.grid_sample(unit_range(pictures), grid, padding_mode="reflection", align_corners=False)
         crops = torch.where(colourless.view(-1, 1, 1, 1), rgb_to_grayscale(crops, 3), crops)
     return crops.contiguous(memory_format=torch.channels_last)
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from datasets.folder import FolderImages
+from engine.device import choose_dtype
 from engine.prefetch import Prefetch
 from engine.student_file import fingerprint
 from models.efficientad import channel_statistics
@@ -20,6 +21,7 @@ from models.teachers.weights import build_teacher, find_source
 from pretraining.formula import FormulaImages
 from pretraining.formula.store import rendered
 from pretraining.job import Job, JobOptions, warm_cosine
+from pretraining.memory import kept_values, parameters
 from pretraining.target import TargetFeatures
 from utils.config import Count, Levels, NotNegative, Rate, Share, Side, Text
 from utils.console import progress
@@ -58,28 +60,37 @@ class Distillation(Job):
     base = "pdn_small"
     on_a_gpu = {"img_size": 256, "pictures": 20000, "statistics": 10000, "batch_size": 16, "steps": 60000}
     on_a_gpu |= {"lr": 1e-4, "cosine": False}
+    sizes = "batch_size or img_size"
 
     @property
     def name(self) -> str:
         return f"pdn_{self.options.pdn}"
 
-    def build(self) -> nn.Module:
-        o = self.options
-        teacher = build_teacher(o.backbone, o.out_indice, find_source(o.backbone, o.weights), o.seed)
-        features, self.normalise = teacher.net, teacher.normalise.to(self.device)
-        self.seen = teacher.statistics
-        features.check_size((2 * o.img_size, 2 * o.img_size), "twice img_size")
-        target = TargetFeatures(features)
-        with torch.device("meta"):  # shapes only
-            found = outline(o.backbone, o.out_indice)(torch.empty(1, 3, 2 * o.img_size, 2 * o.img_size))[0].shape[-1]
+    def memory(self) -> int:
+        o, side = self.options, 2 * self.options.img_size
+        features = outline(o.backbone, o.out_indice)
+        features.check_size((side, side), "twice img_size")
+        with torch.device("meta"):
+            TargetFeatures(features)  # refuses other levels
+            pdn = PDN(o.pdn, padding=True)
+            found = features(torch.empty(1, 3, side, side))[0].shape[-1]
         wanted = pdn_size(o.img_size, padding=True)
         if found != wanted:
             raise UserError(
-                f"backbone: '{o.backbone}' makes {found} positions a side of {2 * o.img_size} px, a PDN {wanted} of "
-                "half of them; choose a backbone that pads, and an img_size that 8 divides"
+                f"backbone: '{o.backbone}' makes {found} positions a side of {side} px, a PDN {wanted} of half of "
+                "them; choose a backbone that pads, and an img_size that 8 divides"
             )
-        self.target = self.compute.place(target.eval())
-        self.origin = {"target": fingerprint(target)}
+        kept = choose_dtype(o.precision, self.device, pdn).itemsize * kept_values(pdn, o.img_size)
+        # The image as float32; the target, its difference and the gradient; values, gradients and Adam's two moments.
+        image, maps = 4 * 3 * side**2, 3 * 4 * CHANNELS * wanted**2
+        return o.batch_size * (image + maps + kept) + 4 * (4 * parameters(pdn) + parameters(features))
+
+    def build(self) -> nn.Module:
+        o = self.options
+        teacher = build_teacher(o.backbone, o.out_indice, find_source(o.backbone, o.weights), o.seed)
+        self.normalise, self.seen = teacher.normalise.to(self.device), teacher.statistics
+        self.target = TargetFeatures(teacher.net).eval()
+        self.origin = {"target": fingerprint(self.target)}
         if o.images != "procedural":
             self.images = FolderImages("images", o.images, (2 * o.img_size, 2 * o.img_size))
             self.origin["files"] = self.images.fingerprint()
@@ -87,6 +98,7 @@ class Distillation(Job):
 
     def prepare(self) -> None:
         o, side = self.options, 2 * self.options.img_size
+        self.target = self.compute.frozen(self.compute.place(self.target))
         if o.images == "procedural":
             images = FormulaImages(side, o.seed)
             store = f"pictures_{o.seed}_{o.pictures}_{side}_{images.fingerprint()}.npy"
@@ -122,7 +134,7 @@ class Distillation(Job):
         with self.compute.autocast():
             return self.target(image)
 
-    def loss(self, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         large = self.normalised(self.batch(step))
         target = (self.wanted(large).float() - self.net.mean) / self.net.std
         # Shrunk as the images of a data set are.

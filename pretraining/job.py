@@ -1,26 +1,32 @@
 """What the recipes share: a loop over steps that can be interrupted, its log, and the finished teacher's files."""
 
+import contextlib
 import hashlib
 import json
 import math
+import os
 import platform
 import shlex
 import time
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import timm
 import torch
+from filelock import FileLock, Timeout
 from pydantic import Field
 from safetensors.torch import save
 from torch import nn
+from tqdm import tqdm
 
-from engine.device import Compute, hardware
+from engine.device import Compute, choose_device, hardware, use_threads
 from engine.seed import set_seed
 from engine.state import TrainState
 from models.teachers.teacher import Statistics
-from utils.config import Count, NotNegative, Rate, Section, Text, read_config
+from pretraining.memory import check_fits
+from utils.config import Count, Device, NotNegative, Rate, Section, Text, Threads, read_config
 from utils.console import note, progress
 from utils.errors import UserError
 from utils.files import check_writable, write_bytes, write_csv, write_json
@@ -28,7 +34,8 @@ from utils.files import check_writable, write_bytes, write_csv, write_json
 ROOT = Path(__file__).parents[1]
 
 # These say where and how fast; they do not change what is learned.
-WITHOUT_EFFECT = {"save_path", "resume", "log_every", "device"}
+WITHOUT_EFFECT = {"save_path", "resume", "log_every", "device", "threads"}
+READ_EVERY = 20  # steps between two looks at the loss, for which a GPU has to be waited for
 
 
 class JobOptions(Section):
@@ -41,9 +48,10 @@ class JobOptions(Section):
     lr: Rate
     weight_decay: NotNegative
     log_every: Count = 100  # steps to a row of the log, and to a checkpoint
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    device: Device = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    threads: Threads | Literal["auto"] = "auto"  # of this process on a CPU; auto leaves cores to what else is running
     resume: bool = True
 
 
@@ -54,19 +62,28 @@ class Job:
     name: str  # of the teacher and of its files
     base: str  # the shipped file of this recipe
     on_a_gpu: dict[str, Any]  # what is changed of it to make more of a GPU
+    sizes: str  # the keys that decide how much memory a step takes
     origin: dict[str, str] = {}  # fingerprints of what the teacher is made from
 
     def __init__(self, options: JobOptions):
         self.options = options
-        self.compute = Compute.chosen(options.device, options.precision)
-        self.device = self.compute.device
+        use_threads(options.threads)
+        self.device = choose_device(options.device)
         self.folder = Path(options.save_path, self.name)
         self.file = self.folder / f"{self.name}.safetensors"
+        self.checkpoint = self.folder / "checkpoint.pt"
         self.with_a_gpu = self._with_a_gpu()
         set_seed(options.seed)
-        self.net = self.compute.place(self.build())
+        check_fits(self.memory(), self.device, "a step", self.sizes)
+        net = self.build()
+        self.compute = Compute.chosen(self.device, options.precision, net)
+        self.net = self.compute.place(net)
 
     # ---- what a recipe writes --------------------------------------------------------------------------------
+
+    def memory(self) -> int:
+        """Bytes that a step takes at the least. Comes before all else: raises UserError for what cannot be built."""
+        raise NotImplementedError
 
     def build(self) -> nn.Module:
         """Everything that learns."""
@@ -75,8 +92,8 @@ class Job:
     def prepare(self) -> None:
         """What must be there before the first step: images, statistics."""
 
-    def loss(self, step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        """The loss of a step, and figures for the log."""
+    def loss(self, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss of a step, and metrics for the log, scalars without gradients."""
         raise NotImplementedError
 
     def optimizer(self) -> tuple[torch.optim.Optimizer, Any]:
@@ -100,52 +117,72 @@ class Job:
     def run(self) -> Path:
         """Train, or go on with an interrupted training; returns the teacher's file.
 
-        Raises UserError for an unwritable folder, one with a finished teacher, or a loss that is no longer finite.
+        Raises UserError for a folder that cannot be written, is in use or has a finished teacher, or a loss that is
+        no longer finite.
         """
         check_writable(self.folder)
-        o, checkpoint = self.options, self.folder / "checkpoint.pt"
-        if self.file.exists():
-            raise UserError(
-                f"{self.file} is a finished teacher, of hours of work perhaps: move it, or change save_path"
-            )
-        training = TrainState(self.net, *self.optimizer(), self.compute.dtype == torch.float16)
+        with in_use(self.folder), self._resumable():
+            if self.file.exists():
+                raise UserError(
+                    f"{self.file} is a finished teacher, of hours of work perhaps: move it, or change save_path"
+                )
+            path = self._write(self._train())
+            self.checkpoint.unlink(missing_ok=True)
+        return path
+
+    def _train(self) -> list[dict[str, float]]:
+        """All steps that are left; returns the rows of the log."""
+        o = self.options
+        state = TrainState(self.net, *self.optimizer(), self.compute.dtype == torch.float16)
         settings = o.model_dump(mode="json", exclude=WITHOUT_EFFECT) | self.origin | {"arithmetic": str(self.compute)}
-        if o.resume and checkpoint.exists():
-            training.resume(checkpoint, settings)
+        if o.resume and self.checkpoint.exists():
+            state.resume(self.checkpoint, settings, o.threads)
         self.prepare()
-        done = training.history[-1]["step"] if training.history else 0
+        done = state.history[-1]["step"] if state.history else 0
         if done:
             note(f"going on with the interrupted training after step {done} of {o.steps}")
         with progress(None, self.name, o.steps, keep=True) as bar:
             bar.update(done)
             while done < o.steps:
                 part = range(done, min(done + o.log_every, o.steps))
-                training.end_epoch(self._row(training, part, bar), {})
+                state.end_epoch(self._row(state, part, bar), {})
                 done = part.stop
-                training.save(checkpoint, settings)
-                rows = training.history
+                state.save(self.checkpoint, settings)
+                rows = state.history
                 write_csv(self.folder / "log.csv", list(rows[0]), [row.values() for row in rows])
-        path = self._write(training.history)
-        checkpoint.unlink(missing_ok=True)
-        return path
+        return state.history
 
-    def _row(self, training: TrainState, part: range, bar) -> dict[str, float]:
+    def _row(self, state: TrainState, part: range, bar: tqdm) -> dict[str, float]:
         """Some steps, and their means as a row of the log."""
         begin, sums = time.perf_counter(), {}
-        lr = training.optimizer.param_groups[0]["lr"]
+        lr = state.optimizer.param_groups[0]["lr"]
         self.net.train()
-        for step in part:
+        for number, step in enumerate(part, start=1):
             with self.compute.autocast():
-                loss, figures = self.loss(step)
-            figures = {"loss": loss.item(), **figures}
-            if not math.isfinite(figures["loss"]):
-                raise UserError(f"the loss of step {step} is {figures['loss']}: lower lr (now {self.options.lr:g})")
-            training.step(loss)
-            sums = {key: sums.get(key, 0.0) + value for key, value in figures.items()}
-            bar.set_postfix({key: f"{value:.3f}" for key, value in figures.items()}, refresh=False)
+                loss, metrics = self.loss(step)
+            state.step(loss)
+            for key, value in {"loss": loss.detach(), **metrics}.items():
+                sums[key] = sums.get(key, 0.0) + value.double()
+            if number % READ_EVERY == 0 or number == len(part):
+                means = {key: value.item() / number for key, value in sums.items()}
+                self._check_finite(means["loss"], step)
+                bar.set_postfix({key: f"{value:.3f}" for key, value in means.items()}, refresh=False)
             bar.update()
-        means = {key: value / len(part) for key, value in sums.items()}
         return {"step": part.stop, "lr": lr, **means, "seconds": time.perf_counter() - begin}
+
+    def _check_finite(self, loss: float, step: int) -> None:
+        if not math.isfinite(loss):
+            raise UserError(f"the loss is {loss} at step {step + 1}: lower lr (now {self.options.lr:g})")
+
+    @contextlib.contextmanager
+    def _resumable(self) -> Iterator[None]:
+        """Tells whoever presses Ctrl-C what is kept."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self.checkpoint.exists():
+                note("the same command goes on with this training from its last checkpoint")
+            raise
 
     def _with_a_gpu(self) -> str:
         """The command that makes the most of this recipe on a GPU within an hour or so, by estimate, from the start."""
@@ -181,9 +218,30 @@ class Job:
             "with_a_gpu": self.with_a_gpu,
             **self.notes(),
         }
-        write_bytes(self.file, content)
         write_json(self.file.with_suffix(".json"), manifest)
+        write_bytes(self.file, content)  # last: where it is, all is finished
         return self.file
+
+
+@contextlib.contextmanager
+def in_use(folder: Path) -> Iterator[None]:
+    """Nobody else makes a teacher in this folder meanwhile. Raises UserError naming the process that does."""
+    owner = folder.with_name(f".{folder.name}.owner")
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        with contextlib.suppress(OSError):
+            raise UserError(
+                f"{folder}: process {owner.read_text(encoding='utf-8')} is making a teacher there"
+            ) from None
+        raise UserError(f"{folder}: another process is making a teacher there") from None
+    try:
+        owner.write_text(str(os.getpid()), encoding="utf-8")
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
 
 
 def _as_yaml(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What a PDN is distilled from: PatchCore's embedding of a backbone's levels."""
+"""What a PDN is distilled from (EfficientAD, section 3.1): PatchCore's embedding of a backbone's levels."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from utils.errors import UserError
 
 
 class TargetFeatures(nn.Module):
-    """What a PDN is distilled from (section 3.1): [B,3,512,512] -> [B,channels,64,64], PatchCore's embedding.
+    """What a PDN is distilled from: images [B,3,512,512] -> [B,channels,64,64], PatchCore's embedding.
 
     PatchCore unfolds 3 x 3 neighbourhoods of two levels, pools each to 1024 values, and both together to `channels`.
     All of that is linear, and no output has to do with both levels, so each level's way is one fixed 3 x 3 convolution;

@@ -9,41 +9,58 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from filelock import FileLock
 
 from pretraining.formula import FormulaImages
+from pretraining.memory import check_fits
 from utils.console import progress
 from utils.errors import UserError
 from utils.files import write_atomic
+
+PART = 256  # pictures that a process draws at once
+BYTES = 3 * 4 * 4  # of memory per pixel while a picture is drawn, at the least: four float32 copies of it
 
 
 def rendered(images: FormulaImages, count: int, path: Path) -> np.ndarray:
     """The first `count` images, [count,S,S,3] uint8, made by all cores and kept in the file `path` for later runs.
 
-    A second process that wants the same file waits for it. Raises UserError where the disk has no room for it.
+    A second process that wants the same file waits for it. Raises UserError where disk or memory have no room.
     """
     with FileLock(path.with_name(f".{path.name}.lock")):
         if not path.exists():
-            needed, free = count * images.size**2 * 3, shutil.disk_usage(path.parent).free
-            if needed > free:  # found out later, it would kill the drawing processes
-                raise UserError(f"{path}: needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free there")
+            _check_room(images.size, count, path)
             write_atomic(path, functools.partial(_render, images, count))
     return np.load(path, mmap_mode="r")
+
+
+def _check_room(size: int, count: int, path: Path) -> None:
+    """Found out later, it would kill the drawing processes."""
+    needed, free = count * size**2 * 3, shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise UserError(f"{path}: needs {needed / 1e9:,.1f} GB, {free / 1e9:.1f} GB are free there")
+    drawers = min(_cores(), -(-count // PART))
+    what = f"drawing pictures of {size} px a side ({drawers} at once)"
+    check_fits(drawers * size**2 * BYTES, torch.device("cpu"), what, "img_size")
 
 
 def _render(images: FormulaImages, count: int, path: Path) -> None:
     shape = (count, images.size, images.size, 3)
     np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape).flush()
-    parts = [range(start, min(start + 256, count)) for start in range(0, count, 256)]
+    parts = [range(start, min(start + PART, count)) for start in range(0, count, PART)]
     if len(parts) == 1:  # done before a process has started
         _render_part(images, path, parts[0])
         return
     # Not forked: the parent's threads (torch, OpenCV) would be missing in the copies, and locks held for ever.
     context = multiprocessing.get_context("spawn")
     one_thread = {"initializer": cv2.setNumThreads, "initargs": (1,)}  # every core has a process already
-    with ProcessPoolExecutor(os.cpu_count(), context, **one_thread) as workers, progress(None, "drawing", count) as bar:
+    with ProcessPoolExecutor(_cores(), context, **one_thread) as workers, progress(None, "drawing", count) as bar:
         for part in workers.map(functools.partial(_render_part, images, path), parts):
             bar.update(len(part))
+
+
+def _cores() -> int:
+    return os.cpu_count() or 1
 
 
 def _render_part(images: FormulaImages, path: Path, part: range) -> range:
