@@ -1,43 +1,64 @@
-"""Someone new adds a method as the README says: one file, one import, one line, one config."""
+"""Someone new adds a method exactly as the README says: one file, one import, one line, one config."""
 
 import json
 import re
 import shutil
 
+import pytest
 import yaml
 
 from tests.conftest import REPO, run_script
 from utils.config import read_config
 
+FOLDERS = "trainer engine evaluation models datasets utils pretraining configs tests benchmarks docs".split()
+SMALL = ["backbone=resnet18", "weights=random", "obj=part", "save_path=results"]
+SMALL += [f"TrainingData.{word}" for word in ("epochs=2", "batch_size=4", "img_size=64", "crop_size=64")]
 
-def add_the_readmes_method(copy):
-    """The toolkit in folder `copy` with the README's example method in it, called `my`."""
-    for part in ("datasets", "models", "trainer", "utils", "trainNet.py", "visualization.py"):
-        source = REPO / part
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / part)
-    examples = re.findall(r"```python\n(.*?)```", (REPO / "README.md").read_text(), re.S)
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """A folder with the whole toolkit in it, and the README's example method, called `my`."""
+    copy = tmp_path_factory.mktemp("toolkit")
+    for folder in FOLDERS:
+        shutil.copytree(REPO / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in (*REPO.glob("*.py"), REPO / "README.md", REPO / "config.yaml", REPO / ".pytest.ini"):
+        shutil.copy(file, copy)
+    examples = re.findall(r"```python\n(.*?)```", (REPO / "README.md").read_text(encoding="utf-8"), re.S)
     (example,) = [code for code in examples if "class MyTrainer(BaseTrainer)" in code]
-    (copy / "trainer/mymethod.py").write_text(example)
-    init = (copy / "trainer/__init__.py").read_text()
-    init = init.replace("from trainer.mixed", "from trainer.mymethod import MyTrainer\nfrom trainer.mixed")
-    init = init.replace("] = {\n", '] = {\n    "my": MyTrainer,\n')
-    (copy / "trainer/__init__.py").write_text(init)
-    section = {"epochs": 2, "batch_size": 4, "lr": 1e-3, "img_size": 64}
-    config = {"distillType": "my", "backbone": "resnet18", "obj": "part", "weights": "random", "TrainingData": section}
-    (copy / "configMyMethod.yaml").write_text(yaml.safe_dump(config | {"data_path": "data", "save_path": "results"}))
+    (copy / "trainer/mymethod.py").write_text(example, encoding="utf-8")
+    methods = (copy / "trainer/__init__.py").read_text(encoding="utf-8")
+    for line, more in (
+        ("    from trainer.mixed ", "    from trainer.mymethod import MyTrainer\n"),
+        ('        "st": ', '        "my": MyTrainer,\n'),
+    ):
+        assert methods.count(line) == 1
+        methods = methods.replace(line, more + line)
+    (copy / "trainer/__init__.py").write_text(methods, encoding="utf-8")
+    complete = read_config(REPO / "configs/configSTPM.yaml")  # a method with the common keys alone, as the new one
+    complete |= {"distillType": "my", "TrainingData": complete["TrainingData"] | {"lr": 1e-3}}
+    (copy / "configs/configMyMethod.yaml").write_text(yaml.safe_dump(complete), encoding="utf-8")
+    return copy
 
 
-def test_the_readmes_method_trains_tests_reloads_and_shows_itself(tiny_mvtec, tmp_path):
-    add_the_readmes_method(tmp_path)
-    words = ["--config", "configMyMethod.yaml", f"data_path={tiny_mvtec}"]
-    figures = []
+def test_the_readmes_method_trains_tests_reloads_and_shows_itself(copy, tiny_mvtec):
+    words = ["--config", "configs/configMyMethod.yaml", f"data_path={tiny_mvtec}", *SMALL]
+    metrics = []
     for more in ([], ["phase=test"]):
-        process = run_script("trainNet.py", *words, *more, cwd=tmp_path)
+        process = run_script("trainNet.py", *words, *more, cwd=copy)
         assert process.returncode == 0, process.stderr
-        figures.append(json.loads((tmp_path / "results/my/part/metrics.json").read_text())["metrics"])
-    assert figures[0] == figures[1] and "aupro" in figures[0]
-    shown = run_script("visualization.py", *words, "--channels", "2", cwd=tmp_path)
+        metrics.append(json.loads((copy / "results/my/part/metrics.json").read_text(encoding="utf-8"))["metrics"])
+    assert metrics[0] == metrics[1] and "aupro" in metrics[0]
+    shown = run_script("visualization.py", *words, "--channels", "2", cwd=copy)
     assert shown.returncode == 0, shown.stderr
-    pages = {page.parent.name for page in (tmp_path / "results/my/part/features").rglob("*.png")}
+    pages = {page.parent.name for page in (copy / "results/my/part/features").rglob("*.png")}
     assert pages == {"good", "square"}
-    assert read_config(tmp_path / "results/my/part/config.yaml")["TrainingData"]["lr"] == 1e-3
+    assert read_config(copy / "results/my/part/config.yaml")["TrainingData"]["lr"] == 1e-3
+
+
+def test_the_tests_of_every_method_pass_for_the_readmes_method(copy, device):
+    """Whoever runs pytest after adding a method finds it green, and the method was in it."""
+    files = ["tests/trainer/test_methods.py", "tests/scripts/test_configs.py", "-k", "my or every_method"]
+    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", f"--device={device.type}"]
+    process = run_script(*words, *files, cwd=copy)
+    assert process.returncode == 0, process.stdout[-4000:]
+    assert int(re.search(r"(\d+) passed", process.stdout)[1]) > 15
