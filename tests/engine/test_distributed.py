@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.conftest import run_script
+from tests.conftest import REPO, run_script
 
 WORDS = ["weights=random", "obj=part", "precision=fp32", "TrainingData.epochs=2"]
 WORDS += ["TrainingData.batch_size=4", "TrainingData.img_size=64", "TrainingData.crop_size=64"]
@@ -36,6 +36,7 @@ def test_same_student_and_figures_without_batch_norm(tiny_mvtec, tmp_path):
     assert {p.name for p in one.iterdir()} == {p.name for p in two.iterdir()}
 
 
+@pytest.mark.slow
 def test_scores_by_part_reach_every_process(tiny_mvtec, tmp_path):
     """MixedTeacher keeps each pair's own best epoch, which all processes must agree on."""
     pairs = ["backbone=[convnext_atto, convnext_atto]", "out_indice=[[0], [1]]", "TrainingData.lr=0.004"]
@@ -51,6 +52,7 @@ def history(run):
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "lr"), [("st", 0.4), ("rdpp", 0.005)])
 def test_batch_norm_trains_in_two_processes(tiny_mvtec, tmp_path, method, lr):
     """On a CPU each process normalises its half of the batch, so the runs agree closely, not exactly.
@@ -61,3 +63,46 @@ def test_batch_norm_trains_in_two_processes(tiny_mvtec, tmp_path, method, lr):
     one, two = both_ways(words, tmp_path, method)
     losses = [[row["train_loss"] for row in history(run)] for run in (one, two)]
     assert losses[0] == pytest.approx(losses[1], rel=0.1)
+
+
+@pytest.mark.slow
+def test_a_mistake_is_said_once(tiny_mvtec, tmp_path):
+    words = [*WORDS, f"data_path={tiny_mvtec}", "distillType=st", "backbone=resnet18", f"save_path={tmp_path}"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    process = run_script(*torchrun, "trainNet.py", *words, "weights=/no/such/file.pth", OMP_NUM_THREADS="1")
+    assert process.returncode != 0
+    assert process.stderr.count("error: weights: /no/such/file.pth is not a file") == 1
+
+
+AUTO = """
+import sys
+sys.path.insert(0, {repo!r})
+import torch
+from engine import distributed
+from utils.errors import UserError
+from utils.ranks import rank
+
+distributed.join(torch.device("cpu"))
+assert distributed.from_main(lambda: f"the word of process {{rank()}}") == "the word of process 0"
+assert distributed.mean_over_processes(torch.tensor(float(rank()), dtype=torch.float64)) == 0.5
+
+def fail():
+    raise UserError("only the first one looks")
+
+try:
+    distributed.from_main(fail)
+except UserError as error:
+    assert str(error) == "only the first one looks"
+    print("told")
+"""
+
+
+def test_what_the_first_process_finds_is_everyones(tmp_path):
+    """Weights for `auto`, validation scores, and errors."""
+    script = tmp_path / "script.py"
+    script.write_text(AUTO.format(repo=str(REPO)))
+    process = run_script(
+        "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script, OMP_NUM_THREADS="1"
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("told") == 2
