@@ -11,7 +11,7 @@ from tests.conftest import REPO, run_script
 from utils.config import read_config
 
 FOLDERS = "trainer engine evaluation models datasets utils pretraining configs tests benchmarks docs".split()
-SMALL = ["backbone=resnet18", "weights=random", "obj=part", "save_path=results"]
+SMALL = ["backbone=resnet18", "weights=random", "obj=part", "save_path=results", "threads=1"]
 SMALL += [f"TrainingData.{word}" for word in ("epochs=2", "batch_size=4", "img_size=64", "crop_size=64")]
 
 
