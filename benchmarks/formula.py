@@ -42,7 +42,7 @@ def main() -> None:
 
 def flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=300, help="pictures per figure")
+    parser.add_argument("--count", type=int, default=300, help="pictures to measure with")
     parser.add_argument("--sizes", type=int, nargs="+", default=[128, 256, 512])
     return parser.parse_args()
 

@@ -1,11 +1,12 @@
-"""Every method on the same data with a small backbone: figures and speed, as the tables of the README.
+"""Every method on the same data with a small backbone: metrics and speed, as the tables of the README.
 
     python3 benchmarks/methods.py [--data ../shared/data] [--save results/methods] [--sets weave] [--methods rd rdpp]
 
-Each run is `trainNet.py` with the recipe of the method's file in configs/ (images of 256 px, its optimizer and batch),
-but for the backbone, the teacher's weights and the number of epochs, which is the same for all methods on a set
-(EfficientAD counts steps: 2,000 of its 70,000). A finished run is not repeated, so an interrupted table goes on;
-delete --save to measure anew, and after every change of the code. Whatever else runs on the machine spoils the times.
+The methods are those of the files in configs/. Each run is `trainNet.py` with that file (images of 256 px, the
+method's optimizer and batch), but for the backbone, the teacher's weights and the number of epochs, which is the same
+for all methods on a set (EfficientAD counts steps: 2,000 of its 70,000). A finished run is not repeated, so an
+interrupted table goes on; delete --save to measure anew, and after every change of the code. Whatever else runs on the
+machine spoils the times.
 """
 
 import argparse
@@ -21,20 +22,21 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from utils.config import read_config
 
 ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
 EPOCHS = {"weave": 40, "paper_brown": 60, "magnetic_tile": 4}  # by set; weave is drawn, the others are below --data
 RESNET = ["backbone=resnet18.tv_in1k"]
-# What the bundled teachers need: the ResNet-18 ends at layer3, where RNRD's memory 0 would want layer4.
-METHODS = {
-    "st": ("STPM", RESNET),
-    "rd": ("RD", RESNET),
-    "rdpp": ("RDPP", RESNET),
-    "ead": ("EAD", ["TrainingData.steps=2000"]),
-    "dbfad": ("DBFAD", RESNET),
-    "mixed": ("Mixed", []),
-    "rnst": ("RNST", RESNET),
-    "rnrd": ("RNRD", [*RESNET, "TrainingData.memories=[1,2]"]),
+# What a method needs beside its file, if anything, to run with the bundled teachers: their ResNet-18 ends at layer3,
+# where RNRD's memory 0 would want layer4.
+WORDS = {
+    "st": RESNET,
+    "rd": RESNET,
+    "rdpp": RESNET,
+    "ead": ["TrainingData.steps=2000"],
+    "dbfad": RESNET,
+    "rnst": RESNET,
+    "rnrd": [*RESNET, "TrainingData.memories=[1,2]"],
 }
-FIGURES = ("image_auroc", "pixel_auroc", "aupro")
+METRICS = ("image_auroc", "pixel_auroc", "aupro")
 
 
 def main() -> None:
@@ -52,22 +54,27 @@ def flags() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data", help="folder of sets in MVTec layout")
     parser.add_argument("--save", type=Path, default=ROOT / "results/methods")
     parser.add_argument("--sets", nargs="+", choices=EPOCHS, default=list(EPOCHS))
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=list(files()), default=list(files()))
     parser.add_argument("--weights", default="bundled")
     return parser.parse_args()
 
 
+def files() -> dict[str, Path]:
+    """The file with the recipe of each method, by `distillType`."""
+    return {read_config(path)["distillType"]: path for path in sorted(CONFIGS.glob("*.yaml"))}
+
+
 def run(method: str, name: str, args: argparse.Namespace) -> Path:
     """The folder of the finished run; trains and tests if there is none yet."""
-    config, words = METHODS[method]
-    config = ROOT / f"configs/config{config}.yaml"
-    words = [*words, f"data_path={'demo_data' if name == 'weave' else args.data.resolve()}", f"obj={name}"]
-    words += [f"weights={args.weights}", f"save_path={args.save.resolve()}"]
-    if method != "ead":
+    config, folder = files()[method], args.save / method / name
+    words = [*WORDS.get(method, []), f"data_path={'demo_data' if name == 'weave' else args.data.resolve()}"]
+    words += [f"obj={name}", f"weights={args.weights}", f"save_path={args.save.resolve()}"]
+    if "epochs" in read_config(config)["TrainingData"]:
         words.append(f"TrainingData.epochs={EPOCHS[name]}")
-    folder = args.save / method / name
     if not finished(folder, read_config(config, words)):
-        subprocess.run([sys.executable, "trainNet.py", "--config", config, *words], cwd=ROOT, stdout=2, check=True)
+        replace = ["overwrite=true"] if (folder / "metrics.json").exists() else []
+        command = [sys.executable, "trainNet.py", "--config", config, *words, *replace]
+        subprocess.run(command, cwd=ROOT, stdout=2, check=True)
     return folder
 
 
@@ -75,18 +82,22 @@ def finished(folder: Path, wanted: dict) -> bool:
     """Whether the folder holds a tested run of this configuration."""
     if not (folder / "metrics.json").is_file():
         return False
-    done = json.loads((folder / "metrics.json").read_text())["config"]
+    done = report_of(folder)["config"]
     same = {key: done.get(key) == value for key, value in wanted.items() if key not in ("TrainingData", "phase")}
     return all(same.values()) and wanted["TrainingData"].items() <= done["TrainingData"].items()
 
 
+def report_of(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+
+
 def row(method: str, folder: Path) -> str:
-    report = json.loads((folder / "metrics.json").read_text())
-    with (folder / "training.csv").open(newline="") as file:
+    report = report_of(folder)
+    with (folder / "training.csv").open(newline="", encoding="utf-8") as file:
         seconds = statistics.median(float(line["seconds"]) for line in csv.DictReader(file))
-    figures = [f"{100 * report['metrics'][key]:.1f}" for key in FIGURES]
+    metrics = [f"{100 * report['metrics'][key]:.1f}" for key in METRICS]
     milliseconds = 1000 / report["durations"]["test_images_per_second"]
-    return f"| `{method}` | {' | '.join(figures)} | {seconds:.1f} | {milliseconds:.0f} |"
+    return f"| `{method}` | {' | '.join(metrics)} | {seconds:.1f} | {milliseconds:.0f} |"
 
 
 if __name__ == "__main__":

@@ -5,16 +5,17 @@
 The levels of an image, each position of unit length and averaged over 3 x 3, are joined on a grid of 28 x 28. A test
 position's distance is that to the nearest of 5,000 positions drawn from good training images; the greatest distance is
 the image's score, the distances at image size and blurred (sigma 4) are its map. A cell is image / pixel AUROC in
-percent; `random` is the mean of --seeds networks, its spread the highest figure minus the lowest.
+percent; `random` is the mean of --seeds networks, its spread the highest value minus the lowest.
 
-The sets are all below --data and the two demo sets. Of train/good, test/good and each kind of defect at most --limit
+The sets are all below --data and the two demo sets. Of train/good, test/good and each defect type at most --limit
 images are taken, the same for every teacher: with 40, a ResNet-18 takes about a minute for six sets on two cores, and
-`random` as often as it has seeds. Differences under some 5 points of a set mean little, and figures of one limit are
-not those of another: it changes the mix of the kinds (magnetic_tile at random: 44 with 40, 54 with all images).
+`random` as often as it has seeds. Differences under some 5 points of a set mean little, and values of one limit are
+not those of another: it changes the mix of the types (magnetic_tile at random: 44 with 40, 54 with all images).
 """
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -24,17 +25,17 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from datasets.dataset import MVTecDataset, Sample
+from datasets.dataset import ImageDataset, Sample
 from datasets.demo import CATEGORIES, DEFAULT_ROOT, ensure_demo
-from datasets.readers.mvtec import test_dataset, train_datasets
-from engine.device import autocast, choose_device, choose_dtype, keep_freed_memory
-from evaluation.metrics import detection, segmentation
+from engine.device import Compute, choose_device, keep_freed_memory
+from engine.loading import test_dataset, train_datasets
+from evaluation.metrics import PixelMetrics, detection
 from models.anomaly_map import resize, smooth
-from models.teachers.features import Frozen
-from models.teachers.pdn import pretrained_pdn
-from models.teachers.weights import pretrained_features
+from models.teachers.features import outline
+from models.teachers.pdn import build_pdn, find_pdn
+from models.teachers.teacher import Teacher
+from models.teachers.weights import build_teacher, find_source
 from utils.command import run
 from utils.config import Config, TrainingData, check_config
 from utils.console import note, progress
@@ -47,13 +48,13 @@ MEMORY, SIGMA, BATCH, SEED = 5000, 4, 16, 0
 WORSE = 5  # points of image AUROC that a teacher may lie below random on a set
 CACHE = 4 * 2**30  # bytes of decoded images per part of a set
 
-Grid = Callable[[torch.Tensor], torch.Tensor]  # normalised images [B,3,H,W] -> [B,C,28,28]
+Grid = Callable[[torch.Tensor], torch.Tensor]  # images [B,3,H,W], uint8, uint16 or in [0,1] -> [B,C,28,28]
 
 
 class DataSet(NamedTuple):
     name: str
-    train: MVTecDataset
-    test: MVTecDataset
+    train: ImageDataset
+    test: ImageDataset
 
 
 def main() -> None:
@@ -68,11 +69,11 @@ def main() -> None:
     print("|---" * (len(sets) + 2) + "|", flush=True)
     rows = {}
     for teacher, networks in grids.items():
-        figures = np.stack([measure(grid, sets, teacher) for grid in networks])
-        rows[teacher] = figures.mean(axis=0)
+        values = np.stack([measure(grid, sets, teacher) for grid in networks])
+        rows[teacher] = values.mean(axis=0)
         print(row(teacher, rows[teacher]), flush=True)
         if len(networks) > 1:
-            print(row(f"{teacher}, spread of {len(networks)}", np.ptp(figures, axis=0)), flush=True)
+            print(row(f"{teacher}, spread of {len(networks)}", np.ptp(values, axis=0)), flush=True)
     print()
     for teacher in rows if "random" in rows else ():
         if teacher != "random":
@@ -109,23 +110,25 @@ def feature_grid(backbone: str, weights: str, seed: int) -> Grid:
 
     Raises UserError when the weights cannot be had or do not fit.
     """
-    device = choose_device("auto")
-    dtype = choose_dtype("auto", device)
-    net = Frozen(network(backbone, weights, seed)).to(device, memory_format=torch.channels_last)
+    teacher = build(backbone, weights, seed)
+    compute = Compute.chosen(choose_device("auto"), "auto", teacher)
+    teacher = compute.frozen(compute.place(teacher))
 
     @torch.inference_mode()
     def grid(image: torch.Tensor) -> torch.Tensor:
-        with autocast(device, dtype):
-            levels = net(image.to(device, memory_format=torch.channels_last))
+        with compute.autocast():
+            levels = teacher(compute.images(image))
         return torch.cat([on_grid(level.float()) for level in levels], dim=1)
 
     return grid
 
 
-def network(backbone: str, weights: str, seed: int) -> nn.Module:
+def build(backbone: str, weights: str, seed: int) -> Teacher:
     if is_pdn(backbone):
-        return pretrained_pdn(backbone.removeprefix("pdn_"), weights, seed)
-    return pretrained_features(backbone, LEVELS, weights, seed)
+        kind = backbone.removeprefix("pdn_")
+        return build_pdn(kind, find_pdn(kind, weights), seed)
+    outline(backbone, LEVELS)  # refuses an unknown backbone before its weights are looked for
+    return build_teacher(backbone, LEVELS, find_source(backbone, weights), seed)
 
 
 def is_pdn(backbone: str) -> bool:
@@ -162,17 +165,17 @@ def read_set(root: str, name: str, backbone: str, limit: int) -> DataSet:
     config = check_config(raw, Config[TrainingData])
     ensure_demo(config)
     parts = (train_datasets(config)[0], test_dataset(config)[0])
-    train, test = (MVTecDataset(choose(part.samples, limit), config.TrainingData) for part in parts)
+    train, test = (ImageDataset(choose(part.samples, limit), config.TrainingData) for part in parts)
     for part in (train, test):
-        part.cache(CACHE)
+        part.read_all(CACHE)
     return DataSet(name, train, test)
 
 
 def choose(samples: Sequence[Sample], limit: int) -> list[Sample]:
-    """At most `limit` of each kind, always the same ones, with the same chance for all."""
+    """At most `limit` of each defect type, always the same ones, with the same chance for all."""
     chosen = []
-    for kind in sorted({sample.kind for sample in samples}):
-        own = [sample for sample in samples if sample.kind == kind]
+    for name in sorted({sample.defect_type for sample in samples}):
+        own = [sample for sample in samples if sample.defect_type == name]
         order = np.random.default_rng(SEED).permutation(len(own))[:limit]
         chosen += [own[i] for i in sorted(order)]
     return chosen
@@ -181,7 +184,7 @@ def choose(samples: Sequence[Sample], limit: int) -> list[Sample]:
 def can_be_measured(data: DataSet) -> bool:
     """Whether there is something to tell apart, in images and in pixels."""
     samples = data.test.samples
-    return any(sample.kind == "good" for sample in samples) and any(sample.mask for sample in samples)
+    return any(sample.defect_type == "good" for sample in samples) and any(sample.mask for sample in samples)
 
 
 # The check
@@ -189,24 +192,26 @@ def can_be_measured(data: DataSet) -> bool:
 
 def measure(grid: Grid, sets: Sequence[DataSet], teacher: str) -> np.ndarray:
     """Image and pixel AUROC of each set, and their means over the sets, in percent: [sets + 1, 2]."""
-    figures = np.array([aurocs(grid, each) for each in progress(sets, teacher)])
-    return 100 * np.vstack([figures, figures.mean(axis=0)])
+    values = np.array([aurocs(grid, each) for each in progress(sets, teacher)])
+    return 100 * np.vstack([values, values.mean(axis=0)])
 
 
 def aurocs(grid: Grid, data: DataSet) -> tuple[float, float]:
-    memory = remember(grid, data.train)
-    scores, maps, masks, labels = [], [], [], []
+    memory = fill_memory(grid, data.train)
+    pixels = PixelMetrics(Counter(sample.defect_type for sample in data.test.samples))
+    scores, labels = [], []
     for batch in batches(data.test):
         near = distances(grid(batch["image"]), memory)
         scores.append(near.amax(dim=(1, 2, 3)).cpu())
-        maps.append(final_map(near, batch["image"].shape[-1]).squeeze(1).cpu())
-        masks.append(batch["mask"])
         labels.append(batch["label"])
-    scores, maps, masks, labels = (torch.cat(parts).numpy() for parts in (scores, maps, masks, labels))
-    return detection(scores, labels)["image_auroc"], segmentation(maps, masks)["pixel_auroc"]
+        maps = final_map(near, batch["image"].shape[-1]).squeeze(1).cpu().numpy()
+        for result in zip(maps, batch["mask"].numpy(), batch["defect_type"], strict=True):
+            pixels.add(*result)
+    scores, labels = (torch.cat(parts).numpy() for parts in (scores, labels))
+    return detection(scores, labels)["image_auroc"], pixels.total()["pixel_auroc"]
 
 
-def remember(grid: Grid, dataset: MVTecDataset) -> torch.Tensor:
+def fill_memory(grid: Grid, dataset: ImageDataset) -> torch.Tensor:
     """Positions of good images drawn by a fixed seed, the same for every teacher: [M,C], M at most 5,000."""
     random = torch.Generator().manual_seed(SEED)
     chosen = torch.randperm(len(dataset) * GRID**2, generator=random)[:MEMORY]
@@ -219,7 +224,7 @@ def remember(grid: Grid, dataset: MVTecDataset) -> torch.Tensor:
     return torch.cat(kept)
 
 
-def batches(dataset: MVTecDataset) -> Iterator[dict]:
+def batches(dataset: ImageDataset) -> Iterator[dict]:
     for start in range(0, len(dataset), BATCH):
         yield dataset.batch(list(range(start, min(start + BATCH, len(dataset)))))
 
@@ -251,17 +256,17 @@ def final_map(near: torch.Tensor, side: int) -> torch.Tensor:
 # The table
 
 
-def row(name: str, figures: np.ndarray) -> str:
-    cells = [f"{image:.1f} / {pixel:.1f}" for image, pixel in figures]
+def row(name: str, values: np.ndarray) -> str:
+    cells = [f"{image:.1f} / {pixel:.1f}" for image, pixel in values]
     return f"| {name} | {' | '.join(cells)} |"
 
 
 def verdict(teacher: str, rows: dict[str, np.ndarray], names: Sequence[str]) -> str:
     """Whether a teacher's mean image AUROC is the highest of `rows`, and how far it falls below random on any set."""
-    image = {name: figures[:, 0] for name, figures in rows.items()}
+    image = {name: values[:, 0] for name, values in rows.items()}
     against = image[teacher][:-1] - image["random"][:-1]
     worst = against.argmin()
-    highest = image[teacher][-1] >= max(figures[-1] for figures in image.values())
+    highest = image[teacher][-1] >= max(values[-1] for values in image.values())
     chosen = highest and against[worst] >= -WORSE
     return (
         f"{teacher}: {'chosen' if chosen else 'not chosen'}; its mean image AUROC, {image[teacher][-1]:.1f}, "

@@ -19,7 +19,9 @@ def grid():
 
 @pytest.fixture
 def image():
-    return torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    """Two 8-bit images."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 224, 224), dtype=np.uint8)
+    return torch.from_numpy(pixels)
 
 
 def test_a_grid_joins_the_levels_and_follows_the_seed(grid, image):
@@ -30,12 +32,12 @@ def test_a_grid_joins_the_levels_and_follows_the_seed(grid, image):
     assert not torch.equal(found, teachers.feature_grid("resnet18", "random", seed=1)(image))
 
 
-def test_no_border_of_its_own_and_halves_are_means():
+def test_a_grid_has_no_border_of_its_own_and_halving_is_a_mean():
     level = torch.ones(1, 4, 56, 56)
     assert torch.allclose(teachers.on_grid(level), torch.full((1, 4, 28, 28), 0.5))
 
 
-def test_a_pdn_from_a_file_and_at_random(tmp_path):
+def test_a_pdn_can_come_from_a_file_or_be_random(tmp_path):
     image = torch.rand(1, 3, 256, 256)
     path = tmp_path / "pdn.safetensors"
     save_file(PDN("small").state_dict(), path)
@@ -43,7 +45,7 @@ def test_a_pdn_from_a_file_and_at_random(tmp_path):
     assert from_file.shape == (1, 384, 28, 28)
     assert torch.equal(from_file, teachers.feature_grid("pdn_small", str(path), seed=1)(image))
     assert not torch.equal(from_file, teachers.feature_grid("pdn_small", "random", seed=0)(image))
-    with pytest.raises(UserError, match="is no file"):
+    with pytest.raises(UserError, match="nowhere.pth is not a file"):
         teachers.feature_grid("pdn_small", "nowhere.pth", seed=0)
 
 
@@ -64,19 +66,19 @@ def test_a_map_lies_where_the_grid_looks(side, at):
     assert float((rows * torch.arange(side)).sum() / rows.sum()) == pytest.approx(at - 0.5, abs=0.1)
 
 
-def test_a_limit_takes_the_same_of_each_kind():
-    samples = [Sample(None, None, kind) for kind in ["good"] * 9 + ["hole"] * 3 + ["stain"] * 5]
-    kinds = [sample.kind for sample in teachers.choose(samples, 4)]
-    assert kinds == ["good"] * 4 + ["hole"] * 3 + ["stain"] * 4
+def test_a_limit_takes_the_same_of_each_defect_type():
+    samples = [Sample(None, None, name) for name in ["good"] * 9 + ["hole"] * 3 + ["stain"] * 5]
+    types = [sample.defect_type for sample in teachers.choose(samples, 4)]
+    assert types == ["good"] * 4 + ["hole"] * 3 + ["stain"] * 4
 
 
 def test_memory_holds_what_was_drawn_once(tiny_mvtec, grid, monkeypatch):
     monkeypatch.setattr(teachers, "MEMORY", 100)
     monkeypatch.setattr(teachers, "BATCH", 3)  # of 4 images: positions of the second batch count from the first
     train = teachers.read_set(str(tiny_mvtec), "part", "resnet18", limit=4).train
-    memory = teachers.remember(grid, train)
+    memory = teachers.fill_memory(grid, train)
     assert memory.shape == (100, 448)
-    assert torch.equal(memory, teachers.remember(grid, train))
+    assert torch.equal(memory, teachers.fill_memory(grid, train))
 
 
 def test_the_check_sees_a_defect(tmp_path, grid, monkeypatch):
@@ -85,9 +87,9 @@ def test_the_check_sees_a_defect(tmp_path, grid, monkeypatch):
     write_mvtec(tmp_path, "unmasked", masks=False)
     sets = teachers.read_sets(tmp_path, "resnet18", limit=3)
     assert [(each.name, len(each.train), len(each.test)) for each in sets] == [("part", 3, 6)]
-    figures = teachers.measure(grid, sets, "random")
-    assert figures.shape == (2, 2) and (figures > 95).all()
-    assert np.array_equal(figures[0], figures[1])  # one set is its own mean
+    values = teachers.measure(grid, sets, "random")
+    assert values.shape == (2, 2) and (values > 95).all()
+    assert np.array_equal(values[0], values[1])  # one set is its own mean
 
 
 @pytest.mark.parametrize(
