@@ -1,5 +1,8 @@
 """Train a student on good parts and score the test images, as config.yaml says."""
 
+import shlex
+import sys
+
 from utils.command import run, run_flags
 
 
@@ -10,10 +13,11 @@ def main() -> None:
     from engine.device import keep_freed_memory
     from evaluation.report import summary
     from trainer import build_trainer
-    from utils.console import log_to, say
+    from utils.console import remember, say
     from utils.ranks import is_main
 
     keep_freed_memory()
+    remember(shlex.join(sys.argv))
     trainer = build_trainer(args.config, args.overrides)
     ensure_demo(trainer.config)
     if trainer.config.phase == "train":
@@ -21,7 +25,7 @@ def main() -> None:
     if is_main():
         trainer.load()
         trainer.test()
-        with log_to(trainer.run_dir / "train.log"):
+        with trainer.folder.log():
             say(summary(trainer.run_dir))
 
 

@@ -2,72 +2,85 @@
 
 import os
 import shutil
+import signal
+import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
+import makeDemo
+import pretrain
 import trainNet
 import visualization
-from tests.conftest import REPO, assert_one_sentence, run_script, write_image, write_mvtec
-from utils.command import run
+from tests.conftest import REPO, assert_one_sentence, run_script, write_image
+from utils.config import Config, TrainingData
 from utils.ranks import world_size
 
-TINY = ["distillType=st", "backbone=resnet18", "weights=random", "obj=part"]
-TINY += ["TrainingData.epochs=1", "TrainingData.batch_size=4", "TrainingData.img_size=64", "TrainingData.crop_size=64"]
 
-
-def call(script, *words, monkeypatch, capsys):
-    """The script's main() in this process: (exit code, last line it said on stderr, its output)."""
-    monkeypatch.setattr(sys, "argv", ["script", *map(str, words)])
-    code = 0
-    try:
-        run(script.main)
-    except SystemExit as stop:
-        code = stop.code
-    out, err = capsys.readouterr()
-    return code, (err.strip().splitlines() or [""])[-1], out
-
-
-def test_train_test_and_visualise_from_the_command_line(tiny_mvtec, tmp_path):
-    words = [*TINY, f"data_path={tiny_mvtec}", f"save_path={tmp_path}"]
+def test_train_test_and_visualise_from_the_command_line(tiny_mvtec, tmp_path, call):
+    words = ["distillType=st", "backbone=resnet18", "weights=random", "obj=part", f"data_path={tiny_mvtec}"]
+    words += ["TrainingData.epochs=1", "TrainingData.batch_size=4", "TrainingData.img_size=64", f"save_path={tmp_path}"]
     trained = run_script("trainNet.py", *words)
     assert trained.returncode == 0, trained.stderr
+    assert "\r" not in trained.stderr and "training: 2 of 2" in trained.stderr
     for label in ("image AUROC", "pixel AP", "AUPRO@0.3", "square", "teacher weights: random"):
         assert label in trained.stdout
-    tested = run_script("trainNet.py", "--config", tmp_path / "st/part/config.yaml", "phase=test")
-    assert tested.returncode == 0, tested.stderr
-    assert tested.stdout == trained.stdout
-    shown = run_script("visualization.py", *words, "--channels", "2", "--layers", "1,3")
-    assert shown.returncode == 0, shown.stderr
+    tested = call(trainNet, "--config", tmp_path / "st/part/config.yaml", "phase=test")
+    assert tested.code == 0, tested.err
+    assert tested.out == trained.stdout
+    log = (tmp_path / "st/part/train.log").read_text(encoding="utf-8")
+    assert f"trainNet.py {' '.join(words)}" in log
+    assert log.count(tested.out) == 2
+    shown = call(visualization, *words, "--channels", "2", "--layers", "1,3")
+    assert shown.code == 0, shown.err
     pages = sorted(p.relative_to(tmp_path / "st/part/features") for p in (tmp_path / "st/part/features").rglob("*.png"))
     assert len(pages) == 6 and {p.parts[0] for p in pages} == {"good", "square"}
     assert sum("level1" in p.name for p in pages) == sum("level3" in p.name for p in pages) == 2
 
 
 def test_the_quick_start_draws_its_own_data(tmp_path):
-    """The shipped config.yaml in an empty folder: nothing downloaded, nothing there before."""
-    words = ["--config", REPO / "config.yaml", "weights=auto", "TrainingData.epochs=1", "TrainingData.img_size=64"]
-    process = run_script(REPO / "trainNet.py", *words, "TrainingData.crop_size=64", cwd=tmp_path, HF_HUB_OFFLINE="1")
+    """In an empty folder: nothing downloaded, nothing there before, the config.yaml is the toolkit's."""
+    words = ["weights=auto", "TrainingData.epochs=1", "TrainingData.img_size=64"]
+    process = run_script(REPO / "trainNet.py", *words, cwd=tmp_path, HF_HUB_OFFLINE="1")
     assert process.returncode == 0, process.stderr
     assert "bundled" in process.stderr and "teacher weights: bundled" in process.stdout
     assert len(list((tmp_path / "demo_data/weave/train/good").iterdir())) == 60
     assert (tmp_path / "results/st/weave/metrics.json").is_file()
 
 
-@pytest.fixture
-def data(tmp_path):
-    return write_mvtec(tmp_path / "data", train=5, good=1, bad=1)
+def test_the_demo_says_what_it_made_and_how_to_train_on_it(tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    said = call(makeDemo, "--root", "my demo", "--size", "32", "--train", "2", "--good", "1", "--per_defect", "0")
+    assert said.code == 0 and len(list((tmp_path / "my demo/washer/train/good").iterdir())) == 2
+    assert "my demo: weave, washer" in said.out and "2 good pictures to train on, 1 to test on" in said.out
+    assert "python3 trainNet.py 'data_path=my demo' obj=weave" in said.out
 
 
-@pytest.fixture
-def trained(tmp_path, data):
-    """A run folder that a mistake must leave untouched, and what is in it."""
-    folder = tmp_path / "results/st/part"
-    folder.mkdir(parents=True)
-    for name in ("student.safetensors", "metrics.json", "scores.csv"):
-        (folder / name).write_text("earlier result")
-    return folder
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--size", "1000000"],
+        ["--size", "31"],
+        ["--size", "²"],
+        ["--train", "-1"],
+        ["--seed", "9" * 5000],
+        ["--per_defect", "1e300"],
+        ["--categories", "leather"],
+        ["--root", "file"],
+        ["--root", "x" * 300],
+        ["--colour", "red"],
+    ],
+    ids=lambda words: " ".join(words)[:20],
+)
+def test_a_demo_that_cannot_be_drawn_is_one_sentence(words, tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    said = call(makeDemo, *words)
+    assert said.code == 2 and said.err.startswith("error: ") and said.err.count("\n") == 1
+    assert words[0] in said.err or words[1][:40] in said.err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def no_train_folder(data):
@@ -83,14 +96,19 @@ def corrupt_training_image(data):
     (data / "part/train/good/002.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
 
 
+def corrupt_test_image(data):
+    (data / "part/test/square/000.png").write_bytes(b"")
+
+
 def mask_of_another_size(data):
     write_image(data / "part/ground_truth/square/000_mask.png", np.zeros((32, 32), np.uint8))
 
 
 MISTAKES = {
-    "typo": (["bakcbone=x"], ["bakcbone", "backbone"]),
-    "wrong type": (["TrainingData.epochs=many"], ["TrainingData.epochs", "many"]),
-    "negative": (["TrainingData.lr=-1"], ["TrainingData.lr", "-1"]),
+    "typo": (["bakcbone=x"], ["command line", "bakcbone", "backbone"]),
+    "wrong type": (["TrainingData.epochs=many"], ["command line", "TrainingData.epochs", "many"]),
+    "negative": (["TrainingData.lr=-1"], ["command line", "TrainingData.lr", "-1"]),
+    "flag": (["--epochs", "3"], ["command line", "--epochs"]),
     "missing category": (["obj=prat"], ["obj", "prat", "part"]),
     "missing data": (["data_path=nowhere"], ["data_path", "nowhere"]),
     "no config": (["--config", "nowhere.yaml"], ["nowhere.yaml"]),
@@ -98,58 +116,74 @@ MISTAKES = {
     "unknown backbone": (["backbone=resnet81"], ["backbone", "resnet81"]),
     "bad level": (["out_indice=[1, 9]"], ["out_indice", "9"]),
     "unwritable": (["save_path=/proc/nothing"], ["save_path", "/proc/nothing"]),
-    "no cuda": (["device=cuda:7"], ["device", "cuda:7"]),
+    "no cuda": (["device=cuda:77"], ["device", "cuda:77"]),
     "no such weights": (["weights=nowhere.pth"], ["weights", "nowhere.pth"]),
+    "other settings": (["seed=1"], ["results/st/part", "seed was 0, is 1", "run=NAME", "overwrite=true"]),
     "no folder": (no_train_folder, ["train/good"]),
     "empty folder": (empty_train_folder, ["train/good"]),
-    "corrupt image": (corrupt_training_image, ["002.png"]),
+    "corrupt image": (corrupt_training_image, ["train/good/002.png"]),
+    "corrupt test image": (corrupt_test_image, ["test/square/000.png"]),
+    "uncached corrupt test image": (corrupt_test_image, ["test/square/000.png"], ["cache_mb=0"]),
+    "mask of another size": (mask_of_another_size, ["000_mask.png"]),
+    "mask of another size in a test": (mask_of_another_size, ["000_mask.png"], ["phase=test"]),
     "untrained": (["phase=test", "save_path=elsewhere"], ["student.safetensors", "train first"]),
-    "damaged student": (["phase=test"], ["student.safetensors", "damaged"]),
+    "another network": (["phase=test", "out_indice=[1]"], ["student.safetensors", "out_indice"]),
 }
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_one_sentence_and_costs_nothing(name, data, trained, tmp_path, monkeypatch, capsys):
-    action, expected = MISTAKES[name]
-    words = [*TINY, f"data_path={data}", f"save_path={tmp_path / 'results'}"]
-    if callable(action):
-        action(data)
-    else:
-        words += action
+def test_a_mistake_is_one_sentence_and_costs_nothing(name, workplace, call):
+    mistake, expected, *more = MISTAKES[name]
+    before = workplace.kept()
+    if callable(mistake):
+        mistake(workplace.path / "data")
+        mistake = []
+    said = call(trainNet, *mistake, *(more[0] if more else []))
+    assert said.code == 2 and said.last.startswith("error: ") and "Traceback" not in said.err
+    for word in expected:
+        assert word in said.last
+    assert before and workplace.kept() == before
+
+
+def damaged_student(run):
+    (run / "student.safetensors").write_bytes(b"rubbish")
+
+
+def no_test_yet(run):
+    (run / "scores.csv").unlink()
+
+
+VISUALISED = {
+    "no such image": (["--images", "square/404"], ["--images", "square/404"]),
+    "no such level": (["--layers", "9"], ["--layers", "9"]),
+    "no such channel": (["--channels", "²"], ["--channels", "²"]),
+    "no such category": (["obj=prat"], ["prat"]),
+    "damaged student": (damaged_student, ["student.safetensors", "damaged"]),
+    "no test yet": (no_test_yet, ["scores.csv", "phase=test"]),
+}
+
+
+@pytest.mark.parametrize("name", VISUALISED)
+def test_mistakes_in_visualisation(name, workplace, call):
+    mistake, expected = VISUALISED[name]
+    if callable(mistake):
+        mistake(workplace.run)
+        mistake = []
+    before = workplace.kept()
+    said = call(visualization, *mistake)
+    assert said.code == 2 and said.last.startswith("error: ")
+    for word in expected:
+        assert word in said.last
+    assert workplace.kept() == before
+
+
+@pytest.mark.parametrize("words", [["recipe=paint"], ["device=tpu"], ["steps=0"], ["imgsize=3"]])
+def test_mistakes_in_pretraining(words, tmp_path, monkeypatch, call):
     monkeypatch.chdir(tmp_path)
-    config = [] if "--config" in words else ["--config", REPO / "config.yaml"]
-    code, said, _ = call(trainNet, *config, *words, monkeypatch=monkeypatch, capsys=capsys)
-    assert code == 2 and said.startswith("error: ")
-    for word in expected:
-        assert word in said
-    assert {p.read_text() for p in trained.iterdir()} == {"earlier result"} and len(list(trained.iterdir())) == 3
-
-
-def test_a_mask_of_another_size_is_named_before_old_figures_are_replaced(data, tmp_path, monkeypatch, capsys):
-    words = ["--config", REPO / "config.yaml", *TINY, f"data_path={data}", f"save_path={tmp_path / 'r'}"]
-    assert call(trainNet, *words, monkeypatch=monkeypatch, capsys=capsys)[0] == 0
-    before = (tmp_path / "r/st/part/metrics.json").read_text()
-    mask_of_another_size(data)
-    code, said, _ = call(trainNet, *words, "phase=test", monkeypatch=monkeypatch, capsys=capsys)
-    assert code == 2 and "000_mask.png" in said
-    assert (tmp_path / "r/st/part/metrics.json").read_text() == before
-
-
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [
-        (["--images", "square/404"], ["--images", "square/404"]),
-        (["--layers", "9"], ["--layers", "9"]),
-        (["obj=prat"], ["prat"]),
-    ],
-)
-def test_mistakes_in_visualisation(flags, expected, data, tmp_path, monkeypatch, capsys):
-    words = ["--config", REPO / "config.yaml", *TINY, f"data_path={data}", f"save_path={tmp_path / 'r'}"]
-    assert call(trainNet, *words, monkeypatch=monkeypatch, capsys=capsys)[0] == 0
-    code, said, _ = call(visualization, *words, *flags, monkeypatch=monkeypatch, capsys=capsys)
-    assert code == 2
-    for word in expected:
-        assert word in said
+    said = call(pretrain, *words)
+    assert said.code == 2 and said.err.startswith(f"error: command line: {'unknown key ' * (words == ['imgsize=3'])}'")
+    assert words[0].partition("=")[0] in said.err and "^" not in said.err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_mistake_as_the_shell_sees_it(tmp_path):
@@ -158,9 +192,29 @@ def test_a_mistake_as_the_shell_sees_it(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_help_names_the_flags():
-    process = run_script("trainNet.py", "--help")
-    assert process.returncode == 0 and "--config" in process.stdout and "key=value" in process.stdout
+@pytest.mark.parametrize("script", ["trainNet.py", "visualization.py"])
+def test_help_names_the_methods_the_keys_and_an_example(script):
+    process = run_script(script, "--help")
+    assert process.returncode == 0 and process.stderr == ""
+    for method in ("st", "ead", "rnrd"):
+        assert f"\n  {method} " in process.stdout
+    for key in [*Config.model_fields, *TrainingData.model_fields]:
+        assert key in process.stdout
+    assert f"python3 {script} --config configs/configSTPM.yaml" in process.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGINT to send")
+@pytest.mark.parametrize("script", ["trainNet.py", "visualization.py", "pretrain.py", "makeDemo.py"])
+def test_ctrl_c_in_the_first_seconds_is_one_word(script, tmp_path):
+    """While Python imports what a script needs, too, which takes some seconds."""
+    for delay in (0.15, 0.5, 1):
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        process = subprocess.Popen([sys.executable, REPO / script], cwd=tmp_path, **pipes)
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 130 and err.endswith("interrupted\n") and "Traceback" not in err
+        assert "resume" not in err and "checkpoint" not in err
 
 
 def test_one_process_unless_torchrun_says_otherwise(monkeypatch):
