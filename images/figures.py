@@ -4,12 +4,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from PIL import Image
 
@@ -28,7 +24,8 @@ class Page:
     """A figure whose coordinates are inches; places are centres unless said otherwise."""
 
     def __init__(self, height: float, width: float = 11.4):
-        self.figure, self.axis = plt.subplots(figsize=(width, height))
+        self.figure = Figure(figsize=(width, height))
+        self.axis = self.figure.subplots()
         self.axis.set(xlim=(0, width), ylim=(0, height), aspect="equal")
         self.axis.axis("off")
         self.figure.subplots_adjust(0, 0, 1, 1)
@@ -37,7 +34,6 @@ class Page:
         """A PNG beside this file; a small one has 256 colours, as near to the original's as they get."""
         path = Path(__file__).with_name(f"{name}.png")
         self.figure.savefig(path, dpi=110)
-        plt.close(self.figure)
         if small:
             page = Image.open(path).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1)
             page.save(path, optimize=True)
