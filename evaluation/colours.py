@@ -9,7 +9,7 @@ from evaluation.score import pixel_levels
 
 SHARES = {0.1: 0.2, 0.5: 0.375, 0.9: 0.55}  # of the good images, and the colour of what no pixel of theirs exceeds
 TIMES = {2: 0.69, 10: 0.82, 100: 0.95}  # the last of these values, and their colours
-RARE = {"1:10": 0.1, "1:100": 0.3, "1:1,000": 0.5, "1:10,000": 0.7, "highest": 0.95}  # as in `pixel_levels`
+RARE = {"1:10": 0.05, "1:100": 0.275, "1:1,000": 0.5, "1:10,000": 0.725, "highest": 0.95}  # as in `pixel_levels`
 TINY = float(np.finfo(np.float32).tiny)  # for maps that are zero everywhere
 
 

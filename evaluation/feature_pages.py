@@ -15,7 +15,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
 from evaluation.colours import Scale, colour_scale
-from evaluation.fonts import STANDARD, font_for, shortened
+from evaluation.fonts import STANDARD, Fonts, shortened
 from evaluation.pictures import standing
 from models.detector import Detector
 
@@ -129,8 +129,8 @@ def _panel_inches(view: ImageView) -> tuple[float, float]:
 
 def _title(figure: Figure, view: ImageView, facts: str) -> None:
     """The image's name, shortened to the page, above what there is to say about it."""
-    points, font = 12, font_for(view.title)
-    name = shortened(view.title, 0.95 * figure.get_figwidth() * DPI, font.at(points * DPI / 72))
+    points, font = 12, Fonts([view.title]).best(view.title)
+    name = shortened(view.title, 0.9 * figure.get_figwidth() * DPI, font.at(points * DPI / 72))
     families = [STANDARD.family, font.family]
     # Neither is a formula, whatever dollar signs a name has.
     figure.suptitle(f"{name}\n{facts}", fontsize=points, fontfamily=families, parse_math=False)

@@ -36,21 +36,26 @@ def printable(text: str) -> str:
     return "".join("?" if unicodedata.category(letter) in ("Cc", "Cs") else letter for letter in text)
 
 
-def font_for(text: str) -> Font:
-    """The font of this machine that has the most of the letters of a text; the standard one if it has all of them.
+class Fonts:
+    """The fonts of this machine that some texts need: the standard one, and others for letters that it lacks."""
 
-    A letter that no font has is drawn as a box.
-    """
-    wanted = {ord(letter) for letter in printable(text)}
-    best, missing = STANDARD, len(wanted - STANDARD.letters())
-    for font in installed() if missing else ():
-        with suppress(OSError, RuntimeError):  # a file that has gone, or a kind of font that cannot be drawn here
-            lacking = len(wanted - font.letters())
-            if lacking < missing and font.at(12).getlength("a"):
-                best, missing = font, lacking
-        if not missing:
-            break
-    return best
+    def __init__(self, texts: Iterable[str]):
+        wanted = {ord(letter) for text in texts for letter in printable(text)}
+        self.found = [(STANDARD, wanted & STANDARD.letters())]
+        missing = wanted - STANDARD.letters()
+        for font in installed() if missing else ():
+            with suppress(OSError, RuntimeError):  # a file that has gone, or a kind of font that cannot be drawn here
+                own = wanted & font.letters()
+                if own & missing and font.at(12).getlength("a"):
+                    self.found.append((font, own))
+                    missing -= own
+            if not missing:
+                break
+
+    def best(self, text: str) -> Font:
+        """The one that has the most letters of one of the texts; a letter that none has is drawn as a box."""
+        wanted = {ord(letter) for letter in printable(text)}
+        return max(self.found, key=lambda pair: len(wanted & pair[1]))[0]
 
 
 def installed() -> Iterable[Font]:

@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, ImageDraw, ImageFont, ImageOps
 
 from datasets.dataset import Sample
 from evaluation.colours import Scale, colour_scale, colours
-from evaluation.fonts import STANDARD, Font, font_for, shortened
+from evaluation.fonts import STANDARD, Font, Fonts, shortened
 from evaluation.score import HELD_OUT, Scored, image_score
 
 PANEL = 256  # pixels: a panel has at least the area of a square of this side; smaller images are enlarged
@@ -40,7 +40,7 @@ class Overlays:
         img_size: Sequence[int] | None = None,
     ):
         self.folder, self.samples, self.normal, self.img_size = folder, samples, normal, img_size
-        self.font = font_for("".join({letter for sample in samples for letter in sample.name}))
+        self.fonts = Fonts(sample.name for sample in samples)
         self.pool = ThreadPoolExecutor(os.cpu_count())  # drawing and PNG coding release the interpreter lock
         self.waiting: list[Scored] = []
 
@@ -71,9 +71,10 @@ class Overlays:
         scale = colour_scale(self.normal, result.anomaly_map)
         panels = overlay(shown(result.image), result.anomaly_map, result.mask, scale, aspect)
         score = f"score {score:.4g}{standing(score, self.normal)}"
+        font = self.fonts.best(sample.name)
         path = self.folder / f"{sample.name}.png"
         path.parent.mkdir(exist_ok=True)
-        page(f"{sample.defect_type} / {sample.path.stem}", self.font, score, panels, scale).save(path)
+        page(f"{sample.defect_type} / {sample.path.stem}", font, score, panels, scale).save(path)
 
 
 def shown(image: np.ndarray) -> np.ndarray:
@@ -233,8 +234,8 @@ def draw_curves(path: Path, history: list[dict[str, float]], best_epoch: dict[st
 
 def _epoch_ticks(epochs: int) -> list[int]:
     """The first one, and round numbers that keep their distance from it."""
-    ticks = [int(tick) for tick in MaxNLocator(integer=True).tick_values(1, epochs)]
-    return [1, *(tick for tick in ticks if 1 + (ticks[1] - ticks[0]) / 2 <= tick <= epochs)]
+    ticks = MaxNLocator(6, steps=[1, 2, 5, 10], integer=True).tick_values(1, max(epochs, 2))
+    return [1, *(int(tick) for tick in ticks if 1 + (ticks[1] - ticks[0]) / 2 <= tick <= epochs)]
 
 
 def _curve(axis: Axes, history: list[dict[str, float]], keys: list[str], label: str) -> None:

@@ -1,6 +1,7 @@
 """Metrics against the definitions, scikit-learn and a slow reference."""
 
 import tracemalloc
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -31,11 +32,11 @@ def slow_aupro(maps, masks, limit=0.3):
     return sum((x[i + 1] - x[i]) * (y[i + 1] + y[i]) / 2 for i in range(len(x) - 1)) / limit
 
 
-def sklearn_figures(kind, scores, labels):
+def sklearn_metrics(level, scores, labels):
     precision, recall, _ = precision_recall_curve(labels, scores)
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
     values = roc_auc_score(labels, scores), average_precision_score(labels, scores), f1.max()
-    return dict(zip([f"{kind}_auroc", f"{kind}_ap", f"{kind}_f1max"], values, strict=True))
+    return dict(zip([f"{level}_auroc", f"{level}_ap", f"{level}_f1max"], values, strict=True))
 
 
 def toy():
@@ -73,7 +74,7 @@ def test_toy_aupro_is_mvtecs_and_no_variant():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_segmentation_against_references(density, levels, dtype):
     maps, masks = random_set(1, density, levels, dtype)
-    expected = sklearn_figures("pixel", maps.ravel(), masks.ravel()) | {"aupro": slow_aupro(maps, masks)}
+    expected = sklearn_metrics("pixel", maps.ravel(), masks.ravel()) | {"aupro": slow_aupro(maps, masks)}
     assert metrics.segmentation(maps, masks) == pytest.approx(expected, abs=1e-12)
 
 
@@ -89,7 +90,7 @@ def test_detection_against_sklearn(levels):
     labels = np.arange(300) % 3 == 0
     scores = np.random.default_rng(3).random(300) + 0.2 * labels
     scores = np.floor(scores * levels) if levels else scores
-    expected = pytest.approx(sklearn_figures("image", scores, labels), abs=1e-12)
+    expected = pytest.approx(sklearn_metrics("image", scores, labels), abs=1e-12)
     assert metrics.detection(scores, labels) == expected
 
 
@@ -104,10 +105,10 @@ def test_more_pairs_than_32_bits_hold():
 @pytest.mark.parametrize("levels", [None, 5])
 def test_monotone_transforms_change_nothing(levels):
     maps, masks = random_set(4, 0.1, levels)
-    figures = metrics.segmentation(maps, masks)
+    found = metrics.segmentation(maps, masks)
     ranks = np.unique(maps, return_inverse=True)[1].reshape(maps.shape)
     for transformed in (np.exp(3 * maps.astype(np.float64)), 4 * maps, ranks):
-        assert metrics.segmentation(transformed, masks) == pytest.approx(figures, abs=1e-12)
+        assert metrics.segmentation(transformed, masks) == pytest.approx(found, abs=1e-12)
 
 
 def test_perfect_reversed_and_constant_maps():
@@ -139,9 +140,9 @@ def test_good_images_count_in_the_false_positive_rate():
     masks[0, 4:6, 4:6] = True
     maps = np.where(masks, 0.5, 0.0)
     maps[1, 0, :] = 1  # 10 false alarms above the defect, among 96 + 100 negatives
-    figures = metrics.segmentation(maps, masks)
-    assert figures["aupro"] == pytest.approx(1 - 10 / 196 / 0.3)
-    assert figures["pixel_auroc"] == pytest.approx(1 - 10 / 196)
+    found = metrics.segmentation(maps, masks)
+    assert found["aupro"] == pytest.approx(1 - 10 / 196 / 0.3)
+    assert found["pixel_auroc"] == pytest.approx(1 - 10 / 196)
     assert metrics.segmentation(maps[:1], masks[:1])["aupro"] == pytest.approx(1)
 
 
@@ -162,7 +163,7 @@ def test_half_floats_and_integers_are_taken_as_they_are():
     assert metrics.segmentation(steps + 2**30, masks) == expected
 
 
-def test_inputs_are_left_alone_and_memory_stays_small():
+def test_segmentation_leaves_its_inputs_alone_and_needs_no_more_than_one_copy():
     maps = np.random.default_rng(7).random((16, 256, 256), dtype=np.float32)
     masks = np.zeros(maps.shape, bool)
     masks[:8, 100:120, 100:120] = True
@@ -180,46 +181,75 @@ def defect_set(levels):
     rng = np.random.default_rng(8)
     types = ["crack", "good", "hole", "good", "crack", "hole", "hole", "good", "crack"]
     masks = rng.random((9, 12, 12)) < 0.05
-    masks[[kind == "good" for kind in types]] = False
+    masks[[name == "good" for name in types]] = False
     maps = np.floor((rng.random(masks.shape) + 0.3 * masks) * levels) / levels
     return maps.max(axis=(1, 2)) + rng.random(9), maps.astype(np.float32), masks, types
+
+
+def pixels_of(maps, masks, types):
+    """PixelMetrics that were given the images one by one."""
+    pixels = metrics.PixelMetrics(Counter(types))
+    for anomaly_map, mask, name in zip(maps, masks, types, strict=True):
+        pixels.add(anomaly_map, mask, name)
+    return pixels
+
+
+@pytest.mark.parametrize("levels", [10**6, 8])
+def test_metrics_of_a_stream_by_defect_type_are_those_of_all_images(levels):
+    _, maps, masks, types = defect_set(levels)
+    assert pixels_of(maps, masks, types).total() == pytest.approx(metrics.segmentation(maps, masks), abs=1e-12)
 
 
 @pytest.mark.parametrize("levels", [10**6, 8])
 def test_per_defect_is_the_subset_with_all_good_images(levels):
     scores, maps, masks, types = defect_set(levels)
-    table = metrics.per_defect(scores, maps, masks, types)
+    table = metrics.per_defect(scores, types, pixels_of(maps, masks, types))
     assert list(table) == ["crack", "hole"]
-    for name, figures in table.items():
-        subset = np.array([kind in ("good", name) for kind in types])
+    for name, found in table.items():
+        subset = np.array([other in ("good", name) for other in types])
         image = metrics.detection(scores[subset], masks[subset].any(axis=(1, 2)))
         pixel = metrics.segmentation(maps[subset], masks[subset])
         expected = {key: (image | pixel)[key] for key in ("image_auroc", "pixel_auroc", "aupro")} | {"images": 3}
-        assert figures == pytest.approx(expected, abs=1e-12)
+        assert found == pytest.approx(expected, abs=1e-12)
 
 
-def test_per_defect_without_masks_or_with_an_empty_one():
+def test_metrics_can_be_asked_for_in_any_order_and_between_images():
+    """Values are sorted in place; what was asked before must not show."""
+    _, maps, masks, types = defect_set(8)
+    pixels, expected = metrics.PixelMetrics(Counter(types)), pixels_of(maps, masks, types)
+    for anomaly_map, mask, name in zip(maps, masks, types, strict=True):
+        pixels.add(anomaly_map, mask, name)
+        if pixels.any_defective() and len(pixels.parts) == 3:
+            pixels.total()
+    assert pixels.of_type("hole") == expected.of_type("hole") and pixels.total() == expected.total()
+    assert pixels.of_type("crack") == expected.of_type("crack")
+
+
+def test_per_defect_without_pixels_or_with_a_type_of_empty_masks():
     scores, maps, masks, types = defect_set(100)
-    full = metrics.per_defect(scores, maps, masks, types)
+    full = metrics.per_defect(scores, types, pixels_of(maps, masks, types))
     bare = {name: {key: full[name][key] for key in ("images", "image_auroc")} for name in full}
-    assert metrics.per_defect(scores, None, None, types) == bare
-    masks[[kind == "hole" for kind in types]] = False
-    assert metrics.per_defect(scores, maps, masks, types) == {"crack": full["crack"], "hole": bare["hole"]}
+    assert metrics.per_defect(scores, types, None) == bare
+    masks[[name == "hole" for name in types]] = False
+    assert metrics.per_defect(scores, types, pixels_of(maps, masks, types)) == {
+        "crack": full["crack"],
+        "hole": bare["hole"],
+    }
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_non_finite_values_are_named(value):
+def test_values_that_are_not_finite_are_a_sentence(value):
     maps, masks = random_set(9)
     maps[2, 3, 4] = value
-    with pytest.raises(UserError, match=r"anomaly map contains non-finite values \(1 of 4 images\)"):
+    with pytest.raises(UserError, match="an anomaly map contains non-finite values"):
         metrics.segmentation(maps, masks)
-    with pytest.raises(UserError, match="anomaly map contains non-finite"):
-        metrics.per_defect(np.arange(4.0), maps, masks, ["hole", "hole", "hole", "good"])
     with pytest.raises(UserError, match="image scores contain non-finite"):
         metrics.detection([0.1, value], [0, 1])
+    with pytest.raises(UserError, match="image scores contain non-finite"):
+        metrics.per_defect([0.1, value], ["good", "hole"], None)
 
 
-def test_undefined_figures_raise():
+def test_metrics_that_need_a_missing_class_raise():
     maps, masks = random_set(10)
     scores = np.arange(4.0)
     for function, *args in (
@@ -228,23 +258,24 @@ def test_undefined_figures_raise():
         (metrics.segmentation, maps, np.zeros_like(masks)),
         (metrics.segmentation, maps, np.ones_like(masks)),
         (metrics.segmentation, maps[:0], masks[:0]),
-        (metrics.per_defect, scores, maps, masks, ["hole"] * 4),  # no good image
+        (metrics.per_defect, scores, ["hole"] * 4, None),  # no good image
     ):
         with pytest.raises(ValueError, match="needs positives and negatives, got"):
             function(*args)
 
 
-def test_mismatched_inputs_raise():
+def test_inputs_that_do_not_fit_together_raise():
     maps, masks = random_set(11)
     scores = np.arange(4.0)
+    pixels = metrics.PixelMetrics({"good": 1, "hole": 1})
     for message, function, *args in (
         (r"must both be \[N,H,W\]", metrics.segmentation, maps, masks[:, :-1]),
         (r"must both be \[N,H,W\]", metrics.segmentation, maps[0], masks[0]),
         (r"must both be \[N\]", metrics.detection, scores, [0, 1]),
-        (r"must both be \[N\]", metrics.per_defect, scores, None, None, ["good"] * 3),
+        (r"must both be \[N\]", metrics.per_defect, scores, ["good"] * 3, None),
         (r"max_fpr must lie", metrics.segmentation, maps, masks, 30),
-        (r"good image an empty mask", metrics.per_defect, scores, maps, masks, ["good"] * 4),
-        (r"every map needs a type", metrics.per_defect, scores[:3], maps, masks, ["hole", "hole", "good"]),
+        (r"must both be \[H,W\]", pixels.add, maps[0], masks[0, 1:], "hole"),
+        (r"good image must have an empty mask", pixels.add, maps[0], masks[0] | True, "good"),
     ):
         with pytest.raises(ValueError, match=message):
             function(*args)

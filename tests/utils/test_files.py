@@ -1,0 +1,107 @@
+"""Files are there whole or not at all, and a refusal of the disk is a sentence."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from utils.errors import UserError
+from utils.files import check_writable, replacing, write_atomic, write_csv, write_json, write_text
+
+
+class Killed(Exception):
+    """Stands for whatever ends a process in the middle of its work."""
+
+
+def half_written(temporary):
+    temporary.write_text("half")
+    raise Killed
+
+
+def test_a_file_is_as_before_when_writing_it_fails(tmp_path):
+    path = tmp_path / "metrics.json"
+    path.write_text("old")
+    with pytest.raises(Killed):
+        write_atomic(path, half_written)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_replaced_when_it_is_complete(tmp_path):
+    path, seen = tmp_path / "page.png", []
+    path.write_text("old")
+
+    def write(temporary):
+        temporary.write_text("new")
+        seen.append((temporary.suffix, temporary.parent, path.read_text()))
+
+    write_atomic(path, write)
+    # The suffix tells savefig the format; only within one folder is a rename one step.
+    assert seen == [(".png", tmp_path, "old")]
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_refusal_of_the_disk_names_the_file(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    for path in (tmp_path / "nowhere" / "x.csv", tmp_path / "file" / "x.csv"):
+        with pytest.raises(UserError) as error:
+            write_text(path, "text")
+        assert str(error.value).startswith(f"cannot write {path}: ")
+
+
+def test_a_folder_is_as_before_when_filling_it_fails(tmp_path):
+    folder = tmp_path / "maps"
+    with replacing(folder) as fresh:
+        (fresh / "a.png").write_text("old")
+    with pytest.raises(Killed), replacing(folder) as fresh:
+        (fresh / "b.png").write_text("half")
+        raise Killed
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == ["maps", "maps/a.png"]
+
+
+def test_a_folder_is_replaced_as_a_whole_when_it_is_complete(tmp_path):
+    folder = tmp_path / "maps"
+    for name in ("a.png", "b.png"):
+        with replacing(folder) as fresh:
+            (fresh / name).write_text(name)
+            assert not (folder / name).exists()
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == ["maps", "maps/b.png"]
+
+
+def test_what_a_killed_process_left_is_not_in_the_new_folder(tmp_path):
+    folder = tmp_path / "maps"
+    for state in ("tmp", "old"):
+        (tmp_path / f".maps.{state}").mkdir()
+        (tmp_path / f".maps.{state}" / "left.png").write_text("half")
+    with replacing(folder) as fresh:
+        (fresh / "a.png").write_text("new")
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == ["maps", "maps/a.png"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(UserError, match=r"cannot write .*file.maps: "), replacing(tmp_path / "file" / "maps"):
+        pass
+    with pytest.raises(UserError, match=r"cannot write into .*file.features: "):
+        check_writable(tmp_path / "file" / "features")
+
+
+def test_a_check_of_a_folder_makes_it_and_leaves_nothing_there(tmp_path):
+    check_writable(tmp_path / "results" / "st")
+    assert (tmp_path / "results" / "st").is_dir() and not list((tmp_path / "results" / "st").iterdir())
+
+
+def test_floats_in_a_csv_file_read_back_exactly(tmp_path):
+    value = float(np.float32(0.1) / 3)
+    write_csv(tmp_path / "x.csv", ["path", "score"], [("a, b", value)])
+    assert (tmp_path / "x.csv").read_text() == f'path,score\n"a, b",{value!r}\n'
+
+
+def test_names_of_all_scripts_and_bytes_that_are_no_text_survive(tmp_path):
+    names = ["缺陷", "дефект", "خلل", "Umlaut ü", "raw \udcff"]
+    write_csv(tmp_path / "x.csv", ["path"], [[name] for name in names])
+    with (tmp_path / "x.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == names
+    write_json(tmp_path / "x.json", names[:-1])
+    text = (tmp_path / "x.json").read_text(encoding="utf-8")
+    assert json.loads(text) == names[:-1] and "缺陷" in text
