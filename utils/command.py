@@ -19,6 +19,7 @@ from utils.ranks import rank
 
 ROOT = Path(__file__).parents[1]
 INTERRUPTED = 130  # the exit code of a process that Ctrl-C ended
+LONGEST = 900  # characters of a sentence
 FIRST_FAILS = 10  # seconds in which torchrun ends the other processes when one has failed
 NO_MEMORY = "out of memory|not enough memory|can't allocate memory|insufficient memory"
 
@@ -127,7 +128,7 @@ def _exit_code(main: Callable[[], None]) -> int:
         sentence = explained(error)
         if sentence is None:
             raise
-        print(f"error: {sentence}", file=sys.stderr)
+        print(f"error: {_short(sentence)}", file=sys.stderr)
         return 2
 
 
@@ -147,6 +148,11 @@ def explained(error: Exception) -> str | None:
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
         return f"cannot read or write{''.join(f' {name}' for name in names)}: {error.strerror or text}"
     return None
+
+
+def _short(sentence: str) -> str:
+    """A word or path of thousands of letters has its middle cut out."""
+    return sentence if len(sentence) <= LONGEST else f"{sentence[: LONGEST // 2]} ... {sentence[-LONGEST // 3 :]}"
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

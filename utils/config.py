@@ -29,7 +29,7 @@ from utils.wording import dotted, sentence
 
 ROOT = Path(__file__).parents[1]
 LONGEST_NAME = 255  # bytes, of a file or folder on all common systems
-LONGEST_PATH = 4000  # bytes; Linux takes 4,095
+LONGEST_PATH = 3500  # bytes; Linux takes 4,095 with what a run writes below save_path
 SIDES = (32, 8192)  # pixels
 
 
@@ -58,8 +58,8 @@ def _printable(value: str) -> str:
     if any(ord(character) < 32 or ord(character) == 127 for character in value):
         raise ValueError("must not hold line breaks or other control characters")
     parts = [len(part.encode(errors="surrogateescape")) for part in re.split(r"[/\\]", value)]
-    if max(parts) > LONGEST_NAME or sum(parts) > LONGEST_PATH:
-        raise ValueError(f"is too long: a file or folder name has at most {LONGEST_NAME} characters")
+    if max(parts) > LONGEST_NAME or sum(parts) + len(parts) > LONGEST_PATH:
+        raise ValueError(f"is too long: a name has at most {LONGEST_NAME} characters, a path {LONGEST_PATH:,}")
     return value
 
 
@@ -94,7 +94,7 @@ Folder = Annotated[Text, AfterValidator(_single_folder)]
 Side = Annotated[int, Field(ge=SIDES[0], le=SIDES[1])]
 Threads = Annotated[int, Field(gt=0, le=1024)]
 Device = Annotated[str, AfterValidator(_device_name)]
-Levels = Annotated[list[int], Field(min_length=1), AfterValidator(_increasing)]
+Levels = Annotated[list[Annotated[int, Field(ge=0, le=99)]], Field(min_length=1), AfterValidator(_increasing)]
 Size = Annotated[
     tuple[int, int],
     BeforeValidator(_height_width),

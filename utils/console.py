@@ -22,7 +22,7 @@ Item = TypeVar("Item")
 
 EVERY = 30  # seconds between two lines of progress in a file
 
-_log: Path | None = None
+_log: "_Log | None" = None
 _before_the_log: deque[str] = deque(maxlen=200)  # what was said while none was open
 
 
@@ -42,27 +42,27 @@ def say(text: str) -> None:
 
 def remember(text: str) -> None:
     """Say it to the log alone."""
-    entry = f"{datetime.now():%Y-%m-%d %H:%M:%S}  {text}\n"
-    if _log is None:
-        _before_the_log.append(entry)
-    else:
-        _write(entry)
+    _before_the_log.append(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {text}\n")
+    if _log is not None:
+        _log.write()
 
 
 @contextlib.contextmanager
 def log_to(path: Path) -> Iterator[None]:
     """Append to the file `path` what is said inside, what was said before while no log was open, and how it ended.
 
-    Open it only when the run may change its folder. Raises UserError naming the file when the disk refuses it.
+    A UserError before anything is said inside leaves the file as it is: a refused run changes nothing. Raises
+    UserError naming the file when the disk refuses it.
     """
     global _log
-    outer, _log = _log, path if is_main() else _log
+    outer, _log = _log, _Log(path) if is_main() else None
     try:
-        while _before_the_log:
-            _write(_before_the_log.popleft())
         yield
+        if _log is not None:
+            _log.write()
     except UserError as error:
-        remember(f"error: {error}")
+        if _log is not None and _log.used:
+            remember(f"error: {error}")
         raise
     except BaseException as error:
         remember(f"ended by {type(error).__name__}: {error}".rstrip(": "))
@@ -71,13 +71,20 @@ def log_to(path: Path) -> Iterator[None]:
         _log = outer
 
 
-def _write(entry: str) -> None:
-    try:
-        _log.parent.mkdir(parents=True, exist_ok=True)  # somebody may have removed it meanwhile
-        with _log.open("a", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(entry)
-    except OSError as error:
-        raise UserError(f"cannot write {_log}: {error.strerror or error}") from None
+class _Log:
+    def __init__(self, path: Path):
+        self.path, self.used = path, False
+
+    def write(self) -> None:
+        """All that has been said since the last time."""
+        self.used = True
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have removed it meanwhile
+            with self.path.open("a", encoding="utf-8", errors="surrogateescape") as file:
+                file.writelines(_before_the_log)
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror or error}") from None
+        _before_the_log.clear()
 
 
 class Lines(Generic[Item]):

@@ -77,6 +77,12 @@ def test_a_fault_of_the_toolkit_keeps_its_traceback():
         run(failing(KeyError("odd")))
 
 
+def test_a_word_of_thousands_of_letters_is_shown_in_part(capsys):
+    code, said = ended(failing(UserError("--layers: 1 to 3 (got '" + "9" * 5000 + "')")), capsys)
+    assert code == 2 and len(said) < 1000
+    assert said.startswith("error: --layers: 1 to 3 (got '999") and said.endswith("999')\n")
+
+
 def test_a_flag_that_is_not_there_is_one_sentence(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["trainNet.py", "--epochs", "3"])
     code, said = ended(lambda: run_flags("").parse_intermixed_args(), capsys)

@@ -80,8 +80,16 @@ def test_the_log_keeps_what_was_said_before_and_inside_but_not_after(tmp_path, c
 )
 def test_the_log_says_how_it_ended(error, last, tmp_path):
     with pytest.raises(type(error)), log_to(tmp_path / "train.log"):
+        note("epoch 3")
         raise error
-    assert entries(tmp_path / "train.log")[-1] == last
+    assert entries(tmp_path / "train.log") == ["note: epoch 3", last]
+
+
+def test_a_refused_run_leaves_the_log_of_the_one_before(tmp_path):
+    note("said while it was built")
+    with pytest.raises(UserError), log_to(tmp_path / "train.log"):
+        raise UserError("the checkpoint is damaged")
+    assert not list(tmp_path.iterdir())
 
 
 def test_logs_inside_each_other_are_kept_apart(tmp_path):
