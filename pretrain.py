@@ -42,4 +42,4 @@ def files() -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, sizes="batch_size or img_size")

@@ -100,13 +100,16 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
     return read
 
 
-def run(main: Callable[[], None]) -> None:
-    """Call `main`; a user's mistake ends in one sentence and exit code 2, Ctrl-C in a word and 130."""
+def run(main: Callable[[], None], sizes: str = "batch_size, img_size or cache_mb") -> None:
+    """Call `main`; a user's mistake ends in one sentence and exit code 2, Ctrl-C in a word and 130.
+
+    `sizes` is what to lower when memory does not suffice.
+    """
     before = signal.signal(signal.SIGINT, _interrupt)
     for stream in (sys.stdout, sys.stderr):  # a file's name may be no valid text, a terminal may lack letters
         stream.reconfigure(errors="backslashreplace")
     try:
-        code = _exit_code(main)
+        code = _exit_code(main, sizes)
     except KeyboardInterrupt:
         _leave()
     finally:
@@ -115,7 +118,7 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(code)
 
 
-def _exit_code(main: Callable[[], None]) -> int:
+def _exit_code(main: Callable[[], None], sizes: str) -> int:
     try:
         main()
         sys.stdout.flush()
@@ -125,14 +128,14 @@ def _exit_code(main: Callable[[], None]) -> int:
     except Exception as error:
         if rank() > 0:  # it says what the first process says, or that it misses that one
             time.sleep(FIRST_FAILS)
-        sentence = explained(error)
+        sentence = explained(error, sizes)
         if sentence is None:
             raise
         print(f"error: {_short(sentence)}", file=sys.stderr)
         return 2
 
 
-def explained(error: Exception) -> str | None:
+def explained(error: Exception, sizes: str) -> str | None:
     """The sentence for what the user can mend; None for any other error."""
     # An image-reading process hands its error over wrapped in its traceback; the error itself comes last.
     text = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "")
@@ -141,7 +144,7 @@ def explained(error: Exception) -> str | None:
     if isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error), re.IGNORECASE):
         if re.search("CUDA|HIP|MPS", str(error)):
             return "out of GPU memory: lower batch_size or img_size"
-        return "out of memory: lower batch_size, img_size or cache_mb"
+        return f"out of memory: lower {sizes}"
     if isinstance(error, UnicodeError):
         return f"a name or a file holds what is not valid text: {getattr(error, 'object', text)!r:.200}"
     if isinstance(error, OSError):

@@ -79,8 +79,9 @@ def _increasing(value: list[int]) -> list[int]:
 
 
 def _device_name(value: str) -> str:
+    """One that engine/device.py answers; mps with a sentence of its own."""
     if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", value):
-        raise ValueError("must be auto, cpu, cuda, mps, or one of several GPUs by its number: cuda:0, cuda:1")
+        raise ValueError("must be auto, cpu, cuda, or one of several GPUs by its number: cuda:0, cuda:1")
     return value
 
 

@@ -67,7 +67,7 @@ def test_what_a_user_can_mend_is_one_sentence_and_exit_code_2(error, said, capsy
 def test_memory_that_is_not_there_is_a_sentence(allocate):
     with pytest.raises((RuntimeError, MemoryError)) as error:
         allocate()
-    assert explained(error.value) == "out of memory: lower batch_size, img_size or cache_mb"
+    assert explained(error.value, "--size") == "out of memory: lower --size"
 
 
 def test_a_fault_of_the_toolkit_keeps_its_traceback():

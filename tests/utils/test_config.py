@@ -92,7 +92,7 @@ def test_the_value_in_the_file_is_the_value_used(text):
         ("save_path=/x/" + "y" * 300, "'save_path' is too long"),
         ("save_path=" + "/x" * 2000, "'save_path' is too long"),
         ("phase=training", "'phase' must be train or test (got 'training')"),
-        ("device=tpu", "'device' must be auto, cpu, cuda, mps, or one of several GPUs by its number: cuda:0, cuda:1"),
+        ("device=tpu", "'device' must be auto, cpu, cuda, or one of several GPUs by its number: cuda:0, cuda:1"),
         ("precision=int8", "'precision' must be auto, fp32, bf16 or fp16 (got 'int8')"),
         ("seed=-1", "'seed' must be at least 0 (got -1)"),
         ("seed=2024-13-45", "'seed' must be a whole number (got '2024-13-45')"),
