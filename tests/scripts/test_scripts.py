@@ -217,6 +217,22 @@ def test_ctrl_c_in_the_first_seconds_is_one_word(script, tmp_path):
         assert "resume" not in err and "checkpoint" not in err
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGINT to send")
+def test_ctrl_c_in_a_training_says_what_is_kept_once_there_is_something(workplace):
+    words = ["run=long", "TrainingData.epochs=100000"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, REPO / "trainNet.py", *words], **pipes)
+    end = time.monotonic() + 60
+    while not (workplace.path / "results/st/part-long/checkpoint.pt").exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err
+    assert "the same command resumes this training" in err and err.endswith("interrupted\n")
+    assert "ended by KeyboardInterrupt" in (workplace.path / "results/st/part-long/train.log").read_text()
+
+
 def test_one_process_unless_torchrun_says_otherwise(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert world_size() == 1 and "RANK" not in os.environ
