@@ -17,6 +17,7 @@ import torch
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test may ask a model hub
 
 from engine.state import TrainState
+from utils import console
 
 REPO = Path(__file__).parents[1]
 # Keys of every configuration here. With `threads: auto` it would depend on what else the machine does how sums round.
@@ -45,6 +46,12 @@ def pytest_collection_modifyitems(items):
 def device():
     """Where trainers of `config` and `small` are built; tensors that meet their networks directly belong there."""
     return torch.device(PLACE["device"])
+
+
+@pytest.fixture(autouse=True)
+def nothing_said_before():
+    """A run's train.log begins with what its process said before; here that was another test."""
+    console._before_the_log.clear()
 
 
 def draw_good(rng, size=64):
