@@ -81,6 +81,7 @@ def values(folder: str, case: str, method: str, top: dict, training: dict) -> di
     where = {"data_path": folder, "obj": "weave", "save_path": f"{folder}/{case}"}
     exact = {"device": "cpu", "precision": "fp32", "weights": "bundled", "resume": False}
     trainer = build_trainer({"distillType": method, **top, **where, **exact, "TrainingData": section})
+    torch.set_num_threads(2)  # sums round differently with another number, and `auto` depends on what else runs
     trainer.train()
     figures = trainer.test()
     with (trainer.run_dir / "training.csv").open(newline="", encoding="utf-8") as file:

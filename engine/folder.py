@@ -2,13 +2,10 @@
 
 import contextlib
 import json
-import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from torch import nn
 
 from engine.student_file import changes, check_metadata, load_student, read_metadata, save_student
@@ -16,7 +13,7 @@ from models.detector import Detector
 from utils.config import RunConfig
 from utils.console import log_to, note
 from utils.errors import UserError
-from utils.files import check_writable
+from utils.files import check_writable, locked
 
 
 class RunFolder:
@@ -30,27 +27,13 @@ class RunFolder:
         self.checkpoint = self.path / "checkpoint.pt"
         self.metrics_file = self.path / "metrics.json"
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> contextlib.AbstractContextManager[None]:
         """Nobody else trains or tests in this folder meanwhile.
 
         Raises UserError for a folder that cannot be written, or naming the process that works there.
         """
         check_writable(self.path)
-        owner = self.path.with_name(f".{self.path.name}.owner")
-        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            with contextlib.suppress(OSError):
-                raise UserError(f"{self.path}: process {owner.read_text(encoding='utf-8')} is working there") from None
-            raise UserError(f"{self.path}: another process is working there") from None
-        try:
-            owner.write_text(str(os.getpid()), encoding="utf-8")
-            yield
-        finally:
-            owner.unlink(missing_ok=True)
-            lock.release()
+        return locked(self.path)
 
     def log(self) -> contextlib.AbstractContextManager[None]:
         """What is said inside is kept in train.log, too."""

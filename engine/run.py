@@ -69,7 +69,7 @@ def test(
         folder.check_retestable(config)
         results = scoring(detector, compute, config, dataset, "testing")
         with folder.log():
-            tested = report.test_report(folder.path, dataset.samples, results, notes, metadata.get("normal"))
+            tested = report.test_report(folder.path, dataset, results, notes, metadata.get("normal"))
         tested.notes.extend(f"{path}: {what}" for what, path in dataset.said.items())
         about = {
             "teachers": metadata["teachers"],
@@ -99,4 +99,4 @@ def _yardstick(detector: Detector, compute: Compute, config: RunConfig, train: B
     """From held-out images, or where there are none from the first training images."""
     source, dataset = (HELD_OUT, val.loader.dataset) if val.images else (TRAINING, train.loader.dataset.first(64))
     # As in a test: without the recipe's augmentation.
-    return yardstick(scoring(detector, compute, config, dataset, source), len(dataset), source)
+    return yardstick(scoring(detector, compute, config, dataset, source), source)

@@ -5,11 +5,15 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from evaluation.score import pixel_levels
-
 SHARES = {0.1: 0.2, 0.5: 0.375, 0.9: 0.55}  # of the good images, and the colour of what no pixel of theirs exceeds
 TIMES = {2: 0.69, 10: 0.82, 100: 0.95}  # the last of these values, and their colours
-RARE = {"1:10": 0.05, "1:100": 0.275, "1:1,000": 0.5, "1:10,000": 0.725, "highest": 0.95}  # as in `pixel_levels`
+RARE = {
+    "1:10": 0.05,
+    "1:100": 0.275,
+    "1:1,000": 0.5,
+    "1:10,000": 0.725,
+    "highest": 0.95,
+}  # shares of pixels that exceed a value
 TINY = float(np.finfo(np.float32).tiny)  # for maps that are zero everywhere
 
 
@@ -51,7 +55,7 @@ def colour_scale(normal: dict[str, Any] | None, anomaly_map: np.ndarray) -> Scal
 
 def _own_scale(anomaly_map: np.ndarray) -> Scale:
     """Steps of rarity and not of value, as a product of levels spans many decades."""
-    levels = pixel_levels(anomaly_map)
+    levels = [float(value) for value in np.quantile(anomaly_map, [0.9, 0.99, 0.999, 0.9999, 1.0])]
     levels[-1] = max(levels[-1], TINY)
     steps = [(level, position, tick) for level, (tick, position) in zip(levels, RARE.items(), strict=True)]
     meaning = [

@@ -86,8 +86,10 @@ class PixelMetrics:
         return {"pixel_auroc": metrics["auroc"], "aupro": metrics["aupro"]}
 
     def _metrics(self, parts: list["_Pixels"], max_fpr: float) -> dict[str, float]:
-        positives = np.concatenate([part.positives() for part in parts])
-        weights = np.concatenate([part.weights() for part in parts]) / max(sum(part.regions for part in parts), 1)
+        positives = np.concatenate([np.empty(0, np.float32), *(part.positives() for part in parts)])
+        weights = np.concatenate([np.empty(0), *(part.weights() for part in parts)]) / max(
+            sum(part.regions for part in parts), 1
+        )
         order = positives.argsort()
         return _figures(positives[order], weights[order], [part.negatives() for part in parts], max_fpr)
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from datasets.dataset import Sample
+from datasets.dataset import ImageDataset, Sample
 from evaluation.metrics import PixelMetrics, detection, per_defect
 from evaluation.pictures import Overlays, draw_curves
 from evaluation.score import Scored, image_score
@@ -72,20 +72,23 @@ def evaluate(samples: Sequence[Sample], results: Iterable[Scored], notes: Sequen
 
 def write_training_report(run_dir: Path, config: RunConfig, history: list[dict], best_epoch: dict[str, int]) -> None:
     """config.yaml, training.csv and its plot."""
-    write_text(run_dir / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    write_text(
+        run_dir / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    )
     write_csv(run_dir / "training.csv", list(history[0]), [row.values() for row in history])
     write_atomic(run_dir / "training.png", lambda path: draw_curves(path, history, best_epoch))
 
 
 def test_report(
     run_dir: Path,
-    samples: Sequence[Sample],
+    dataset: ImageDataset,
     results: Iterable[Scored],
     notes: Sequence[str],
     normal: dict[str, Any] | None,
 ) -> Tested:
     """Evaluate, and write scores.csv and maps/ on the way; `normal` is the `yardstick` of the student."""
-    with replacing(run_dir / "maps") as folder, Overlays(folder, samples, normal) as overlays:
+    samples = dataset.samples
+    with replacing(run_dir / "maps") as folder, Overlays(folder, samples, normal, dataset.img_size) as overlays:
         tested = evaluate(samples, overlays.drawn(results), notes)
     rows = [
         (str(sample.path), int(sample.defect_type != "good"), float(score))

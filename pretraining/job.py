@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import platform
 import shlex
 import time
@@ -15,7 +14,6 @@ from typing import Annotated, Any, Literal
 
 import timm
 import torch
-from filelock import FileLock, Timeout
 from pydantic import Field
 from safetensors.torch import save
 from torch import nn
@@ -29,7 +27,7 @@ from pretraining.memory import check_fits
 from utils.config import Count, Device, NotNegative, Rate, Section, Text, Threads, read_config
 from utils.console import note, progress
 from utils.errors import UserError
-from utils.files import check_writable, write_bytes, write_csv, write_json
+from utils.files import check_writable, locked, write_bytes, write_csv, write_json
 
 ROOT = Path(__file__).parents[1]
 
@@ -121,7 +119,7 @@ class Job:
         no longer finite.
         """
         check_writable(self.folder)
-        with in_use(self.folder), self._resumable():
+        with locked(self.folder), self._resumable():
             if self.file.exists():
                 raise UserError(
                     f"{self.file} is a finished teacher, of hours of work perhaps: move it, or change save_path"
@@ -140,7 +138,7 @@ class Job:
         self.prepare()
         done = state.history[-1]["step"] if state.history else 0
         if done:
-            note(f"going on with the interrupted training after step {done} of {o.steps}")
+            note(f"resuming the interrupted training after step {done} of {o.steps}")
         with progress(None, self.name, o.steps, keep=True) as bar:
             bar.update(done)
             while done < o.steps:
@@ -221,27 +219,6 @@ class Job:
         write_json(self.file.with_suffix(".json"), manifest)
         write_bytes(self.file, content)  # last: where it is, all is finished
         return self.file
-
-
-@contextlib.contextmanager
-def in_use(folder: Path) -> Iterator[None]:
-    """Nobody else makes a teacher in this folder meanwhile. Raises UserError naming the process that does."""
-    owner = folder.with_name(f".{folder.name}.owner")
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        with contextlib.suppress(OSError):
-            raise UserError(
-                f"{folder}: process {owner.read_text(encoding='utf-8')} is making a teacher there"
-            ) from None
-        raise UserError(f"{folder}: another process is making a teacher there") from None
-    try:
-        owner.write_text(str(os.getpid()), encoding="utf-8")
-        yield
-    finally:
-        owner.unlink(missing_ok=True)
-        lock.release()
 
 
 def _as_yaml(value: Any) -> str:

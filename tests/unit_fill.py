@@ -1,4 +1,4 @@
-"""Known weights for the golden values of specs/dbfad_mixed_rn_sspcab.md (section 0.9)."""
+"""Known weights, with which a network's outputs can be computed by hand."""
 
 import torch
 from torch import nn

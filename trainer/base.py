@@ -14,7 +14,7 @@ from engine.scoring import anomaly_map
 from engine.seed import set_seed
 from engine.student_file import describe, read_metadata, save_student
 from models.detector import Detector
-from models.teachers.features import check_sizes
+from models.teachers.features import check_sizes, outline
 from models.teachers.teacher import Teacher
 from models.teachers.weights import build_teacher, find_source
 from utils.config import CommonData, Config, RunConfig, TrainingData
@@ -104,6 +104,7 @@ class BaseTrainer:
 
     def pretrained(self, backbone: str, out_indice: list[int], k: int = 0) -> Teacher:
         """The method's teacher number `k`, with the weights that the config asks for."""
+        outline(backbone, out_indice)  # refuses an unknown network before its weights are looked for
         source = from_main(lambda: find_source(backbone, self.weights(k)))
         return build_teacher(backbone, out_indice, source, self.config.seed)
 

@@ -124,7 +124,7 @@ class EfficientADTrainer(BaseTrainer):
         return Recipe(steps=self.options.steps, keep="last")
 
     def loss(self, batch: dict) -> torch.Tensor:
-        """Scalar: hard-feature loss, penalty, autoencoder's and student's loss towards it, summed (section 3)."""
+        """Scalar: hard-feature loss, penalty, autoencoder's and student's loss towards it, summed."""
         image, step, student, normalise = batch["image"], batch["step"], self.student, self.teacher.normalise
         teacher = student.normalised(batch["teacher"][0])
         hard = hard_feature_loss((teacher.float() - student.local(normalise(image)).float()).square())

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from utils.errors import UserError
 
 
@@ -18,14 +20,16 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
 
     Raises UserError naming the file when the disk refuses it.
     """
-    temporary = path.with_name(f".{path.name}.tmp{path.suffix}")  # one name: the next run overwrites what a kill left
+    # One name: the next run overwrites what a kill left. Shortened, since 255 bytes are the most a name may have.
+    temporary = path.with_name(f".{path.stem[:40]}.tmp{path.suffix}")
     try:
         write(temporary)
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -69,6 +73,25 @@ def replacing(folder: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.rmtree(stale, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time works in a folder; the lock lies beside it. Raises UserError naming the one that does."""
+    owner = folder.with_name(f".{folder.name}.owner")
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        with contextlib.suppress(OSError):
+            raise UserError(f"{folder}: process {owner.read_text(encoding='utf-8')} is working there") from None
+        raise UserError(f"{folder}: another process is working there") from None
+    try:
+        owner.write_text(str(os.getpid()), encoding="utf-8")
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
 
 
 def check_writable(folder: Path) -> None:

@@ -7,10 +7,10 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-import timm
 import torch
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
+from models.teachers.teacher import pretrained_cfg
 from utils.errors import UserError
 
 PATIENCE = 4  # seconds a model hub has to answer before we go on without it
@@ -19,7 +19,7 @@ _silent_until: dict[str, float] = {}  # by hub
 
 def imagenet_file(backbone: str) -> Path:
     """The file timm's tag stands for: from a cache, or downloaded if the hub answers within seconds."""
-    cfg = timm.get_pretrained_cfg(backbone, allow_unregistered=True)
+    cfg = pretrained_cfg(backbone)
     repo = cfg and cfg.hf_hub_id
     if not repo:
         raise UserError(f"weights: timm has no pretrained weights for backbone '{backbone}'; choose another tag")

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import PretrainedCfg
 from torch import nn
 
 
@@ -26,9 +27,17 @@ class Statistics(NamedTuple):
 IMAGENET = Statistics(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 
 
+def pretrained_cfg(backbone: str) -> PretrainedCfg | None:
+    """What timm says of the weights that a tag names; None for a tag it does not have."""
+    try:
+        return timm.get_pretrained_cfg(backbone, allow_unregistered=True)
+    except RuntimeError:
+        return None
+
+
 def tag_statistics(backbone: str) -> Statistics:
     """Those of the weights that a timm tag names; ImageNet's where timm does not say."""
-    cfg = timm.get_pretrained_cfg(backbone, allow_unregistered=True)
+    cfg = pretrained_cfg(backbone)
     return IMAGENET if cfg is None else Statistics(tuple(cfg.mean), tuple(cfg.std))
 
 

@@ -2,9 +2,10 @@
 
 import contextlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -31,14 +32,28 @@ class Source(NamedTuple):
         return str(self.path) if self.kind == "file" else self.kind
 
     def statistics(self, default: Statistics) -> Statistics:
-        """Those of the manifest beside the file (same name, .json), if it has any."""
+        """Those of the manifest beside the file (same name, .json), if it has any.
+
+        Raises UserError naming a manifest whose mean or std cannot be used.
+        """
         manifest = {}
         if self.path is not None:
             with contextlib.suppress(OSError, ValueError):
                 manifest = json.loads(self.path.with_suffix(".json").read_text(encoding="utf-8"))
         if not isinstance(manifest, dict) or not {"mean", "std"} <= manifest.keys():
             return default
-        return Statistics(tuple(manifest["mean"]), tuple(manifest["std"]))
+        mean, std = manifest["mean"], manifest["std"]
+        if not _three_numbers(mean) or not _three_numbers(std) or min(std) <= 0:
+            raise UserError(f"{self.path.with_suffix('.json')}: mean and std must be three numbers each, std above 0")
+        return Statistics(tuple(mean), tuple(std))
+
+
+def _three_numbers(values: Any) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) == 3
+        and all(type(v) in (int, float) and math.isfinite(v) for v in values)
+    )
 
 
 def build_teacher(backbone: str, out_indice: Sequence[int], source: Source, seed: int) -> Teacher:

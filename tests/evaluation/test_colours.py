@@ -10,7 +10,7 @@ MAP = np.zeros((4, 4), np.float32)
 
 
 def normal(scores, source=HELD_OUT):
-    return {"source": source, "scores": sorted(map(float, scores)), "pixel_levels": [0.0] * 5}
+    return {"source": source, "scores": sorted(map(float, scores))}
 
 
 def brightness(scale: Scale, *values):

@@ -123,7 +123,7 @@ def test_an_overview_says_who_is_compared_where_it_is_not_the_teacher(drawn):
 
 
 def test_an_overview_explains_the_colours_of_its_map(drawn):
-    normal = {"source": HELD_OUT, "scores": [1.0, 1.5, 3.0], "pixel_levels": [0.0] * 5}
+    normal = {"source": HELD_OUT, "scores": [1.0, 1.5, 3.0]}
     figure = drawn(draw_overview, view(normal=normal))
     assert "above 2 of 3 held-out good images" in figure.get_suptitle()
     assert "the scores of 3 held-out good images" in figure.get_supxlabel()

@@ -18,7 +18,7 @@ from evaluation.pictures import Overlays, original_size, overlay, page, panel_si
 from evaluation.score import HELD_OUT, TRAINING, Scored
 from tests.conftest import REPO
 
-NORMAL = {"source": HELD_OUT, "scores": [0.1, 0.4, 0.9], "pixel_levels": [0.0] * 5}
+NORMAL = {"source": HELD_OUT, "scores": [0.1, 0.4, 0.9]}
 SCALE = colour_scale(NORMAL, np.zeros((2, 2)))
 SQUARE = np.zeros((64, 64), bool)
 SQUARE[10:30, 40:60] = True

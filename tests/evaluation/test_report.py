@@ -4,12 +4,13 @@ import csv
 import json
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
 
-from datasets.dataset import Sample
+from datasets.dataset import ImageDataset, Sample
 from evaluation import report
 from evaluation.metrics import detection, segmentation
 from evaluation.report import LABELS, evaluate, summary
@@ -100,8 +101,13 @@ def test_a_summary_is_what_metrics_json_says(tmp_path):
         assert words in text
 
 
+def data_set():
+    size = (16, 16)
+    return ImageDataset(samples(), SimpleNamespace(img_size=size, crop_size=size))
+
+
 def test_a_test_leaves_scores_and_a_picture_of_every_image(tmp_path):
-    tested = report.test_report(tmp_path, samples(), scored(), [], None)
+    tested = report.test_report(tmp_path, data_set(), scored(), [], None)
     with (tmp_path / "scores.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["path"] for row in rows] == [str(sample.path) for sample in samples()]
@@ -112,7 +118,7 @@ def test_a_test_leaves_scores_and_a_picture_of_every_image(tmp_path):
 
 
 def test_a_test_that_fails_leaves_the_pictures_and_scores_of_the_last_one(tmp_path):
-    report.test_report(tmp_path, samples(), scored(), [], None)
+    report.test_report(tmp_path, data_set(), scored(), [], None)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
     def breaks_off():
@@ -120,7 +126,7 @@ def test_a_test_that_fails_leaves_the_pictures_and_scores_of_the_last_one(tmp_pa
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        report.test_report(tmp_path, samples(), breaks_off(), [], None)
+        report.test_report(tmp_path, data_set(), breaks_off(), [], None)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from pretraining import RECIPES
-from pretraining.job import in_use, warm_cosine
+from pretraining.job import warm_cosine
 from tests.conftest import (
     REPO,
     assert_one_sentence,
@@ -22,6 +22,7 @@ from tests.conftest import (
 from tests.pretraining.jobs import job, rows_of
 from utils.config import check_config, read_config
 from utils.errors import UserError
+from utils.files import locked
 
 every_recipe = pytest.mark.parametrize("recipe", RECIPES)
 
@@ -67,8 +68,8 @@ def test_whoever_interrupts_a_training_is_told_what_is_kept(tmp_path, monkeypatc
 def test_one_process_at_a_time_makes_a_teacher_in_a_folder(tmp_path):
     making = job("distil", tmp_path)
     making.folder.mkdir()
-    said = rf"pdn_small: process {os.getpid()} is making a teacher there"
-    with in_use(making.folder), pytest.raises(UserError, match=said):
+    said = rf"pdn_small: process {os.getpid()} is working there"
+    with locked(making.folder), pytest.raises(UserError, match=said):
         making.run()
     assert making.run().exists()  # the folder is free again
 
