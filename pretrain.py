@@ -9,7 +9,7 @@ def main() -> None:
     import json
     import shlex
 
-    from engine.device import keep_freed_memory
+    from engine.machine import keep_freed_memory
     from pretraining import RECIPES
     from utils.config import check_config, place, read_config
     from utils.console import say

@@ -10,7 +10,7 @@ def main() -> None:
     args = run_flags(__doc__).parse_intermixed_args()
 
     from datasets.demo import ensure_demo
-    from engine.device import keep_freed_memory
+    from engine.machine import keep_freed_memory
     from evaluation.report import summary
     from trainer import build_trainer
     from utils.console import remember, say

@@ -27,9 +27,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from datasets.demo import render
-from engine.device import Compute, keep_freed_memory
+from engine.device import Compute
 from engine.fit import train_epoch
 from engine.loading import as_it_is, test_dataset, train_datasets, training_batches
+from engine.machine import keep_freed_memory
 from engine.scoring import Scoring
 from engine.state import TrainState
 from models.detector import unit_range

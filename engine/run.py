@@ -4,11 +4,12 @@ import contextlib
 from typing import Any
 
 from datasets.dataset import ImageDataset
-from engine.device import Compute, environment
+from engine.device import Compute
 from engine.distributed import from_main
 from engine.fit import fit
 from engine.folder import RunFolder
 from engine.loading import Batches, loader, training_batches
+from engine.machine import environment
 from engine.method import Method
 from engine.scoring import Scoring
 from evaluation.score import HELD_OUT, TRAINING, yardstick

@@ -19,7 +19,8 @@ from safetensors.torch import save
 from torch import nn
 from tqdm import tqdm
 
-from engine.device import Compute, choose_device, hardware, use_threads
+from engine.device import Compute, choose_device, use_threads
+from engine.machine import hardware
 from engine.seed import set_seed
 from engine.state import TrainState
 from models.teachers.teacher import Statistics

@@ -9,7 +9,6 @@ from engine.method import Recipe
 from models.losses import cosine_distance, flat_cosine_distance
 from models.reverse_distillation import ProjectedStudent
 from models.simplex import fractal, permutation
-from models.transport import sinkhorn_divergence
 from trainer.rd import RDDetector, RDTrainer
 from utils.config import Count, Rate
 from utils.ranks import rank
@@ -81,6 +80,8 @@ class RDPPTrainer(RDTrainer):
 
 def transport_to_shuffled(maps: torch.Tensor) -> torch.Tensor:
     """Sinkhorn divergence between a batch's maps [B,C,h,w], as probabilities, and the same maps in another order."""
+    from models.transport import sinkhorn_divergence  # loaded where the term is asked for
+
     clouds = maps.float().flatten(1).softmax(dim=1)
     return sinkhorn_divergence(clouds, clouds.roll(1, dims=0))
 

@@ -1,0 +1,53 @@
+"""The machine that a process runs on: its memory allocator, and what a report says of it."""
+
+import contextlib
+import ctypes
+import os
+import platform
+import sys
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.device import Compute
+
+
+def keep_freed_memory() -> None:
+    """Let this process reuse big buffers instead of handing them back to the system after every operation.
+
+    By default glibc maps each large tensor anew and the kernel clears its pages each time: a tenth of a training
+    step on a CPU. Affects the whole process, so it is for scripts to call; without glibc it does nothing.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # names in malloc.h
+        mallopt(mmap_threshold, 2**25)  # the most it accepts
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(top_pad, 2**28)
+
+
+def hardware(device: torch.device) -> str:
+    """One line for the report: processor, cores, and the GPU in use."""
+    cpu = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    gpu = f", {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
+    return f"{cpu}, {os.cpu_count()} cores{gpu}"
+
+
+def environment(compute: Compute) -> dict[str, Any]:
+    """What a report says of the machine and the packages."""
+    packages = ("torch", "timm", "numpy", "opencv-python-headless", "pillow")
+    return {
+        "hardware": hardware(compute.device),
+        "threads": torch.get_num_threads(),
+        "precision": str(compute.dtype).removeprefix("torch."),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
