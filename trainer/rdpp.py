@@ -91,15 +91,24 @@ def add_noise(image: torch.Tensor, noise: torch.Tensor, generator: np.random.Gen
 
     Where in the noise a patch is cut is drawn too, or all patches would be alike.
     """
+    sides = image.shape[-2:]
+    drawn = np.array([[_place(side, generator) for side in sides] for _ in image])  # [B,2,3]
+    start, cut, length = torch.from_numpy(drawn).to(image.device).unsqueeze(-1).unbind(dim=2)  # [B,2,1] each
+    offset = torch.arange(LARGEST, device=image.device)
+    # Windows of the largest size, all images at once; what lies outside a smaller patch adds nothing.
+    rows, columns = (start + offset).minimum(start + length - 1).unbind(dim=1)  # [B,LARGEST] each
+    noise_rows, noise_columns = (cut + offset).minimum(cut + length - 1).unbind(dim=1)
+    inside_rows, inside_columns = (offset < length).unbind(dim=1)
+    patch = noise[:, noise_rows[:, :, None], noise_columns[:, None, :]]  # [3,B,LARGEST,LARGEST]
+    patch = patch * (inside_rows[:, :, None] & inside_columns[:, None, :])
+    number = torch.arange(len(image), device=image.device)[:, None, None]
     image = image.clone()
-    for picture in image:
-        (rows, noise_rows), (columns, noise_columns) = (_place(side, generator) for side in image.shape[-2:])
-        picture[:, rows, columns] += noise[:, noise_rows, noise_columns]
+    where = (number, rows[:, :, None], columns[:, None, :])
+    image.movedim(1, -1).index_put_(where, patch.movedim(0, -1).to(image.dtype), accumulate=True)
     return image
 
 
-def _place(side: int, generator: np.random.Generator) -> tuple[slice, slice]:
-    """A stretch of a picture's side that leaves out both ends, and one of equal length of the noise's side."""
+def _place(side: int, generator: np.random.Generator) -> tuple[int, int, int]:
+    """(start in a picture's side, leaving out both ends; start in the noise's side; length of both stretches)."""
     length = generator.integers(SMALLEST, min(LARGEST, side - 2), endpoint=True)
-    start, cut = generator.integers(1, side - length), generator.integers(FIELD - length + 1)
-    return slice(start, start + length), slice(cut, cut + length)
+    return generator.integers(1, side - length), generator.integers(FIELD - length + 1), length
