@@ -11,7 +11,7 @@ def main() -> None:
 
     from engine.machine import keep_freed_memory
     from pretraining import RECIPES
-    from utils.config import check_config, place, read_config
+    from utils.config_file import check_config, place, read_config
     from utils.console import say
     from utils.errors import UserError
 

@@ -41,8 +41,9 @@ def main() -> None:
 def write_pages(trainer: "BaseTrainer", images: str, layers: str, channels: int) -> None:
     """Into `features/` of the run; `images` as `choose_images` takes them, `layers` as `choose_levels` does."""
     from evaluation.feature_pages import draw_level, draw_overview
-    from utils.console import progress, say
+    from utils.console import say
     from utils.files import check_writable, write_atomic
+    from utils.progress import progress
 
     dataset, _ = trainer.test_set
     chosen = choose_images(dataset.samples, images, trainer.run_dir)

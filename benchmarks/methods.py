@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from utils.config import read_config
+from utils.config_file import read_config
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"

@@ -38,9 +38,11 @@ from models.teachers.pdn import build_pdn, find_pdn
 from models.teachers.teacher import Teacher
 from models.teachers.weights import build_teacher, find_source
 from utils.command import run
-from utils.config import Config, TrainingData, check_config
-from utils.console import note, progress
+from utils.config import Config, TrainingData
+from utils.config_file import check_config
+from utils.console import note
 from utils.errors import UserError
+from utils.progress import progress
 
 ROOT = Path(__file__).parents[1]
 LEVELS = [1, 2, 3]  # strides 4, 8 and 16 of most networks

@@ -36,7 +36,7 @@ from engine.state import TrainState
 from models.detector import unit_range
 from trainer import build_trainer
 from trainer.base import BaseTrainer
-from utils.console import progress
+from utils.progress import progress
 
 PLAIN, OURS = "plain fp32 NCHW loop", "ours, everything on"
 FP32, BF16 = "precision: fp32", "precision: bf16"

@@ -15,8 +15,9 @@ from torch.utils.data import Dataset
 
 from datasets.images import fit_image, fit_mask, read_image, read_mask
 from utils.config import CommonData
-from utils.console import note, progress
+from utils.console import note
 from utils.errors import UserError
+from utils.progress import progress
 
 Pixels = tuple[np.ndarray, np.ndarray]  # an image [3,H,W] uint8 or uint16, and its mask [H,W] bool
 

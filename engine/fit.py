@@ -20,8 +20,9 @@ from engine.loading import Batches
 from engine.method import Method
 from engine.seed import set_seed
 from engine.state import TrainState
-from utils.console import note, progress
+from utils.console import note
 from utils.errors import UserError
+from utils.progress import progress
 from utils.ranks import is_main, rank, world_size
 
 READ_EVERY = 20  # steps between two looks at the loss, for which a GPU has to be waited for

@@ -14,8 +14,8 @@ from engine.device import Compute
 from engine.method import Augment
 from engine.prefetch import prefetched
 from utils.config import RunConfig
-from utils.console import progress
 from utils.errors import UserError
+from utils.progress import progress
 from utils.ranks import is_main, rank, world_size
 
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from engine.device import Compute
 from evaluation.score import Scored
 from models.detector import Detector
-from utils.console import progress
+from utils.progress import progress
 
 if TYPE_CHECKING:
     from engine.loading import Batches

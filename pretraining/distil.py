@@ -24,8 +24,8 @@ from pretraining.job import Job, JobOptions, warm_cosine
 from pretraining.memory import kept_values, parameters
 from pretraining.target import TargetFeatures
 from utils.config import Count, Levels, NotNegative, Rate, Share, Side, Text
-from utils.console import progress
 from utils.errors import UserError
+from utils.progress import progress
 
 
 class Imitation(nn.Module):

@@ -25,10 +25,12 @@ from engine.seed import set_seed
 from engine.state import TrainState
 from models.teachers.teacher import Statistics
 from pretraining.memory import check_fits
-from utils.config import Count, Device, NotNegative, Rate, Section, Text, Threads, read_config
-from utils.console import note, progress
+from utils.config import Count, Device, NotNegative, Rate, Section, Text, Threads
+from utils.config_file import read_config
+from utils.console import note
 from utils.errors import UserError
 from utils.files import check_writable, locked, write_bytes, write_csv, write_json
+from utils.progress import progress
 
 ROOT = Path(__file__).parents[1]
 

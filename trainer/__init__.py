@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.config import check_config, read_config
 from utils.console import note
 from utils.errors import UserError
 
@@ -49,12 +48,15 @@ def build_trainer(source: str | Path | Mapping, overrides: Iterable[str] = ()) -
 
     Raises UserError naming the key at fault.
     """
+    from utils.config_file import check_config, place, read_config  # not for whoever imports one method
+
     overrides, trainers = list(overrides), _trainers()
     raw = read_config(source, overrides)
     name = "config" if isinstance(source, Mapping) else str(source)
     method = raw.get("distillType")
     if not isinstance(method, str) or method not in trainers:
-        raise UserError(f"{name}: 'distillType' must be one of {', '.join(trainers)} (got {method!r})")
+        where = place(source, overrides, "distillType")
+        raise UserError(f"{where}: 'distillType' must be one of {', '.join(trainers)} (got {method!r})")
     if overrides and read_config(source).get("distillType") != method:
         note(f"{name} holds another method's recipe; the file in configs/ with distillType: {method} holds its own")
     trainer = trainers[method]

@@ -16,7 +16,6 @@ from engine.student_file import describe, read_metadata, save_student
 from models.detector import Detector
 from models.teachers.features import check_sizes, outline
 from models.teachers.teacher import Teacher
-from models.teachers.weights import build_teacher, find_source
 from utils.config import CommonData, Config, RunConfig, TrainingData
 from utils.ranks import is_main
 
@@ -104,6 +103,8 @@ class BaseTrainer:
 
     def pretrained(self, backbone: str, out_indice: list[int], k: int = 0) -> Teacher:
         """The method's teacher number `k`, with the weights that the config asks for."""
+        from models.teachers.weights import build_teacher, find_source  # here and below: loaded where it is used
+
         outline(backbone, out_indice)  # refuses an unknown network before its weights are looked for
         source = from_main(lambda: find_source(backbone, self.weights(k)))
         return build_teacher(backbone, out_indice, source, self.config.seed)
@@ -130,7 +131,7 @@ class BaseTrainer:
     @cached_property
     def test_set(self) -> "TestSet":
         """The test images, and sentences about what they lack."""
-        from engine.loading import test_dataset  # here and below: whoever only builds a detector does not load it
+        from engine.loading import test_dataset
 
         return test_dataset(self.config)
 

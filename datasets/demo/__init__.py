@@ -16,8 +16,9 @@ from datasets.demo import washer, weave
 from datasets.demo.draw import Array, blur, lamp
 from datasets.listing import is_folder
 from utils.config import Config
-from utils.console import note, progress
+from utils.console import note
 from utils.errors import UserError
+from utils.progress import progress
 
 # A scene module offers lay(n, random), photograph(scene) and
 # DEFECTS: type -> function(scene, random, severity 0..1) -> (scene with the defect, alpha [n,n] in 0..1).

@@ -14,9 +14,9 @@ from filelock import FileLock
 
 from pretraining.formula import FormulaImages
 from pretraining.memory import check_fits
-from utils.console import progress
 from utils.errors import UserError
 from utils.files import write_atomic
+from utils.progress import progress
 
 PART = 256  # pictures that a process draws at once
 BYTES = 3 * 4 * 4  # of memory per pixel while a picture is drawn, at the least: four float32 copies of it

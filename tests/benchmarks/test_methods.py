@@ -10,7 +10,7 @@ import yaml
 from benchmarks import methods
 from tests.conftest import REPO, run_script
 from trainer import TRAINERS
-from utils.config import read_config
+from utils.config_file import read_config
 
 
 def test_every_method_is_found_by_its_file():

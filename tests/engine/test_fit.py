@@ -12,8 +12,8 @@ from engine.loading import training_batches
 from engine.method import Recipe
 from engine.state import TrainState
 from trainer import build_trainer
-from utils.console import progress
 from utils.errors import UserError
+from utils.progress import progress
 
 
 def parts(trainer):

@@ -11,7 +11,8 @@ from engine import loading
 from engine.device import Compute
 from engine.loading import EpochBatches, as_it_is, loader, split_train, train_datasets, training_batches
 from tests.conftest import small, write_mvtec
-from utils.config import Config, TrainingData, check_config
+from utils.config import Config, TrainingData
+from utils.config_file import check_config
 from utils.errors import UserError
 
 CPU = torch.device("cpu")

@@ -4,7 +4,7 @@ import csv
 
 from pretraining import RECIPES
 from tests.conftest import PLACE
-from utils.config import check_config
+from utils.config_file import check_config
 
 SMALL = {
     "classify": {

@@ -20,7 +20,7 @@ from tests.conftest import (
     run_script,
 )
 from tests.pretraining.jobs import job, rows_of
-from utils.config import check_config, read_config
+from utils.config_file import check_config, read_config
 from utils.errors import UserError
 from utils.files import locked
 

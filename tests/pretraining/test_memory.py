@@ -10,7 +10,7 @@ from models.pdn import PDN
 from pretraining import RECIPES, memory
 from tests.conftest import REPO
 from tests.pretraining.jobs import job
-from utils.config import check_config, read_config
+from utils.config_file import check_config, read_config
 from utils.errors import UserError
 
 

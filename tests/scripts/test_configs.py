@@ -9,7 +9,8 @@ from benchmarks.methods import WORDS
 from pretraining import RECIPES
 from tests.conftest import REPO
 from trainer import TRAINERS, build_trainer
-from utils.config import Config, check_config, read_config
+from utils.config import Config
+from utils.config_file import check_config, read_config
 from utils.errors import UserError
 
 EXAMPLES = sorted((REPO / "configs").glob("*.yaml"))

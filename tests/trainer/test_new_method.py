@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.conftest import REPO, run_script
-from utils.config import read_config
+from utils.config_file import read_config
 
 FOLDERS = "trainer engine evaluation models datasets utils pretraining configs tests benchmarks docs".split()
 SMALL = ["backbone=resnet18", "weights=random", "obj=part", "save_path=results", "threads=1"]

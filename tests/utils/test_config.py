@@ -3,7 +3,8 @@ import yaml
 
 from trainer.mixed import MixedTrainer
 from trainer.stpm import STPMTrainer
-from utils.config import Config, check_config, read_config, result_settings
+from utils.config import Config, result_settings
+from utils.config_file import check_config, read_config
 from utils.errors import UserError
 
 MINIMAL = {"data_path": "d", "distillType": "st", "backbone": "resnet18", "obj": "screw"}

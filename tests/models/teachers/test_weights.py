@@ -24,7 +24,7 @@ from models.teachers.weights import (
 )
 from tests.conftest import REPO
 from trainer import build_trainer
-from utils.config import read_config
+from utils.config_file import read_config
 from utils.errors import UserError
 
 LEVELS = [1, 2, 3]
