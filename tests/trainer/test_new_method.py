@@ -11,7 +11,7 @@ from tests.conftest import REPO, run_script
 from utils.config_file import read_config
 
 FOLDERS = "trainer engine evaluation models datasets utils pretraining configs tests benchmarks docs".split()
-SMALL = ["backbone=resnet18", "weights=random", "obj=part", "save_path=results", "threads=1"]
+SMALL = ["backbone=resnet18", "weights=random", "obj=part", "save_path=results"]
 SMALL += [f"TrainingData.{word}" for word in ("epochs=2", "batch_size=4", "img_size=64", "crop_size=64")]
 
 
@@ -40,14 +40,11 @@ def copy(tmp_path_factory):
     return copy
 
 
-def test_the_readmes_method_trains_tests_reloads_and_shows_itself(copy, tiny_mvtec):
+def test_the_readmes_method_trains_tests_and_shows_itself(copy, tiny_mvtec):
     words = ["--config", "configs/configMyMethod.yaml", f"data_path={tiny_mvtec}", *SMALL]
-    metrics = []
-    for more in ([], ["phase=test"]):
-        process = run_script("trainNet.py", *words, *more, cwd=copy)
-        assert process.returncode == 0, process.stderr
-        metrics.append(json.loads((copy / "results/my/part/metrics.json").read_text(encoding="utf-8"))["metrics"])
-    assert metrics[0] == metrics[1] and "aupro" in metrics[0]
+    process = run_script("trainNet.py", *words, cwd=copy)
+    assert process.returncode == 0, process.stderr
+    assert "aupro" in json.loads((copy / "results/my/part/metrics.json").read_text(encoding="utf-8"))["metrics"]
     shown = run_script("visualization.py", *words, "--channels", "2", cwd=copy)
     assert shown.returncode == 0, shown.stderr
     pages = {page.parent.name for page in (copy / "results/my/part/features").rglob("*.png")}
