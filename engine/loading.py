@@ -1,7 +1,7 @@
 """From files to what a training loop iterates over: batches on the device, with the teacher's maps already there."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -11,12 +11,13 @@ from torch.utils.data import DataLoader, Sampler
 from datasets.dataset import ImageDataset
 from datasets.readers import mvtec
 from engine.device import Compute
-from engine.method import Augment
 from engine.prefetch import prefetched
 from utils.config import RunConfig
 from utils.errors import UserError
 from utils.progress import progress
 from utils.ranks import is_main, rank, world_size
+
+Augment = Callable[[torch.Tensor], torch.Tensor]  # images [B,3,H,W] in [0,1] -> same
 
 
 def split_train(size: int, val_ratio: float, seed: int) -> tuple[list[int], list[int]]:

@@ -1,7 +1,6 @@
 """What the engine asks of a method."""
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -10,9 +9,7 @@ from models.detector import Detector
 from utils.config import RunConfig
 
 if TYPE_CHECKING:
-    from engine.loading import Batches
-
-Augment = Callable[[torch.Tensor], torch.Tensor]
+    from engine.loading import Augment, Batches
 
 
 class Recipe(NamedTuple):
@@ -23,7 +20,7 @@ class Recipe(NamedTuple):
     accumulate: int = 1  # batches whose gradients are summed for one step of the optimizer
     keep: Literal["best", "last"] = "best"  # epoch: the one of the lowest validation score, or the last
     patience: int | None = None  # epochs without a better validation score after which training ends
-    augment: Augment | None = None  # images [B,3,H,W] in [0,1] -> same, for training and validation alone
+    augment: "Augment | None" = None  # images [B,3,H,W] in [0,1] -> same, for training and validation alone
 
     @property
     def epoch_length(self) -> int | None:

@@ -16,7 +16,7 @@ from utils.errors import UserError
 from utils.files import write_bytes
 
 FORMAT = 2  # of the metadata; 1 named teachers by their backbones and had no statistics
-WHAT_IT_IS = ("distillType", "backbone", "out_indice")
+WHAT_IT_IS = ("distillType", "backbone", "out_indice")  # EfficientAD has no levels to choose from
 
 
 def describe(config: RunConfig, teacher: nn.Module) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a student file of this toolkit, or it is damaged ({error})") from None
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise UserError(f"{path} was written by another version of this toolkit: train it again")
-    if not {*WHAT_IT_IS, "teachers", "teacher", "settings"} <= metadata.keys():
+    if not {"distillType", "backbone", "teachers", "teacher", "settings"} <= metadata.keys():
         raise UserError(f"{path} is damaged: its metadata are not complete")
     return metadata
 
@@ -54,8 +54,8 @@ def read_metadata(path: Path) -> dict[str, Any]:
 def check_metadata(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
     """Raises UserError unless both name the same method, backbone, levels and teacher."""
     for key in WHAT_IT_IS:
-        if found[key] != expected.get(key):
-            raise UserError(f"{path} was trained with {key} {found[key]}, the config says {expected.get(key)}")
+        if found.get(key) != expected.get(key):
+            raise UserError(f"{path} was trained with {key} {found.get(key)}, the config says {expected.get(key)}")
     if found["teacher"] != expected["teacher"]:
         then, now = (", ".join(each["weights"] for each in which["teachers"]) for which in (found, expected))
         raise UserError(f"{path} was trained with another teacher (weights: {then}, now {now})")

@@ -12,9 +12,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: pytest runs a process on each core
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test may ask a model hub
+
+import torch
 
 from engine.state import TrainState
 from utils import console

@@ -117,7 +117,7 @@ def test_a_backbone_or_levels_that_do_not_fit_are_refused(config, method):
 
 
 def test_what_does_not_fit_is_said_before_weights_are_fetched(config, monkeypatch):
-    monkeypatch.setattr("trainer.base.find_source", lambda *where: pytest.fail("looked for weights"))
+    monkeypatch.setattr("models.teachers.weights.find_source", lambda *where: pytest.fail("looked for weights"))
     for method in ("rd", "rdpp", "rnrd", "rnst"):
         with pytest.raises(UserError, match="ResNet; this method mirrors one"):
             build_trainer(config(method, backbone="efficientnet_b0", weights="imagenet"))
