@@ -5,8 +5,8 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
-from typing import Literal, NamedTuple, get_args, get_origin
+from types import ModuleType, UnionType
+from typing import Annotated, Literal, NamedTuple, Union, get_args, get_origin
 
 import cv2
 import numpy as np
@@ -33,11 +33,23 @@ ODD = ["", "null", "true", "[", "{a: 1}", "*x", "&x", "!!python/name:os.system x
 ODD += ["9" * 5000, "0x" + "f" * 5000, "[" * 2000, "a: b", "'", "%s", "- 1", "\udce9"]
 BAD = {
     int: [*ODD, "ten", "2.5", "-1", "1e300", str(10**20), "[1]", ".nan", "1e1"],
-    float: [*ODD, "fast", "-1", "-1e-9", ".nan", ".inf", "-.inf", "1e300", "1" + "0" * 400, "[0.1]", "1,5"],
+    float: [
+        *(word for word in ODD if word != "١"),
+        "fast",
+        "-1",
+        "-1e-9",
+        ".nan",
+        ".inf",
+        "-.inf",
+        "1e300",
+        "1" + "0" * 400,
+        "[0.1]",
+        "1,5",
+    ],
     bool: [*(word for word in ODD if word != "true"), "maybe", "1", "0.0", "[]", "truee"],
     tuple: [*ODD, "64px", "8", "31", "8193", "[64]", "[64, 64, 64]", "[64, x]", "64x64", "-64", "64.0", "[]"],
     list: [*ODD, "2", "[]", "[3, 1]", "[1, 1]", "[1, x]", "[1.5, 2]", "[[[1]]]", "[null]"],
-    Literal: [*ODD, "x", "[auto]", "0"],
+    Literal: [*(word for word in ODD if word != "true"), "x", "[auto]", "0"],
 }
 TEXT = {
     "data_path": ["", "nowhere", "config.yaml", "x" * 300, "a\0b", "a\nb", "\udce9", "/proc/1/nothing"],
@@ -91,8 +103,16 @@ def pick_value(rng: random.Random, field, key: str, texts: dict[str, list[str]])
     """What `key` cannot be."""
     if key in texts:
         return rng.choice(texts[key])
-    kinds = {get_origin(kind) or kind for kind in (field.annotation, *get_args(field.annotation))}
+    kinds = kinds_of(field.annotation)
     return rng.choice(next(BAD[kind] for kind in (bool, tuple, list, float, int, Literal) if kind in kinds))
+
+
+def kinds_of(annotation) -> set:
+    """int, list and their like that a field may be."""
+    origin = get_origin(annotation)
+    if origin in (Annotated, Union, UnionType):
+        return set().union(*map(kinds_of, get_args(annotation)))
+    return {origin or annotation}
 
 
 def wrong_value(rng: random.Random) -> Case:
@@ -127,7 +147,7 @@ def wrong_key(rng: random.Random) -> Case:
 def wrong_flag(rng: random.Random) -> Case:
     script = rng.choice(list(FLAGS))
     words = rng.choice(FLAGS[script])
-    names = [words[0], words[-1][:40], "scores.csv"] if words[-1] else [words[0]]
+    names = [words[0].strip("-")[:6], words[-1][:40] or words[0]]
     return Case(script, words, [name.encode("ascii", "backslashreplace").decode() for name in names])
 
 
@@ -153,7 +173,8 @@ def wrong_file(rng: random.Random) -> Case:
         return [*lines, "TrainingData:", "  lr: 0.1"]
 
     def without(lines):
-        return [line for line in lines if not line.startswith(rng.choice(["data_path", "obj", "backbone"]))]
+        key = rng.choice(["data_path", "obj", "backbone"])
+        return [line for line in lines if not line.startswith(key)]
 
     def tab(lines):
         return [*lines, "\tepochs: 3"]
