@@ -105,7 +105,7 @@ def run(main: Callable[[], None], sizes: str = "batch_size, img_size or cache_mb
 
     `sizes` is what to lower when memory does not suffice.
     """
-    # Read when torch is imported, which `main` does: threads that wait for each other shall leave their cores to others.
+    # Read when torch is imported, which `main` does: threads that wait for each other leave their cores to others.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     before = signal.signal(signal.SIGINT, _interrupt)
     for stream in (sys.stdout, sys.stderr):  # a file's name may be no valid text, a terminal may lack letters
