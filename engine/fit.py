@@ -20,7 +20,7 @@ from engine.loading import Batches
 from engine.method import Method
 from engine.seed import set_seed
 from engine.state import TrainState
-from utils.console import note
+from utils.console import note, remember
 from utils.errors import UserError
 from utils.progress import progress
 from utils.ranks import is_main, rank, world_size
@@ -48,6 +48,7 @@ def fit(
     if method.config.resume and checkpoint.exists():
         state.resume(checkpoint, origin, method.config.threads)
         note(f"resuming the interrupted training after epoch {len(state.history)} of {epochs}")
+    remember(f"training: {epochs} epochs of {len(train)} batches")
     with progress(None, "training", total, keep=True) as bar, _resumable(state, checkpoint):
         bar.update(min(len(state.history) * len(train), total))
         for epoch in range(len(state.history), epochs):

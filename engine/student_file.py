@@ -46,9 +46,24 @@ def read_metadata(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a student file of this toolkit, or it is damaged ({error})") from None
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise UserError(f"{path} was written by another version of this toolkit: train it again")
-    if not {"distillType", "backbone", "teachers", "teacher", "settings"} <= metadata.keys():
+    if not _is_complete(metadata):
         raise UserError(f"{path} is damaged: its metadata are not complete")
     return metadata
+
+
+def _is_complete(metadata: dict[str, Any]) -> bool:
+    teachers = metadata.get("teachers")
+    named = isinstance(teachers, list) and all(
+        isinstance(t, dict) and {"backbone", "weights"} <= t.keys() for t in teachers
+    )
+    return bool(
+        named
+        and teachers
+        and {"distillType", "backbone", "teacher"} <= metadata.keys()
+        and isinstance(metadata.get("settings"), dict)
+        and isinstance(metadata.get("origin", {}), dict)
+        and isinstance(metadata.get("normal") or {}, dict)
+    )
 
 
 def check_metadata(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:

@@ -48,7 +48,7 @@ class Classification(Job):
         backbone: Text  # a timm name
         out_indice: Levels = [0, 1, 2, 3]  # the file holds the network up to the last of these
         weights: Text = "random"  # where to start from: random, bundled or a file; what it lacks starts random
-        classes: Annotated[int, Field(ge=2)] = 750
+        classes: Annotated[Count, Field(ge=2)] = 750
         per_class: Count = 110  # pictures of each class; all of them are drawn once and kept in save_path
         img_size: Side = 128  # pixels, of the pictures
         crop_size: Side = 64  # pixels, of the views of them

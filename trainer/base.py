@@ -145,6 +145,7 @@ class BaseTrainer:
         """Fit the student on train/good, or finish an interrupted training; raises as engine.run.train."""
         from engine import run
 
+        from_main(lambda: bool(self.test_set))  # a fault there ends every process
         test_set = self.test_set if is_main() else None
         metadata = run.train(self, self.compute, self.folder, self.metadata, test_set)
         if metadata is None:
