@@ -129,7 +129,7 @@ class EfficientADTrainer(BaseTrainer):
         teacher = student.normalised(batch["teacher"][0])
         hard = hard_feature_loss((teacher.float() - student.local(normalise(image)).float()).square())
         changed = jitter(image, np.random.default_rng((self.config.seed, step)))
-        target = student.normalised(self.see(changed)[0])
+        target = student.normalised(self.teacher_maps(changed)[0])
         changed = normalise(changed)
         autoencoder = student.autoencoder(changed).float()
         # Not detached: the autoencoder, too, moves towards what the student can say of it.
@@ -178,7 +178,7 @@ class EfficientADTrainer(BaseTrainer):
 
     def on_fit_start(self, train: "Batches") -> dict[str, str]:
         """The teacher's statistics over the training images, by which its channels weigh alike."""
-        self.see = train.teacher  # whose weights are cast already
+        self.teacher_maps = train.teacher  # whose weights are cast already
         parts = (range(start, min(start + 16, train.images)) for start in range(0, train.images, 16))
         mean, std = channel_statistics(train.maps_of(list(part))[0] for part in parts)
         self.student.mean.copy_(mean.view(1, -1, 1, 1))

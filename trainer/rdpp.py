@@ -44,13 +44,13 @@ class RDPPTrainer(RDTrainer):
     def on_fit_start(self, train: "Batches") -> dict[str, str]:
         noise = fractal(permutation(self.config.seed), (3, FIELD, FIELD))
         self.noise = NOISE_STRENGTH * torch.from_numpy(noise).to(self.device)
-        self.see = train.teacher  # whose weights are cast already
+        self.teacher_maps = train.teacher  # whose weights are cast already
         return {}
 
     def loss(self, batch: dict) -> torch.Tensor:
         """Scalar: RD's loss from projected maps, and the projection's own terms."""
         generator = np.random.default_rng((self.config.seed, batch["step"], rank()))
-        noisy = self.see(add_noise(batch["image"], self.noise, generator))
+        noisy = self.teacher_maps(add_noise(batch["image"], self.noise, generator))
         projected, projected_noisy = (self.student.project(maps) for maps in (batch["teacher"], noisy))
         restored = self.distillation(batch["teacher"], self.student.reverse, projected)
         return restored + PROJECTION_WEIGHT * self.projection_loss(noisy, projected, projected_noisy)
