@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from datasets.demo import render
 from engine.device import Compute
 from engine.fit import train_epoch
-from engine.loading import as_it_is, test_dataset, train_datasets, training_batches
+from engine.loading import as_it_is, cache_teacher, test_dataset, train_datasets, training_batches
 from engine.machine import keep_freed_memory
 from engine.scoring import Scoring
 from engine.state import TrainState
@@ -123,7 +123,8 @@ def measure(args: argparse.Namespace) -> tuple[float, float]:
 
 
 def our_epoch(trainer: BaseTrainer, compute: Compute) -> Callable[[], float]:
-    train, _ = training_batches(trainer.config, trainer.teacher, compute)
+    train, val = training_batches(trainer.config, trainer.teacher, compute)
+    cache_teacher(trainer.config, train, val)
     state = TrainState(trainer.student, *trainer.build_optimizer(1), compute.dtype == torch.float16)
     return lambda: train_epoch(trainer, compute, trainer.loss, train, state, 0, len(train), progress(None, ""))
 

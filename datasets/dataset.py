@@ -40,6 +40,7 @@ class ImageDataset(Dataset):
         self.samples = samples
         self.img_size, self.crop_size = options.img_size, options.crop_size
         self.decoded: list[Pixels] | None = None  # set by read_all()
+        self.nbytes = 0  # of what is kept
         self.digests: list[bytes] = []  # of the pixels, set by read_all()
         self.said: dict[str, Path] = {}  # what was noted, and of which file
 
@@ -109,7 +110,8 @@ class ImageDataset(Dataset):
             if decoded is not None:
                 decoded.append((pixels, mask))
         self.decoded, self.digests = decoded, digests
-        return taken if decoded else 0
+        self.nbytes = taken if decoded else 0
+        return self.nbytes
 
     def _read_in_threads(self) -> Iterator[Pixels]:
         """`read` of each, in order; a few at a time, so that memory does not grow with the set.

@@ -122,6 +122,12 @@ def use_threads(threads: int | Literal["auto"]) -> None:
     torch.set_num_threads(min(ALL_THREADS, free_cores()) if threads == "auto" else threads)
 
 
+def take_threads(began: int | None) -> None:
+    """As many threads as a training began with, where that is known: sums round differently with another number."""
+    if began:
+        torch.set_num_threads(min(began, os.cpu_count() or began))
+
+
 def free_cores() -> int:
     """Cores that this process may use (affinity, cgroup quota) and that no running process keeps busy; at least 1."""
     cores = os.cpu_count() or 1

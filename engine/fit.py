@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from engine.distributed import from_main, mean_over_processes
 from engine.loading import Batches
 from engine.method import Method
 from engine.seed import set_seed
-from engine.state import TrainState
+from engine.state import TrainState, resumable
 from utils.console import note, remember
 from utils.errors import UserError
 from utils.progress import progress
@@ -46,10 +46,10 @@ def fit(
     half_precision = compute.dtype == torch.float16
     state = TrainState(method.detector.student, optimizer, scheduler, half_precision, recipe.accumulate)
     if method.config.resume and checkpoint.exists():
-        state.resume(checkpoint, origin, method.config.threads)
+        state.resume(checkpoint, origin)
         note(f"resuming the interrupted training after epoch {len(state.history)} of {epochs}")
     remember(f"training: {epochs} epochs of {len(train)} batches")
-    with progress(None, "training", total, keep=True) as bar, _resumable(state, checkpoint):
+    with progress(None, "training", total, keep=True) as bar, resumable(state, method.config.resume):
         bar.update(min(len(state.history) * len(train), total))
         for epoch in range(len(state.history), epochs):
             if state.is_stale(recipe.patience):
@@ -62,6 +62,7 @@ def fit(
             scores = _validate(method, val) if val.images and recipe.keep == "best" else {}
             row |= {f"val_score_{part}" if part else "val_score": score for part, score in scores.items()}
             state.end_epoch(row | {"seconds": time.perf_counter() - begin}, scores)
+            bar.set_postfix(epoch=epoch + 1, loss=f"{row['train_loss']:.4f}", **_best(state), refresh=False)
             if is_main():
                 state.save(checkpoint, origin)
     return state
@@ -97,8 +98,7 @@ def train_epoch(
         total += loss.detach()
         if number % READ_EVERY == 0 or number == batches:
             mean = _finite(total.item() / number, f"the loss of epoch {epoch + 1}", method)
-            best = {"best": state.kept} if state.lowest else {}  # a method that keeps the last has none
-            bar.set_postfix(epoch=epoch + 1, loss=f"{mean:.4f}", **best, refresh=False)
+            bar.set_postfix(epoch=epoch + 1, loss=f"{mean:.4f}", **_best(state), refresh=False)
         bar.update()
     return mean_over_processes(total / batches)
 
@@ -111,19 +111,13 @@ def _validate(method: Method, val: Batches) -> dict[str, float]:
     return {part: _finite(score, "the validation score", method) for part, score in scores.items()}
 
 
-@contextlib.contextmanager
-def _resumable(state: TrainState, checkpoint: Path):
-    """Tells whoever presses Ctrl-C what is kept."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if checkpoint.exists():
-            note("the same command resumes this training from its last checkpoint")
-        raise
+def _best(state: TrainState) -> dict[str, Any]:
+    """For the progress bar; a method that keeps the last epoch has none."""
+    return {"best": state.kept} if state.lowest else {}
 
 
 @contextlib.contextmanager
-def _explained(method: Method):
+def _explained(method: Method) -> Iterator[None]:
     """Batch norm cannot train on a single value per channel, and says so in words that name no key."""
     try:
         yield

@@ -47,9 +47,11 @@ class RunFolder:
         if not self.student_file.exists() or self.overwrite:
             return
         try:
-            there = read_metadata(self.student_file).get("origin", {})
+            there = read_metadata(self.student_file).get("origin")
         except UserError as error:
             raise UserError(f"{error}, or replace it with overwrite=true") from None
+        if there is None:
+            raise UserError(f"{self.student_file} was saved without a training: replace it with overwrite=true")
         changed = changes({key: value for key, value in there.items() if key in origin}, origin)
         if changed:
             raise UserError(
@@ -58,16 +60,26 @@ class RunFolder:
             )
 
     def awaits_test(self, origin: dict[str, Any]) -> bool:
-        """Whether there is a finished student of this origin without a test. Raises as `check_replaceable`."""
+        """Whether there is a finished student of this origin without a test; what is left of its training then goes.
+
+        `origin` may be a part of it. Raises as `check_replaceable`.
+        """
         self.check_replaceable(origin)
-        return self.student_file.exists() and not self.overwrite and not self.metrics_file.exists()
+        if not self.student_file.exists() or self.metrics_file.exists():
+            return False
+        with contextlib.suppress(UserError):  # damaged, and may be overwritten
+            there = read_metadata(self.student_file).get("origin", {})
+            if not changes({key: value for key, value in there.items() if key in origin}, origin):
+                self.checkpoint.unlink(missing_ok=True)
+                return True
+        return False
 
     def check_retestable(self, config: RunConfig) -> None:
         """Raises UserError where the report of a test on other data would be replaced without being asked to."""
-        there = config.data_path
+        here = there = str(Path(config.data_path).resolve())
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a damaged report protects nothing
-            there = json.loads(self.metrics_file.read_text(encoding="utf-8"))["config"]["data_path"]
-        if Path(there).resolve() != Path(config.data_path).resolve() and not self.overwrite:
+            there = json.loads(self.metrics_file.read_text(encoding="utf-8"))["data"]
+        if there != here and not self.overwrite:
             raise UserError(f"{self.path} holds the report of a test on {there}: replace it with overwrite=true")
 
     def load(self, student: nn.Module, expected: dict[str, Any]) -> dict[str, Any]:
@@ -106,6 +118,6 @@ class RunFolder:
             path.unlink(missing_ok=True)
         for name in ("maps", "features"):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        save_student(self.student_file, detector.student, metadata)
         write_training_report(self.path, config, history, best_epoch)
+        save_student(self.student_file, detector.student, metadata)  # last: with it the training is finished
         self.checkpoint.unlink(missing_ok=True)

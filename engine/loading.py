@@ -199,7 +199,7 @@ def training_batches(
     """Shuffled training batches, of which `epoch_length` make an epoch (None: a pass), and held-out batches in order.
 
     Every image is read once, those of `test_set` too, so that a fault in any of them shows before training. Whatever
-    fits `cache_mb` is kept, and the teacher's maps where they fit too.
+    fits `cache_mb` is kept; `cache_teacher` adds the teacher's maps.
     """
     budget = config.cache_mb * 2**20
     train_set, val_set = train_datasets(config)
@@ -212,6 +212,12 @@ def training_batches(
     teacher = compute.frozen(teacher)
     train = Batches(loader(train_set, config, compute.device, shuffled), teacher, compute, augment)
     val = Batches(loader(val_set, config, compute.device), teacher, compute, augment)
+    return train, val
+
+
+def cache_teacher(config: RunConfig, train: Batches, val: Batches, test_set: ImageDataset | None = None) -> None:
+    """Compute the teacher's maps of both sets once, where `cache_mb` leaves room for them beside the images."""
+    datasets = filter(None, (train.loader.dataset, val.loader.dataset, test_set))
+    budget = config.cache_mb * 2**20 - sum(dataset.nbytes for dataset in datasets)
     for batches in (train, val) if is_main() else (train,):
         budget -= batches.cache_teacher(budget)
-    return train, val

@@ -20,7 +20,7 @@ class Recipe(NamedTuple):
     accumulate: int = 1  # batches whose gradients are summed for one step of the optimizer
     keep: Literal["best", "last"] = "best"  # epoch: the one of the lowest validation score, or the last
     patience: int | None = None  # epochs without a better validation score after which training ends
-    augment: "Augment | None" = None  # images [B,3,H,W] in [0,1] -> same, for training and validation alone
+    augment: "Augment | None" = None  # a fixed function of the image: the teacher's maps of what it gives are kept
 
     @property
     def epoch_length(self) -> int | None:

@@ -1,22 +1,26 @@
 """The life of a run: its training and its test."""
 
 import contextlib
+from pathlib import Path
 from typing import Any
 
+import torch
+
 from datasets.dataset import ImageDataset
-from engine.device import Compute
+from engine.device import Compute, take_threads
 from engine.distributed import from_main
 from engine.fit import fit
 from engine.folder import RunFolder
-from engine.loading import Batches, loader, training_batches
+from engine.loading import Batches, cache_teacher, loader, training_batches
 from engine.machine import environment
 from engine.method import Method
 from engine.scoring import Scoring
+from engine.state import threads_of
 from evaluation.score import HELD_OUT, TRAINING, yardstick
 from models.detector import Detector
 from utils.config import RunConfig, result_settings
 from utils.console import note
-from utils.ranks import is_main
+from utils.ranks import is_main, world_size
 
 TestSet = tuple[ImageDataset, list[str]]  # and sentences about what it lacks
 
@@ -31,25 +35,31 @@ def train(
     """
     recipe, config = method.recipe(), method.config
     with folder.locked() if is_main() else contextlib.nullcontext():
-        origin = result_settings(config) | {"teacher (hash)": metadata["teacher"], "arithmetic": str(compute)}
+        origin = result_settings(config) | {"teacher (hash)": metadata["teacher"]}
+        origin |= {"arithmetic": str(compute), "processes": world_size()}
         from_main(lambda: folder.check_replaceable(origin))
+        from_main(lambda: folder.check_retestable(config))
+        if config.resume and config.threads == "auto":
+            take_threads(from_main(lambda: threads_of(folder.checkpoint)))  # before anything is computed
         batches = training_batches(
             config, method.detector.teacher, compute, recipe.augment, recipe.epoch_length, test_set and test_set[0]
         )
-        train_batches, val_batches = batches
-        inputs = {f"{key} (hash)": value for key, value in method.on_fit_start(train_batches).items()}
         images = "".join(part.loader.dataset.fingerprint() for part in batches if is_main())
-        own = origin | inputs | {"good images (hash)": images}
-        origin = from_main(lambda: own)  # which alone has read the held-out images
+        origin = from_main(lambda: origin | {"good images (hash)": images})  # which alone has read the held-out ones
         if from_main(lambda: folder.awaits_test(origin)):
             note("this training is finished already; only its test is missing")
             return None
+        cache_teacher(config, *batches, test_set and test_set[0])
+        inputs = {f"{key} (hash)": value for key, value in method.on_fit_start(batches[0]).items()}
+        origin = from_main(lambda: origin | inputs)
+        from_main(lambda: folder.check_replaceable(origin))
         with folder.log():
             state = fit(method, compute, *batches, folder.checkpoint, origin)
             state.restore_best()
-            method.on_fit_end(val_batches)
+            method.on_fit_end(batches[1])
             seconds = sum(row["seconds"] for row in state.history)
             metadata = metadata | {"origin": origin, "best_epoch": state.kept, "train_seconds": seconds}
+            metadata["threads"] = torch.get_num_threads()
             if is_main():
                 metadata["normal"] = _yardstick(method.detector, compute, config, *batches)
                 folder.replace_student(method.detector, metadata, config, state.history, state.best_epoch)
@@ -73,6 +83,7 @@ def test(
             tested = report.test_report(folder.path, dataset, results, notes, metadata.get("normal"))
         tested.notes.extend(f"{path}: {what}" for what, path in dataset.said.items())
         about = {
+            "data": str(Path(config.data_path).resolve()),
             "teachers": metadata["teachers"],
             "teacher_sha256": metadata["teacher"],
             "seed": metadata["settings"]["seed"],

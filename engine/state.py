@@ -1,14 +1,17 @@
 """The state of a training: everything an interrupted run needs to go on as if nothing had happened."""
 
+import contextlib
 import io
 import math
 import random
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -31,6 +34,7 @@ class TrainState:
         self.best_epoch: dict[str, int] = {}
         self.lowest: dict[str, float] = {}
         self.best: dict[str, torch.Tensor] = {}
+        self.on_disk = False  # whether a checkpoint holds this training
         self._next_save = 0.0
 
     def step(self, loss: torch.Tensor) -> None:
@@ -106,6 +110,7 @@ class TrainState:
         torch.save(self.state_dict(origin), content)
         path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have removed the results of other runs
         write_bytes(path, content.getbuffer())
+        self.on_disk = True
         self._next_save = time.monotonic() + 20 * (time.monotonic() - begin)
 
     def state_dict(self, origin: dict[str, Any]) -> dict[str, Any]:
@@ -125,15 +130,14 @@ class TrainState:
             "random": _random_state(),
         }
 
-    def resume(self, path: Path, origin: dict[str, Any], threads: int | Literal["auto"] = "auto") -> None:
-        """Take up the checkpoint at `path`; with `threads` "auto" on as many of them as it was written with.
+    def resume(self, path: Path, origin: dict[str, Any]) -> None:
+        """Take up the checkpoint at `path`.
 
         Raises UserError when it is damaged or of another origin; nothing is lost or overwritten.
         """
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = _checked(path)
             changed = changes(state["origin"], origin)
-            began = int(state["threads"])
         except Exception as error:  # torch.load's failures have no common class
             raise _damaged(path, error) from None
         if changed:
@@ -141,17 +145,17 @@ class TrainState:
                 f"{path}: an unfinished training with other settings exists there ({changed}); finish it with those "
                 "settings, or start over with resume=false"
             )
-        if threads == "auto":
-            torch.set_num_threads(began)  # sums round differently with another number
-        elif threads != began:
+        began, now = state["threads"], torch.get_num_threads()
+        if began != now:
             note(
-                f"this training began with {began} threads: with {threads} the last digits will differ from an "
+                f"this training began with {began} threads: with {now} the last digits will differ from an "
                 f"uninterrupted run (threads={began} keeps them)"
             )
         try:
             self._take(state)
         except Exception as error:  # a file of another program may hold anything
             raise _damaged(path, error) from None
+        self.on_disk = True
 
     def _take(self, state: dict[str, Any]) -> None:
         self.student.load_state_dict(state["student"])
@@ -161,9 +165,54 @@ class TrainState:
         self.scaler.load_state_dict(state["scaler"])
         for key in ("history", "best_epoch", "lowest", "best", "pending"):
             setattr(self, key, state[key])
-        for parameter, gradient in zip(self.student.parameters(), state["gradients"], strict=False):
+        for parameter, gradient in zip(self.student.parameters(), state["gradients"], strict=bool(state["gradients"])):
             parameter.grad = None if gradient is None else gradient.to(parameter.device)
         _set_random_state(state["random"])
+
+
+class _Checkpoint(BaseModel):
+    """What of a checkpoint is not checked by whoever takes it."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    origin: dict[str, Any]
+    threads: Annotated[int, Field(ge=1, le=4096)]
+    history: list[dict[str, float]]
+    best_epoch: dict[str, int]
+    lowest: dict[str, float]
+    pending: Annotated[int, Field(ge=0)]
+    gradients: list[Any]
+
+    @model_validator(mode="after")
+    def rows_say_how_long_they_took(self):
+        if not all("seconds" in row for row in self.history) or bool(self.history) != bool(self.best_epoch):
+            raise ValueError("its history is not complete")
+        return self
+
+
+def _checked(path: Path) -> dict[str, Any]:
+    """The contents of a checkpoint. Raises whatever torch.load or pydantic raises."""
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    _Checkpoint.model_validate(state)
+    return state
+
+
+@contextlib.contextmanager
+def resumable(state: TrainState, resume: bool) -> Iterator[None]:
+    """Tells whoever presses Ctrl-C what is kept; `resume` says whether the same command would take it up."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if state.on_disk and resume:
+            note("the same command resumes this training from its last checkpoint")
+        raise
+
+
+def threads_of(path: Path) -> int | None:
+    """How many threads a checkpoint was written with; None where there is none that can be read."""
+    with contextlib.suppress(Exception):
+        return _checked(path)["threads"]
+    return None
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

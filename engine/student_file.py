@@ -3,9 +3,10 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import nn
@@ -46,24 +47,39 @@ def read_metadata(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a student file of this toolkit, or it is damaged ({error})") from None
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise UserError(f"{path} was written by another version of this toolkit: train it again")
-    if not _is_complete(metadata):
-        raise UserError(f"{path} is damaged: its metadata are not complete")
+    try:
+        _Metadata.model_validate(metadata)
+    except ValidationError:
+        raise UserError(f"{path} is damaged: its metadata are not complete") from None
     return metadata
 
 
-def _is_complete(metadata: dict[str, Any]) -> bool:
-    teachers = metadata.get("teachers")
-    named = isinstance(teachers, list) and all(
-        isinstance(t, dict) and {"backbone", "weights"} <= t.keys() for t in teachers
-    )
-    return bool(
-        named
-        and teachers
-        and {"distillType", "backbone", "teacher"} <= metadata.keys()
-        and isinstance(metadata.get("settings"), dict)
-        and isinstance(metadata.get("origin", {}), dict)
-        and isinstance(metadata.get("normal") or {}, dict)
-    )
+class _Teacher(BaseModel):
+    backbone: str
+    weights: str
+
+
+class _Yardstick(BaseModel):
+    source: str
+    scores: Annotated[list[FiniteFloat], Field(min_length=1)]
+
+
+class _Settings(BaseModel):
+    seed: int
+
+
+class _Metadata(BaseModel):
+    """What the toolkit reads of a student's metadata."""
+
+    distillType: str
+    backbone: str | list[str]
+    teachers: Annotated[list[_Teacher], Field(min_length=1)]
+    teacher: str
+    settings: _Settings
+    origin: dict[str, Any] | None = None
+    normal: _Yardstick | None = None
+    train_seconds: float | None = None
+    threads: Annotated[int, Field(ge=1, le=4096)] | None = None
 
 
 def check_metadata(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -71,6 +87,9 @@ def check_metadata(path: Path, found: dict[str, Any], expected: dict[str, Any]) 
     for key in WHAT_IT_IS:
         if found.get(key) != expected.get(key):
             raise UserError(f"{path} was trained with {key} {found.get(key)}, the config says {expected.get(key)}")
+    then, now = (each["settings"].get("obj") for each in (found, expected))
+    if then != now:
+        raise UserError(f"{path} was trained on obj {then}, the config says {now}")
     if found["teacher"] != expected["teacher"]:
         then, now = (", ".join(each["weights"] for each in which["teachers"]) for which in (found, expected))
         raise UserError(f"{path} was trained with another teacher (weights: {then}, now {now})")
@@ -86,9 +105,11 @@ def load_student(path: Path, student: nn.Module) -> None:
     wrong = sorted(set(own) ^ set(tensors)) or [key for key in own if own[key].shape != tensors[key].shape]
     if wrong:
         raise UserError(f"{path} holds another network than the config describes ({', '.join(wrong[:3])} ...)")
+    if not any(tensor.any() for tensor in tensors.values()):
+        raise UserError(f"{path} is damaged: all its values are zero")
     bad = [key for key, tensor in tensors.items() if tensor.dtype != own[key].dtype or not tensor.isfinite().all()]
     if bad:
-        raise UserError(f"{path} is damaged: {bad[0]} holds values that are no finite {own[bad[0]].dtype}")
+        raise UserError(f"{path} is damaged: {bad[0]} holds values that are not finite {own[bad[0]].dtype}")
     student.load_state_dict(tensors)
 
 

@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from evaluation.colours import Scale, colour_scale
 from evaluation.fonts import STANDARD, Fonts, shortened
 from evaluation.pictures import standing
+from evaluation.score import image_score
 from models.detector import Detector
 
 OUTLINE = "#00ffa0"
@@ -91,7 +92,7 @@ def draw_overview(path: Path, view: ImageView) -> None:
     size = (width + 1.4, panels * (height + 0.5) + 1.2) if wide else (panels * (width + 0.8), height + 1.8)
     figure = Figure(figsize=(max(size[0], LEAST_WIDTH), size[1]), layout="compressed")
     axes = iter(figure.subplots(*((panels, 1) if wide else (1, panels))))
-    score = float(view.final.max())
+    score = image_score(view.final)
     _title(figure, view, f"{view.method}\nscore {score:.4g}{standing(score, view.normal)}")
     _show(next(axes), view, "image")
     if view.mask.any():
@@ -114,7 +115,9 @@ def draw_level(path: Path, view: ImageView, k: int, channels: int) -> None:
     figure = Figure(figsize=(max(sum(parts), LEAST_WIDTH), 3 * height + 2.6), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=parts)
     c, h, w = level.teacher.shape
-    _title(figure, view, f"{view.method}\nlevel {k + 1}: {c} channels of {h} x {w}     score {view.final.max():.4g}")
+    _title(
+        figure, view, f"{view.method}\nlevel {k + 1}: {c} channels of {h} x {w}     score {image_score(view.final):.4g}"
+    )
     above, below = left.subplots(2, 1)
     _show(above, view, "marked defect" if view.mask.any() else "image", outline=True)
     _level_map(below, view, level, "distance", bar="bottom")

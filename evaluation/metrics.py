@@ -61,9 +61,6 @@ class PixelMetrics:
             self.parts[defect_type] = _Pixels(capacity, anomaly_map.dtype)
         self.parts[defect_type].add(anomaly_map, mask)
 
-    def any_defective(self) -> bool:
-        return any(part.regions for part in self.parts.values())
-
     def total(self, max_fpr: float = MAX_FPR) -> dict[str, float]:
         """pixel_auroc, pixel_ap, pixel_f1max and aupro, each in [0,1], of all images, their pixels pooled.
 

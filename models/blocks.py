@@ -77,7 +77,7 @@ def resnet_plan(backbone: str) -> ResNetPlan:
     stages = [getattr(net, f"layer{k}", None) for k in (1, 2, 3, 4)]
     if any(stage is None or not isinstance(stage[0], BasicBlock | Bottleneck) for stage in stages):
         raise UserError(
-            f"backbone '{backbone}' is no ResNet; this method mirrors one: resnet18, resnet34, resnet50, "
+            f"backbone '{backbone}' is not a ResNet; this method mirrors one: resnet18, resnet34, resnet50, "
             "wide_resnet50_2 and the like"
         )
     block = stages[0][0]

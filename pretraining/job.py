@@ -1,13 +1,11 @@
 """What the recipes share: a loop over steps that can be interrupted, its log, and the finished teacher's files."""
 
-import contextlib
 import hashlib
 import json
 import math
 import platform
 import shlex
 import time
-from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,10 +17,10 @@ from safetensors.torch import save
 from torch import nn
 from tqdm import tqdm
 
-from engine.device import Compute, choose_device, use_threads
+from engine.device import Compute, choose_device, take_threads, use_threads
 from engine.machine import hardware
 from engine.seed import set_seed
-from engine.state import TrainState
+from engine.state import TrainState, resumable, threads_of
 from models.teachers.teacher import Statistics
 from pretraining.memory import check_fits
 from utils.config import Count, Device, NotNegative, Rate, Section, Text, Threads
@@ -73,6 +71,8 @@ class Job:
         self.folder = Path(options.save_path, self.name)
         self.file = self.folder / f"{self.name}.safetensors"
         self.checkpoint = self.folder / "checkpoint.pt"
+        if options.resume and options.threads == "auto":
+            take_threads(threads_of(self.checkpoint))
         self.with_a_gpu = self._with_a_gpu()
         set_seed(options.seed)
         check_fits(self.memory(), self.device, "a step", self.sizes)
@@ -122,7 +122,7 @@ class Job:
         no longer finite.
         """
         check_writable(self.folder)
-        with locked(self.folder), self._resumable():
+        with locked(self.folder):
             if self.file.exists():
                 raise UserError(
                     f"{self.file} is a finished teacher, of hours of work perhaps: move it, or change save_path"
@@ -137,12 +137,12 @@ class Job:
         state = TrainState(self.net, *self.optimizer(), self.compute.dtype == torch.float16)
         settings = o.model_dump(mode="json", exclude=WITHOUT_EFFECT) | self.origin | {"arithmetic": str(self.compute)}
         if o.resume and self.checkpoint.exists():
-            state.resume(self.checkpoint, settings, o.threads)
+            state.resume(self.checkpoint, settings)
         self.prepare()
         done = state.history[-1]["step"] if state.history else 0
         if done:
             note(f"resuming the interrupted training after step {done} of {o.steps}")
-        with progress(None, self.name, o.steps, keep=True) as bar:
+        with progress(None, self.name, o.steps, keep=True) as bar, resumable(state, o.resume):
             bar.update(done)
             while done < o.steps:
                 part = range(done, min(done + o.log_every, o.steps))
@@ -174,16 +174,6 @@ class Job:
     def _check_finite(self, loss: float, step: int) -> None:
         if not math.isfinite(loss):
             raise UserError(f"the loss is {loss} at step {step + 1}: lower lr (now {self.options.lr:g})")
-
-    @contextlib.contextmanager
-    def _resumable(self) -> Iterator[None]:
-        """Tells whoever presses Ctrl-C what is kept."""
-        try:
-            yield
-        except KeyboardInterrupt:
-            if self.checkpoint.exists():
-                note("the same command goes on with this training from its last checkpoint")
-            raise
 
     def _with_a_gpu(self) -> str:
         """The command that makes the most of this recipe on a GPU within an hour or so, by estimate, from the start."""

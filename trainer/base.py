@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from engine.device import Compute, choose_device, use_threads
+from engine.device import Compute, choose_device, take_threads, use_threads
 from engine.distributed import from_main, join
 from engine.folder import RunFolder
 from engine.method import Recipe
@@ -43,7 +43,8 @@ class BaseTrainer:
         self.compute = Compute.chosen(self.device, config.precision, detector, config.compile)
         self.detector = self.compute.place(detector)
         if config.compile:
-            self.student.compile()
+            for net in self.student.values() if isinstance(self.student, nn.ModuleDict) else [self.student]:
+                net.compile()
         check_sizes(self.teacher, self.options.crop_size)
         # What the student is and learns from; training adds how it went. Saved with the student.
         self.metadata = describe(config, self.teacher)
@@ -166,3 +167,5 @@ class BaseTrainer:
     def load(self) -> None:
         """Read them back. Raises UserError when the file is missing, damaged, or of another network or teacher."""
         self.metadata = self.folder.load(self.student, self.metadata)
+        if self.config.threads == "auto":
+            take_threads(self.metadata.get("threads"))

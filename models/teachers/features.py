@@ -57,11 +57,13 @@ class Features(nn.Module):
         try:
             maps = self(torch.zeros(1, 3, *size, device=next(self.parameters()).device))
         except (AssertionError, RuntimeError, ValueError) as error:
+            if "memory" in str(error):  # no fault of the network
+                raise
             raise UserError(f"backbone '{self.backbone}' cannot take {key} {tuple(size)}: {reason(error)}") from None
         finally:
             self.train(training)
         if any(m.ndim != 4 or m.shape[1] != c for m, c in zip(maps, self.channels, strict=True)):
-            raise UserError(f"backbone '{self.backbone}' gives no [B,C,H,W] feature maps; choose a CNN")
+            raise UserError(f"backbone '{self.backbone}' does not give feature maps [B,C,H,W]; choose a CNN")
 
 
 def outline(backbone: str, out_indice: Sequence[int]) -> Features:
@@ -75,12 +77,12 @@ def _check_levels(backbone: str, out_indice: Sequence[int]) -> None:
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"did you mean {', '.join(close)}?" if close else "see timm.list_models()"
-        raise UserError(f"backbone: timm knows no '{name}'; {hint}")
+        raise UserError(f"backbone: timm has no model '{name}'; {hint}")
     try:
         with torch.device("meta"):  # shapes only, no memory
             info = timm.create_model(backbone, pretrained=False, features_only=True).feature_info
     except Exception as error:  # timm's networks refuse features_only each in its own way
-        raise UserError(f"backbone '{backbone}' gives no feature maps through timm: {error}") from None
+        raise UserError(f"backbone '{backbone}' does not give feature maps through timm: {error}") from None
     levels = [f"{i} (stride {level['reduction']}, {level['num_chs']} channels)" for i, level in enumerate(info.info)]
     for index in out_indice:
         if not 0 <= index < len(levels):

@@ -36,15 +36,18 @@ class Source(NamedTuple):
 
         Raises UserError naming a manifest whose mean or std cannot be used.
         """
-        manifest = {}
-        if self.path is not None:
-            with contextlib.suppress(OSError, ValueError):
-                manifest = json.loads(self.path.with_suffix(".json").read_text(encoding="utf-8"))
-        if not isinstance(manifest, dict) or not {"mean", "std"} <= manifest.keys():
+        manifest = self.path and self.path.with_suffix(".json")
+        if manifest is None or not manifest.is_file():
             return default
-        mean, std = manifest["mean"], manifest["std"]
+        try:
+            content = json.loads(manifest.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{manifest}: cannot be read as the manifest of {self.path.name} ({error})") from None
+        if not isinstance(content, dict) or not {"mean", "std"} & content.keys():
+            return default
+        mean, std = content.get("mean"), content.get("std")
         if not _three_numbers(mean) or not _three_numbers(std) or min(std) <= 0:
-            raise UserError(f"{self.path.with_suffix('.json')}: mean and std must be three numbers each, std above 0")
+            raise UserError(f"{manifest}: mean and std must be three numbers each, std above 0")
         return Statistics(tuple(mean), tuple(std))
 
 

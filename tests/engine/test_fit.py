@@ -10,7 +10,7 @@ from engine.device import Compute
 from engine.fit import train_epoch
 from engine.loading import training_batches
 from engine.method import Recipe
-from engine.state import TrainState
+from engine.state import TrainState, resumable
 from trainer import build_trainer
 from utils.errors import UserError
 from utils.progress import progress
@@ -103,14 +103,15 @@ def test_epochs_of_a_training_in_steps_are_a_hundredth_of_it():
 def test_ctrl_c_says_what_is_kept_once_there_is_a_checkpoint(tmp_path, capsys):
     student = nn.Linear(1, 1)
     state = TrainState(student, torch.optim.SGD(student.parameters(), 0.1), None)
-    checkpoint = tmp_path / "checkpoint.pt"
-    with pytest.raises(KeyboardInterrupt), module._resumable(state, checkpoint):
-        raise KeyboardInterrupt
-    assert "resumes" not in capsys.readouterr().err
-    checkpoint.write_bytes(b"")
-    with pytest.raises(KeyboardInterrupt), module._resumable(state, checkpoint):
-        raise KeyboardInterrupt
-    assert "the same command resumes this training" in capsys.readouterr().err
+
+    def said(resume):
+        with pytest.raises(KeyboardInterrupt), resumable(state, resume):
+            raise KeyboardInterrupt
+        return capsys.readouterr().err
+
+    assert said(True) == ""
+    state.save(tmp_path / "checkpoint.pt", {})
+    assert "the same command resumes this training" in said(True) and said(False) == ""
 
 
 @pytest.mark.gpu

@@ -67,8 +67,13 @@ def test_other_settings_do_not_replace_a_finished_run(trained, words):
 
 def test_other_images_do_not_replace_a_finished_run(trained, tmp_path):
     write_mvtec(tmp_path / "other", train=9)
+    before = contents(build_trainer(trained).run_dir)
+    with pytest.raises(UserError, match="report of a test on .*overwrite=true"):  # said before anything is read
+        build_trainer(trained, [f"data_path={tmp_path / 'other'}"]).train()
+    build_trainer(trained).folder.metrics_file.unlink()
     with pytest.raises(UserError, match="good images changed"):
         build_trainer(trained, [f"data_path={tmp_path / 'other'}"]).train()
+    assert {path for path in before if path.name != "metrics.json"} == set(contents(build_trainer(trained).run_dir))
 
 
 def test_a_run_of_its_own_name_has_its_own_folder(trained):
@@ -92,6 +97,31 @@ def test_the_report_of_a_test_on_other_data_is_not_replaced(trained, tmp_path):
     trainer = build_trainer(trained, [*words, "overwrite=true"])
     trainer.load()
     assert "aupro" in trainer.test()
+
+
+def test_the_same_data_by_another_spelling_of_its_path_may_be_tested_again(trained, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(trained["data_path"])
+    trainer = build_trainer(trained, ["phase=test", f"data_path={link}"])
+    trainer.load()
+    trainer.test()
+
+
+def test_a_student_that_was_saved_without_a_training_is_not_replaced(config):
+    trainer = build_trainer(config("st"))
+    trainer.run_dir.mkdir(parents=True)
+    trainer.save()
+    with pytest.raises(UserError, match="was saved without a training.*overwrite=true"):
+        trainer.train()
+
+
+def test_what_is_left_of_a_finished_training_goes_with_its_test(trained):
+    """A kill between the student and the end of its training leaves a checkpoint of the same origin."""
+    folder = build_trainer(trained).folder
+    folder.metrics_file.unlink()
+    folder.checkpoint.write_bytes(b"left by a kill")
+    build_trainer(trained).train()
+    assert not folder.checkpoint.exists()
 
 
 def test_a_student_of_another_version_is_not_replaced(trained):

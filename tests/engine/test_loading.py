@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from datasets.dataset import ImageDataset, Sample
 from engine import loading
 from engine.device import Compute
-from engine.loading import EpochBatches, as_it_is, loader, split_train, train_datasets, training_batches
+from engine.loading import EpochBatches, as_it_is, cache_teacher, loader, split_train, train_datasets, training_batches
 from tests.conftest import small, write_mvtec
 from utils.config import Config, TrainingData
 from utils.config_file import check_config
@@ -186,7 +186,9 @@ class Teacher(nn.Module):
 
 def batches_of(root, cache_mb, **options):
     config, teacher = make_config(root, cache_mb=cache_mb), Teacher()
-    return teacher, *training_batches(config, teacher, Compute(CPU, torch.float32), **options)
+    train, val = training_batches(config, teacher, Compute(CPU, torch.float32), **options)
+    cache_teacher(config, train, val, options.get("test_set"))
+    return teacher, train, val
 
 
 @pytest.mark.parametrize("cache_mb", [0, 100])

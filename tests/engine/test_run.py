@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from engine import run
-from tests.conftest import REPO, draw_good, write_image, write_mvtec
+from tests.conftest import REPO, draw_good, killed_at_the_first_checkpoint, write_image, write_mvtec
 from trainer import build_trainer
 from utils.errors import UserError
 
@@ -20,8 +20,9 @@ def contents(folder):
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_interrupted_while_testing_the_same_command_only_tests(config, monkeypatch, capsys):
-    raw = config("st", {"epochs": 1})
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_interrupted_while_testing_the_same_command_only_tests(config, monkeypatch, capsys, overwrite):
+    raw = config("st", {"epochs": 1}, overwrite=overwrite)
     first = build_trainer(raw)
     first.train()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -77,6 +78,56 @@ def test_a_training_picture_replaced_by_another_of_the_same_size_is_noticed(conf
     path.write_bytes(path.read_bytes().ljust(size, b"\0"))  # as long as before
     with pytest.raises(UserError, match="good images changed"):
         build_trainer(raw).train()
+
+
+def test_a_training_is_resumed_with_the_threads_it_began_with(config, monkeypatch):
+    """The teacher's maps, too, round differently with another number: an EfficientNet's do, image by image."""
+    own = torch.get_num_threads()
+    raw = config("st", {"epochs": 2}, threads="auto")
+    seen = []
+    monkeypatch.setattr(run, "training_batches", lambda *_: seen.append(torch.get_num_threads()) or 1 / 0)
+    trainer = build_trainer(raw)
+    trainer.run_dir.mkdir(parents=True)
+    monkeypatch.setattr(run, "threads_of", lambda path: 2 if own == 1 else 1)
+    try:
+        with pytest.raises(ZeroDivisionError):
+            trainer.train()
+        assert seen == [2 if own == 1 else 1]
+    finally:
+        torch.set_num_threads(own)
+
+
+def test_a_test_takes_the_threads_of_the_training(config):
+    own = torch.get_num_threads()
+    raw = config("st", {"epochs": 1}, threads=2)
+    build_trainer(raw).train()
+    try:
+        torch.set_num_threads(1)
+        again = build_trainer(raw | {"threads": "auto", "phase": "test"})
+        again.load()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(own)
+
+
+def test_a_checkpoint_of_another_number_of_processes_is_refused(config, monkeypatch):
+    raw = config("st", {"epochs": 3})
+    with killed_at_the_first_checkpoint(monkeypatch):
+        build_trainer(raw).train()
+    monkeypatch.setattr(run, "world_size", lambda: 2)
+    with pytest.raises(UserError, match="processes was 1, is 2"):
+        build_trainer(raw).train()
+
+
+@pytest.mark.slow
+def test_compiled_networks_train_and_test(config):
+    trainer = build_trainer(config("st", {"epochs": 1}, compile=True))
+    trainer.train()
+    assert "aupro" in trainer.test()
+    plain = build_trainer(config("st", {"epochs": 1}, phase="test"))
+    plain.load()
+    image = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(trainer.anomaly_map(image), plain.anomaly_map(image), rtol=0.05, atol=1e-3)
 
 
 def test_a_deleted_results_folder_is_made_again_during_training(config, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from engine.state import TrainState, _random_state, _set_random_state
+from engine.state import TrainState, _random_state, _set_random_state, threads_of
 from utils.errors import UserError
 
 
@@ -56,7 +56,7 @@ def saved(tmp_path):
     student = nn.Linear(1, 1)
     state = state_of(student, accumulate=2)
     state.step(loss_of(student))
-    state.end_epoch({"epoch": 1}, {"": 1.0})
+    state.end_epoch({"epoch": 1, "seconds": 0.5}, {"": 1.0})
     state.save(tmp_path / "run/checkpoint.pt", {"seed": 0})  # the folder was removed meanwhile
     return student, tmp_path / "run/checkpoint.pt"
 
@@ -67,7 +67,7 @@ def test_a_checkpoint_brings_everything_back(saved):
     state = state_of(again, accumulate=2)
     state.resume(path, {"seed": 0})
     assert torch.equal(again.weight, student.weight) and torch.equal(again.weight.grad, student.weight.grad)
-    assert state.pending == 1 and state.kept == 1 and state.history == [{"epoch": 1}]
+    assert state.pending == 1 and state.kept == 1 and state.history == [{"epoch": 1, "seconds": 0.5}]
 
 
 def test_another_origin_is_refused_by_name(saved):
@@ -92,17 +92,13 @@ def test_a_checkpoint_with_other_contents_is_named(saved, change):
         state_of(nn.Linear(1, 1)).resume(saved[1], {"seed": 0})
 
 
-def test_a_resumed_training_takes_as_many_threads_as_it_began_with(saved, capsys):
+def test_another_number_of_threads_is_said(saved, capsys):
     content = torch.load(saved[1], weights_only=True)
-    torch.save(content | {"threads": 3}, saved[1])
-    own = torch.get_num_threads()
-    try:
-        state_of(nn.Linear(1, 1)).resume(saved[1], {"seed": 0}, threads=own)
-        assert "began with 3 threads" in capsys.readouterr().err
-        state_of(nn.Linear(1, 1)).resume(saved[1], {"seed": 0}, threads="auto")
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(own)
+    began = torch.get_num_threads() + 2
+    torch.save(content | {"threads": began}, saved[1])
+    assert threads_of(saved[1]) == began and threads_of(saved[1].with_name("nothing.pt")) is None
+    state_of(nn.Linear(1, 1), accumulate=2).resume(saved[1], {"seed": 0})
+    assert f"began with {began} threads" in capsys.readouterr().err
 
 
 def test_a_checkpoint_holds_the_random_state_of_one_gpu(monkeypatch):

@@ -10,7 +10,7 @@ from torch import nn
 from engine.student_file import FORMAT, changes, check_metadata, fingerprint, load_student, read_metadata, save_student
 from utils.errors import UserError
 
-METADATA = {"distillType": "st", "backbone": "resnet18", "out_indice": [1], "teacher": "a", "settings": {}}
+METADATA = {"distillType": "st", "backbone": "resnet18", "out_indice": [1], "teacher": "a", "settings": {"seed": 0}}
 METADATA["teachers"] = [{"backbone": "resnet18", "weights": "random"}]
 
 
@@ -35,6 +35,11 @@ def with_metadata(path, record):
     ("record", "words"),
     [
         ({k: v for k, v in METADATA.items() if k != "settings"} | {"format": FORMAT}, "not complete"),
+        (METADATA | {"format": FORMAT, "settings": {}}, "not complete"),
+        (METADATA | {"format": FORMAT, "teachers": []}, "not complete"),
+        (METADATA | {"format": FORMAT, "normal": {"source": "x", "scores": []}}, "not complete"),
+        (METADATA | {"format": FORMAT, "normal": {"source": "x", "scores": ["a"]}}, "not complete"),
+        (METADATA | {"format": FORMAT, "origin": 3}, "not complete"),
         (METADATA, "another version"),
         (METADATA | {"format": 1}, "another version"),
         ([1, 2], "another version"),
@@ -64,7 +69,7 @@ def test_values_that_are_not_finite_are_refused(path, value):
     with torch.no_grad():
         student.bias[1] = value
     save_student(path, student, METADATA)
-    with pytest.raises(UserError, match="bias holds values that are no finite"):
+    with pytest.raises(UserError, match="bias holds values that are not finite"):
         load_student(path, nn.Linear(2, 3))
 
 
@@ -104,3 +109,17 @@ def test_changes_name_settings_and_leave_hashes_out():
     before, now = {"seed": 0, "images (hash)": "ab", "lr": 1}, {"seed": 1, "images (hash)": "cd", "lr": 1}
     assert changes(before, now) == "seed was 0, is 1, images changed"
     assert changes(now, now) == ""
+
+
+def test_a_student_of_zeros_is_refused(path):
+    student = nn.Linear(2, 3)
+    nn.init.zeros_(student.weight), nn.init.zeros_(student.bias)
+    save_student(path, student, METADATA)
+    with pytest.raises(UserError, match="all its values are zero"):
+        load_student(path, nn.Linear(2, 3))
+
+
+def test_a_student_of_another_category_is_refused(path):
+    part, screw = (METADATA | {"settings": {"seed": 0, "obj": obj}} for obj in ("part", "screw"))
+    with pytest.raises(UserError, match="trained on obj part, the config says screw"):
+        check_metadata(path, part, screw)

@@ -62,7 +62,7 @@ def test_other_settings_do_not_go_on_with_an_interrupted_run(recipe, tmp_path, m
 def test_whoever_interrupts_a_training_is_told_what_is_kept(tmp_path, monkeypatch, capsys):
     with killed_at_the_first_checkpoint(monkeypatch):
         job("distil", tmp_path).run()
-    assert "goes on with this training from its last checkpoint" in capsys.readouterr().err
+    assert "resumes this training from its last checkpoint" in capsys.readouterr().err
 
 
 def test_one_process_at_a_time_makes_a_teacher_in_a_folder(tmp_path):

@@ -66,7 +66,7 @@ def test_a_random_resnet_starts_as_torchvisions():
         ("resnet18", [1, 7], "no level 7; it has 0 .stride 2, 64 channels"),
         ("resnet18", [-1], "no level -1"),
         ("convnext_atto", [4], "no level 4; it has 0 .stride 4, 40 channels"),
-        ("resnet18.a_tag_nobody_made", [1], "gives no feature maps"),
+        ("resnet18.a_tag_nobody_made", [1], "does not give feature maps"),
         ("mlp_mixer_b16_224", [1], "timm"),
     ],
 )
