@@ -106,7 +106,9 @@ def run(main: Callable[[], None], sizes: str = "batch_size, img_size or cache_mb
     `sizes` is what to lower when memory does not suffice.
     """
     # Read when torch is imported, which `main` does: threads that wait for each other leave their cores to others.
+    # The count (for GNU's OpenMP) lets them look a moment before they sleep, or a single training would lose a tenth.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     before = signal.signal(signal.SIGINT, _interrupt)
     for stream in (sys.stdout, sys.stderr):  # a file's name may be no valid text, a terminal may lack letters
         stream.reconfigure(errors="backslashreplace")
