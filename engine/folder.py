@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from utils.console import log_to, note
 from utils.errors import UserError
 from utils.files import check_writable, locked
 
+TRAINED = ("config.yaml", "student.safetensors", "training.csv", "training.png")  # what a training leaves
+
 
 class RunFolder:
     """`<save_path>/<distillType>/<obj>[-<run>]/`."""
@@ -26,6 +29,7 @@ class RunFolder:
         self.student_file = self.path / "student.safetensors"
         self.checkpoint = self.path / "checkpoint.pt"
         self.metrics_file = self.path / "metrics.json"
+        self.previous = self.path.with_name(f".{self.path.name}.previous")
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Nobody else trains or tests in this folder meanwhile.
@@ -102,6 +106,17 @@ class RunFolder:
             metadata["normal"]["source"] = "good images, other settings"
         return metadata
 
+    @contextlib.contextmanager
+    def tested(self) -> Iterator[None]:
+        """A test. Once it is finished, the run that this one replaces goes; where it fails, that one is kept."""
+        try:
+            yield
+        except BaseException:
+            if self.previous.exists():
+                note(f"the run that was to be replaced is kept in {self.previous}")
+            raise
+        shutil.rmtree(self.previous, ignore_errors=True)
+
     def replace_student(
         self,
         detector: Detector,
@@ -110,14 +125,19 @@ class RunFolder:
         history: list[dict],
         best_epoch: dict[str, int],
     ) -> None:
-        """The finished student and how it was trained, in the place of an earlier one and of what describes it."""
+        """The finished student and how it was trained, in the place of an earlier one and of what describes it.
+
+        A run that was tested is put aside until the new one is: see `tested`.
+        """
         from evaluation.report import write_training_report  # draws: loads matplotlib
 
         self.path.mkdir(parents=True, exist_ok=True)  # somebody may have removed the results of other runs
-        for path in (self.metrics_file, self.path / "scores.csv"):
-            path.unlink(missing_ok=True)
-        for name in ("maps", "features"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
+        if self.metrics_file.exists():
+            shutil.rmtree(self.previous, ignore_errors=True)
+            self.previous.mkdir()
+            for name in ("metrics.json", "scores.csv", "maps", "features", *TRAINED):
+                if (self.path / name).exists():
+                    shutil.move(self.path / name, self.previous / name)
         write_training_report(self.path, config, history, best_epoch)
         save_student(self.student_file, detector.student, metadata)  # last: with it the training is finished
         self.checkpoint.unlink(missing_ok=True)

@@ -76,7 +76,7 @@ def test(
     from evaluation import report  # draws: loads matplotlib
 
     dataset, notes = test_set
-    with folder.locked():
+    with folder.locked(), folder.tested():
         folder.check_retestable(config)
         results = scoring(detector, compute, config, dataset, "testing")
         with folder.log():

@@ -24,7 +24,14 @@ from utils.files import write_bytes
 class TrainState:
     """Student, optimizer and what is known so far: one history row per finished epoch, the best student."""
 
-    def __init__(self, student: nn.Module, optimizer, scheduler, half_precision: bool = False, accumulate: int = 1):
+    def __init__(
+        self,
+        student: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scheduler: Any,  # torch's schedulers have no common class
+        half_precision: bool = False,
+        accumulate: int = 1,
+    ):
         self.student, self.optimizer, self.scheduler = student, optimizer, scheduler
         self.accumulate, self.pending = accumulate, 0  # batches to a step, and those waiting for theirs
         device = next(student.parameters()).device

@@ -1,6 +1,6 @@
-"""Exact detection and segmentation figures from one sort of the scores.
+"""Exact detection and segmentation metrics from one sort of the scores.
 
-Between two neighbouring values of positives only the false positive rate moves, so every figure here is
+Between two neighbouring values of positives only the false positive rate moves, so every metric here is
 a mean or a maximum over the positives, and all that is asked of the negatives is how many lie above each.
 Tied values are one threshold: in an area under a curve they make a slanted step, which counts half.
 """
@@ -17,7 +17,7 @@ MAX_FPR = 0.3  # the limit MVTec AD reports AUPRO at
 
 
 def detection(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Figures of image scores [N] against labels [N], 1 = defective.
+    """Metrics of image scores [N] against labels [N], 1 = defective.
 
     Returns image_auroc, image_ap (step-wise average precision) and image_f1max, each in [0,1].
     Raises UserError for non-finite scores, ValueError for unequal shapes or a missing class.
@@ -29,8 +29,8 @@ def detection(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         raise UserError("image scores contain non-finite values: the network overflowed or diverged.")
     positives = np.sort(scores[labels])
     no_regions = np.zeros(len(positives))
-    figures = _figures(positives, no_regions, [np.sort(scores[~labels])])
-    return {f"image_{name}": figures[name] for name in ("auroc", "ap", "f1max")}
+    metrics = _curve_metrics(positives, no_regions, [np.sort(scores[~labels])])
+    return {f"image_{name}": metrics[name] for name in ("auroc", "ap", "f1max")}
 
 
 class PixelMetrics:
@@ -88,7 +88,7 @@ class PixelMetrics:
             sum(part.regions for part in parts), 1
         )
         order = positives.argsort()
-        return _figures(positives[order], weights[order], [part.negatives() for part in parts], max_fpr)
+        return _curve_metrics(positives[order], weights[order], [part.negatives() for part in parts], max_fpr)
 
 
 class _Pixels:
@@ -157,7 +157,9 @@ def per_defect(scores: np.ndarray, types: Sequence[str], pixels: PixelMetrics | 
     return table
 
 
-def _figures(positives, weights, negatives, max_fpr=MAX_FPR):
+def _curve_metrics(
+    positives: np.ndarray, weights: np.ndarray, negatives: Sequence[np.ndarray], max_fpr: float = MAX_FPR
+) -> dict[str, float]:
     """auroc, ap, f1max and aupro of ascending positives [P], weights [P] and a list of ascending negatives.
 
     A weight is what its positive adds to the mean coverage of the regions; together they make 1.
@@ -176,11 +178,11 @@ def _figures(positives, weights, negatives, max_fpr=MAX_FPR):
         aupro += _area(above, alarms, max_fpr * total) @ weights[start : start + BLOCK]
         ap += (hits / (hits + alarms)).sum() / count
         f1max = max(f1max, (2 * hits / (hits + alarms + count)).max())
-    figures = {"auroc": auroc, "ap": ap, "f1max": f1max, "aupro": aupro}
-    return {name: min(float(value), 1.0) for name, value in figures.items()}  # a sum may round past 1
+    metrics = {"auroc": auroc, "ap": ap, "f1max": f1max, "aupro": aupro}
+    return {name: min(float(value), 1.0) for name, value in metrics.items()}  # a sum may round past 1
 
 
-def _area(above, alarms, limit):
+def _area(above: np.ndarray, alarms: np.ndarray, limit: float) -> np.ndarray:
     """Area [P] that each positive adds under the curve, as a fraction of false positives 0..limit.
 
     It is missed while at most `above` negatives are reported and found from `alarms` on; the curve is linear
@@ -191,7 +193,7 @@ def _area(above, alarms, limit):
     return (np.maximum(limit - alarms, 0) + inside * (inside / np.maximum(2 * ties, 1))) / limit
 
 
-def _as_float(values):
+def _as_float(values: np.ndarray) -> np.ndarray:
     """At least float32: half floats are exact in it, and float32 stays as it is (26 M pixels, 105 MB)."""
     values = np.asarray(values)
     return values.astype(np.result_type(values.dtype, np.float32), copy=False)

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from models.teachers.features import Features
+from models.teachers.features import Features, outline
 from models.teachers.teacher import Statistics, Teacher, tag_statistics
 from utils.console import note
 from utils.errors import IncompleteWeights, UserError, reason
@@ -59,12 +59,31 @@ def _three_numbers(values: Any) -> bool:
     )
 
 
+def _deepest_level(backbone: str, path: Path) -> int:
+    """The last level of a network that the values of a file suffice for."""
+    given = {_plain(key) for key in read_tensors(path)}
+    deepest = -1
+    for level in range(len(outline(backbone, [0]).net.feature_info.info)):
+        keys = outline(backbone, [level]).net.state_dict()
+        if all(_plain(key) in given for key in keys if not key.endswith("num_batches_tracked")):
+            deepest = level
+    return deepest
+
+
 def build_teacher(backbone: str, out_indice: Sequence[int], source: Source, seed: int) -> Teacher:
     """A timm network as a teacher with the weights of `source`. Raises UserError where they do not fit."""
     with teachers_randomness(seed):
         net = Features(backbone, out_indice)
     if source.path is not None:
-        load_weights(net, source.path)
+        try:
+            load_weights(net, source.path)
+        except IncompleteWeights as error:
+            if source.kind != "bundled":
+                raise
+            deepest = _deepest_level(backbone, source.path)
+            raise IncompleteWeights(
+                f"out_indice {list(out_indice)}: the bundled weights of '{backbone}' end at level {deepest}"
+            ) from error
     return Teacher(backbone, net, source.statistics(tag_statistics(backbone)), source.name)
 
 

@@ -80,6 +80,30 @@ def test_a_training_picture_replaced_by_another_of_the_same_size_is_noticed(conf
         build_trainer(raw).train()
 
 
+def test_a_finished_run_is_kept_until_the_one_that_replaces_it_is_tested(config, tmp_path, capsys):
+    root = write_mvtec(tmp_path / "data", good=2, bad=2)
+    raw = config("st", {"epochs": 1}, data_path=str(root), cache_mb=0, overwrite=True)
+    first = build_trainer(raw)
+    first.train()
+    first.test()
+    before = {path.relative_to(first.run_dir): content for path, content in contents(first.run_dir).items()}
+    second = build_trainer(raw, ["seed=1"])
+    second.train()
+    image = root / "part/test/square/001.png"
+    hidden = image.rename(tmp_path / "hidden.png")  # it was there when the training began
+    with pytest.raises(UserError, match="001.png"):
+        second.test()
+    assert "the run that was to be replaced is kept in" in capsys.readouterr().err
+    kept = {path.relative_to(second.folder.previous): c for path, c in contents(second.folder.previous).items()}
+    assert kept == {path: content for path, content in before.items() if path.name != "train.log"}
+    hidden.rename(image)
+    build_trainer(raw, ["seed=1"]).train()  # only its test is missing
+    again = build_trainer(raw, ["seed=1"])
+    again.load()
+    again.test()
+    assert not again.folder.previous.exists() and again.folder.metrics_file.exists()
+
+
 def test_a_training_is_resumed_with_the_threads_it_began_with(config, monkeypatch):
     """The teacher's maps, too, round differently with another number: an EfficientNet's do, image by image."""
     own = torch.get_num_threads()
