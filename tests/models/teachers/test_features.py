@@ -62,7 +62,7 @@ def test_a_random_resnet_starts_as_torchvisions():
 @pytest.mark.parametrize(
     ("backbone", "levels", "words"),
     [
-        ("resnet81", [1], "no 'resnet81'.*did you mean.*resnet"),
+        ("resnet81", [1], "has no model 'resnet81'.*did you mean.*resnet"),
         ("resnet18", [1, 7], "no level 7; it has 0 .stride 2, 64 channels"),
         ("resnet18", [-1], "no level -1"),
         ("convnext_atto", [4], "no level 4; it has 0 .stride 4, 40 channels"),

@@ -171,13 +171,29 @@ def test_a_manifest_beside_a_weights_file_wins_over_the_tag(whole_file, tmp_path
     assert teacher.normalise(torch.full((1, 3, 2, 2), 0.5))[0, :, 0, 0].tolist() == pytest.approx([1, 0.6, 1 / 3])
 
 
-@pytest.mark.parametrize("text", ["not json", "[1, 2]", '{"mean": [0.5, 0.5, 0.5]}'])
+@pytest.mark.parametrize("text", ["[1, 2]", '{"steps": 3}'])
 def test_a_file_that_is_no_manifest_leaves_the_tags_statistics(whole_file, tmp_path, text):
     """Many a weights file lies beside a .json of another program."""
     path = tmp_path / "own.safetensors"
     path.write_bytes(whole_file.read_bytes())
     path.with_suffix(".json").write_text(text, encoding="utf-8")
     assert teacher_of("resnet18", path).statistics == IMAGENET
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"mean": [0.5, 0.5, 0.5],}', "own.json: cannot be read as the manifest of own.safetensors"),
+        ('{"mean": [0.5, 0.5, 0.5]}', "own.json: mean and std must be three numbers each"),
+    ],
+)
+def test_a_broken_manifest_is_named(whole_file, tmp_path, text, words):
+    """Left out in silence, it would leave images normalised as the weights have never seen them."""
+    path = tmp_path / "own.safetensors"
+    path.write_bytes(whole_file.read_bytes())
+    path.with_suffix(".json").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=words):
+        teacher_of("resnet18", path)
 
 
 # What is bundled
@@ -215,7 +231,7 @@ def test_nothing_bundled_for_a_backbone_lists_those_that_are():
 
 
 def test_the_bundled_resnet_ends_at_layer3():
-    with pytest.raises(UserError, match="lacks layer4"):
+    with pytest.raises(UserError, match=r"out_indice \[3, 4\]: the bundled weights of 'resnet18' end at level 3"):
         teacher_of("resnet18", "bundled", levels=[3, 4])
 
 
