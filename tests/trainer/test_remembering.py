@@ -320,7 +320,7 @@ def test_a_fresh_process_reproduces_the_scores(tiny_mvtec, tmp_path):
 
 
 def test_memory_0_needs_a_teacher_with_layer4(config):
-    with pytest.raises(UserError, match=r"lacks .*; TrainingData.memories=\[1, 2\] does without level 4"):
+    with pytest.raises(UserError, match=r"end at level 3; TrainingData.memories=\[1, 2\] does without level 4"):
         build_trainer(config("rnrd", {"memories": [0, 1, 2]}, weights="bundled"))
 
 
