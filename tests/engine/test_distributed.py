@@ -24,7 +24,8 @@ def both_ways(words, tmp_path, method="st"):
     return tmp_path / "one" / method / "part", tmp_path / "two" / method / "part"
 
 
-def test_same_student_and_figures_without_batch_norm(tiny_mvtec, tmp_path):
+@pytest.mark.slow
+def test_same_student_and_metrics_without_batch_norm(tiny_mvtec, tmp_path):
     """LayerNorm does not look across the batch, so two halves of a batch are exactly the whole of it."""
     words = [*WORDS, f"data_path={tiny_mvtec}", "backbone=convnext_atto", "out_indice=[0, 1]", "TrainingData.lr=0.05"]
     one, two = both_ways(words, tmp_path)

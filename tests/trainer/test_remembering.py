@@ -306,6 +306,7 @@ def test_optimizers_and_schedules(config, method, one_cycle):
         assert schedule is None
 
 
+@pytest.mark.slow
 def test_a_fresh_process_reproduces_the_scores(tiny_mvtec, tmp_path):
     """In the earlier toolkit phase=test crashed, and a restored student had another, random memory."""
     raw = small("rnrd", {"memories": [0, 1, 2]}, data_path=str(tiny_mvtec), save_path=str(tmp_path))
