@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from datasets.images import fit_image, fit_mask, read_image, read_mask
 from utils.config import CommonData
 from utils.console import note
+from utils.cores import allowed_cores
 from utils.errors import UserError
 from utils.progress import progress
 
@@ -118,7 +119,7 @@ class ImageDataset(Dataset):
 
         Threads, not processes: decoding and resizing release the interpreter lock, and nothing is copied.
         """
-        threads = min(os.cpu_count() or 1, 16)
+        threads = min(allowed_cores(), 16)
         with ThreadPoolExecutor(threads) as pool:
             coming: deque[Future[Pixels]] = deque()
             for index in range(len(self)):

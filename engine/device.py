@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from models.detector import unit_range
+from utils.cores import allowed_cores
 from utils.errors import UserError
 from utils.ranks import world_size
 
@@ -129,13 +130,8 @@ def take_threads(began: int | None) -> None:
 
 
 def free_cores() -> int:
-    """Cores that this process may use (affinity, cgroup quota) and that no running process keeps busy; at least 1."""
-    cores = os.cpu_count() or 1
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
-    with contextlib.suppress(OSError, ValueError):  # "max 100000" or "150000 100000" where cgroups limit
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        allowed = min(allowed, int(quota) // int(period))
-    return max(1, min(allowed, cores - _busy_cores()))
+    """Cores that this process may use and that no running process keeps busy; at least 1."""
+    return max(1, min(allowed_cores(), (os.cpu_count() or 1) - _busy_cores()))
 
 
 def _busy_cores(looks: int = 5, between: float = 0.02) -> int:

@@ -1,6 +1,5 @@
 """From files to what a training loop iterates over: batches on the device, with the teacher's maps already there."""
 
-import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -13,6 +12,7 @@ from datasets.readers import mvtec
 from engine.device import Compute
 from engine.prefetch import prefetched
 from utils.config import RunConfig
+from utils.cores import allowed_cores
 from utils.errors import UserError
 from utils.progress import progress
 from utils.ranks import is_main, rank, world_size
@@ -185,7 +185,7 @@ def _workers(workers: int | str, device: torch.device) -> int:
     """On a CPU the networks keep every core busy, so reading ahead in other processes would only get in the way."""
     if workers != "auto":
         return workers
-    return min(8, os.cpu_count() or 1) if device.type == "cuda" else 0
+    return min(8, allowed_cores()) if device.type == "cuda" else 0
 
 
 def training_batches(

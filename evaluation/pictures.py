@@ -1,7 +1,6 @@
 """The pictures of a run: one overlay per test image, and the training curves."""
 
 import math
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +17,7 @@ from datasets.dataset import Sample
 from evaluation.colours import Scale, colour_scale, colours
 from evaluation.fonts import STANDARD, Font, Fonts, shortened
 from evaluation.score import HELD_OUT, Scored, image_score
+from utils.cores import allowed_cores
 
 PANEL = 256  # pixels: a panel has at least the area of a square of this side; smaller images are enlarged
 WIDTH = 2 * PANEL  # the least of a picture, for what stands below the panels
@@ -41,7 +41,7 @@ class Overlays:
     ):
         self.folder, self.samples, self.normal, self.img_size = folder, samples, normal, img_size
         self.fonts = Fonts(sample.name for sample in samples)
-        self.pool = ThreadPoolExecutor(os.cpu_count())  # drawing and PNG coding release the interpreter lock
+        self.pool = ThreadPoolExecutor(allowed_cores())  # drawing and PNG coding release the interpreter lock
         self.waiting: list[Scored] = []
 
     def __enter__(self) -> "Overlays":

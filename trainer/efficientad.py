@@ -23,7 +23,6 @@ from models.efficientad import (
     jitter,
     low_and_high,
 )
-from models.teachers.pdn import build_pdn, find_pdn
 from trainer.base import BaseTrainer
 from utils.config import CommonData, Count, Options, Rate, RunConfig, Share, Size, Text
 
@@ -112,6 +111,8 @@ class EfficientADTrainer(BaseTrainer):
             return values
 
     def build_detector(self) -> EfficientADDetector:
+        from models.teachers.pdn import build_pdn, find_pdn  # here and below: loaded where it is used
+
         kind = self.config.backbone
         source = from_main(lambda: find_pdn(kind, self.weights()))
         if self.config.phase == "train":
@@ -154,7 +155,7 @@ class EfficientADTrainer(BaseTrainer):
         if where == "none":
             return None
         if where == "procedural":
-            from pretraining.formula import FormulaImages  # here and below: loaded where a training asks for it
+            from pretraining.formula import FormulaImages
 
             return FormulaImages(min(size), self.config.seed)
         from datasets.folder import FolderImages

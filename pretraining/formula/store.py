@@ -2,7 +2,6 @@
 
 import functools
 import multiprocessing
-import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -14,6 +13,7 @@ from filelock import FileLock
 
 from pretraining.formula import FormulaImages
 from pretraining.memory import check_fits
+from utils.cores import allowed_cores
 from utils.errors import UserError
 from utils.files import write_atomic
 from utils.progress import progress
@@ -39,7 +39,7 @@ def _check_room(size: int, count: int, path: Path) -> None:
     needed, free = count * size**2 * 3, shutil.disk_usage(path.parent).free
     if needed > free:
         raise UserError(f"{path}: needs {needed / 1e9:,.1f} GB, {free / 1e9:.1f} GB are free there")
-    drawers = min(_cores(), -(-count // PART))
+    drawers = min(allowed_cores(), -(-count // PART))
     what = f"drawing pictures of {size} px a side ({drawers} at once)"
     check_fits(drawers * size**2 * BYTES, torch.device("cpu"), what, "img_size")
 
@@ -54,13 +54,12 @@ def _render(images: FormulaImages, count: int, path: Path) -> None:
     # Not forked: the parent's threads (torch, OpenCV) would be missing in the copies, and locks held for ever.
     context = multiprocessing.get_context("spawn")
     one_thread = {"initializer": cv2.setNumThreads, "initargs": (1,)}  # every core has a process already
-    with ProcessPoolExecutor(_cores(), context, **one_thread) as workers, progress(None, "drawing", count) as bar:
+    with (
+        ProcessPoolExecutor(allowed_cores(), context, **one_thread) as workers,
+        progress(None, "drawing", count) as bar,
+    ):
         for part in workers.map(functools.partial(_render_part, images, path), parts):
             bar.update(len(part))
-
-
-def _cores() -> int:
-    return os.cpu_count() or 1
 
 
 def _render_part(images: FormulaImages, path: Path, part: range) -> range:
