@@ -1,10 +1,12 @@
 """A run's folder: one process at a time, and no finished run is lost without being asked."""
 
+import json
 import os
 import subprocess
 import sys
 
 import pytest
+import torch
 
 from engine.folder import RunFolder
 from tests.conftest import REPO, write_mvtec
@@ -83,8 +85,13 @@ def test_a_run_of_its_own_name_has_its_own_folder(trained):
     trainer.load()
 
 
-def test_the_same_settings_may_train_again(trained):
-    build_trainer(trained).train()
+def test_the_same_settings_train_again_to_the_same_student(trained):
+    first = build_trainer(trained, ["phase=test"])
+    first.load()
+    again = build_trainer(trained)
+    again.train()
+    for key, value in first.student.state_dict().items():
+        assert torch.equal(value, again.student.state_dict()[key])
 
 
 def test_the_report_of_a_test_on_other_data_is_not_replaced(trained, tmp_path):
@@ -102,9 +109,10 @@ def test_the_report_of_a_test_on_other_data_is_not_replaced(trained, tmp_path):
 def test_the_same_data_by_another_spelling_of_its_path_may_be_tested_again(trained, tmp_path):
     link = tmp_path / "link"
     link.symlink_to(trained["data_path"])
+    before = json.loads(build_trainer(trained).folder.metrics_file.read_text(encoding="utf-8"))["metrics"]
     trainer = build_trainer(trained, ["phase=test", f"data_path={link}"])
     trainer.load()
-    trainer.test()
+    assert trainer.test() == before
 
 
 def test_a_student_that_was_saved_without_a_training_is_not_replaced(config):
