@@ -1,6 +1,6 @@
-"""What the scripts have in common: their flags, and what a user sees of a mistake.
+"""What the scripts have in common: their arguments, and how a user's mistake is shown.
 
-Nothing here takes long to import: scripts import the rest inside `main`, so that --help answers at once.
+Importing this module is fast: scripts import the rest inside `main`, so that --help answers at once.
 """
 
 import argparse
@@ -25,24 +25,24 @@ NO_MEMORY = "out of memory|not enough memory|can't allocate memory|insufficient 
 
 
 class Flags(argparse.ArgumentParser):
-    """As argparse's, but a mistake is a UserError, one sentence as any other."""
+    """Like argparse's, but a mistake raises UserError with one sentence, as everywhere else."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"command line: {message}; --help says what may be written")
+        raise UserError(f"command line: {message}; --help shows what is possible")
 
 
 def run_flags(
     description: str, config: str = "config.yaml", epilog: Callable[[], str] | None = None
 ) -> argparse.ArgumentParser:
-    """`--config FILE` and trailing `key=value` words; --help ends with what `epilog` returns, for a run its keys."""
+    """`--config FILE` and `key=value` arguments after it; --help ends with what `epilog` returns, such as all keys."""
     parser = Flags(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--config",
         default=config if Path(config).exists() else str(ROOT / config),
         metavar="FILE",
-        help=f"the file to read (default: {config} in the current folder, else the toolkit's own)",
+        help=f"the file to read (default: {config} in the current folder, or else the toolkit's own)",
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys that replace those of the file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="these values replace those of the file")
     if {"-h", "--help"} & set(sys.argv[1:]):  # it reads files
         parser.epilog = (epilog or run_help)()
     return parser
@@ -57,10 +57,10 @@ def run_help() -> str:
     keys += [f"TrainingData.{key}" for key in TrainingData.model_fields]
     return "\n".join(
         [
-            "methods (distillType), and the file with the complete recipe of each:",
+            "methods (distillType) and the files with their complete recipes:",
             *(f"  {method:<8}{file}: {title}" for method, file, title in recipes("configs", "distillType")),
             "",
-            *wrapped("keys of every method, explained in README.md; a method's own ones stand in its file:", keys),
+            *wrapped("keys of every method (docs/configuration.md); a method's file explains its own keys:", keys),
             "",
             "example:",
             f"  python3 {script} --config configs/configSTPM.yaml data_path=my_data obj=screw TrainingData.epochs=50",
@@ -101,16 +101,16 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
 
 
 def run(main: Callable[[], None], sizes: str = "batch_size, img_size or cache_mb") -> None:
-    """Call `main`; a user's mistake ends in one sentence and exit code 2, Ctrl-C in a word and 130.
+    """Call `main`. A user's mistake ends with one sentence and exit code 2, Ctrl-C with one word and exit code 130.
 
-    `sizes` is what to lower when memory does not suffice.
+    `sizes` names what to lower when there is not enough memory.
     """
-    # Read when torch is imported, which `main` does: threads that wait for each other leave their cores to others.
-    # The count (for GNU's OpenMP) lets them look a moment before they sleep, or a single training would lose a tenth.
+    # Read when `main` imports torch: threads that wait for each other leave their cores to other processes.
+    # The count (for GNU's OpenMP) lets them wait actively for a moment; without it a single training is 10 % slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     before = signal.signal(signal.SIGINT, _interrupt)
-    for stream in (sys.stdout, sys.stderr):  # a file's name may be no valid text, a terminal may lack letters
+    for stream in (sys.stdout, sys.stderr):  # a file name may be invalid text, a terminal may lack characters
         stream.reconfigure(errors="backslashreplace")
     try:
         code = _exit_code(main, sizes)
@@ -127,10 +127,10 @@ def _exit_code(main: Callable[[], None], sizes: str) -> int:
         main()
         sys.stdout.flush()
         return 0
-    except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         os._exit(0)
     except Exception as error:
-        if rank() > 0:  # it says what the first process says, or that it misses that one
+        if rank() > 0:  # it repeats the first process's error, or says that process is missing
             time.sleep(FIRST_FAILS)
         sentence = explained(error, sizes)
         if sentence is None:
@@ -140,8 +140,8 @@ def _exit_code(main: Callable[[], None], sizes: str) -> int:
 
 
 def explained(error: Exception, sizes: str) -> str | None:
-    """The sentence for what the user can mend; None for any other error."""
-    # An image-reading process hands its error over wrapped in its traceback; the error itself comes last.
+    """The sentence for an error that the user can fix; None for any other error."""
+    # The error of an image-reading process arrives wrapped in a traceback; the error itself comes last.
     text = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "")
     if isinstance(error, UserError):
         return text
@@ -150,7 +150,7 @@ def explained(error: Exception, sizes: str) -> str | None:
             return "out of GPU memory: lower batch_size or img_size"
         return f"out of memory: lower {sizes}"
     if isinstance(error, UnicodeError):
-        return f"a name or a file holds what is not valid text: {getattr(error, 'object', text)!r:.200}"
+        return f"a name or a file contains invalid text: {getattr(error, 'object', text)!r:.200}"
     if isinstance(error, OSError):
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
         return f"cannot read or write{''.join(f' {name}' for name in names)}: {error.strerror or text}"
@@ -158,14 +158,14 @@ def explained(error: Exception, sizes: str) -> str | None:
 
 
 def _short(sentence: str) -> str:
-    """A word or path of thousands of letters has its middle cut out."""
+    """The sentence without its middle if it is very long, as with a path of thousands of characters."""
     return sentence if len(sentence) <= LONGEST else f"{sentence[: LONGEST // 2]} ... {sentence[-LONGEST // 3 :]}"
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
-    """Python's own answer to Ctrl-C, but at once while a module is imported.
+    """Python's own reaction to Ctrl-C, but exit at once while a module is being imported.
 
-    Nothing has begun then, and many a library turns an interrupted import into an error of its own.
+    No work has started then, and many libraries turn an interrupted import into an error of their own.
     """
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
@@ -175,7 +175,7 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def _leave() -> NoReturn:
-    """Worker threads may still be busy; nothing they do matters any more, and a traceback helps nobody."""
+    """Exit without waiting for worker threads: their results are no longer needed, and a traceback would not help."""
     if rank() == 0:
         os.write(2, b"\n" * os.isatty(2) + b"interrupted\n")  # a terminal shows ^C in front of it
     os._exit(INTERRUPTED)

@@ -1,6 +1,6 @@
-"""What a configuration may hold, as pydantic models; utils/config_file.py reads the file.
+"""The keys of a configuration as pydantic models; utils/config_file.py reads the file.
 
-One key, one name: a field is called what the YAML calls it, so `grep` leads from the file to the code.
+Each field has the name of its YAML key, so `grep` leads from the file to the code.
 """
 
 import math
@@ -23,7 +23,7 @@ SIDES = (32, 8192)  # pixels
 
 
 def _number(value: Any) -> Any:
-    """`4e-4` without a dot is text to PyYAML (YAML 1.1); people write it all the same and mean a number."""
+    """A number from text: PyYAML (YAML 1.1) reads `4e-4` without a dot as text, but it is meant as a number."""
     if isinstance(value, str) or type(value) is int:
         try:
             return float(value)
@@ -43,9 +43,9 @@ def _height_width(value: Any) -> Any:
 
 
 def _printable(value: str) -> str:
-    """Text may be or become a path, and stands in messages of one line."""
+    """Check text that may be or become a path and appears in messages of one line."""
     if any(ord(character) < 32 or ord(character) == 127 for character in value):
-        raise ValueError("must not hold line breaks or other control characters")
+        raise ValueError("must not contain line breaks or other control characters")
     parts = [len(part.encode(errors="surrogateescape")) for part in re.split(r"[/\\]", value)]
     if max(parts) > LONGEST_NAME or sum(parts) + len(parts) > LONGEST_PATH:
         raise ValueError(f"is too long: a name has at most {LONGEST_NAME} characters, a path {LONGEST_PATH:,}")
@@ -53,10 +53,10 @@ def _printable(value: str) -> str:
 
 
 def _single_folder(value: str) -> str:
-    """`obj` and `run` name a folder of the data set and of the results, so they must not climb out of either."""
+    """Check `obj` and `run`: they name folders in the data set and the results, and must not lead out of these."""
     if value in (".", "..") or "/" in value or "\\" in value:
         raise ValueError("must be the name of one folder, not a path")
-    if len(value.encode(errors="surrogateescape")) > 100:  # both are in one name, with more around it
+    if len(value.encode(errors="surrogateescape")) > 100:  # one name contains both and more
         raise ValueError("must be a name of at most 100 characters")
     return value
 
@@ -68,7 +68,7 @@ def _increasing(value: list[int]) -> list[int]:
 
 
 def _device_name(value: str) -> str:
-    """One that engine/device.py answers; mps with a sentence of its own."""
+    """Check the device's name; engine/device.py rejects mps with its own message."""
     if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", value):
         raise ValueError("must be auto, cpu, cuda, or one of several GPUs by its number: cuda:0, cuda:1")
     return value
@@ -93,7 +93,7 @@ Size = Annotated[
 
 
 class Section(BaseModel):
-    """A part of the file: unknown keys and wrong types are refused, nothing is silently converted."""
+    """A part of the file: unknown keys and wrong types are refused, and nothing is converted silently."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -124,7 +124,7 @@ class CommonData(Section):
             crop, side = ("{} x {}".format(*size) for size in (self.crop_size, self.img_size))
             raise ValueError(f"crop_size {crop} is larger than img_size {side}")
         if self.sigma > max(self.crop_size):
-            raise ValueError(f"sigma {self.sigma:g} is a blur wider than the image (crop_size {max(self.crop_size)})")
+            raise ValueError(f"sigma {self.sigma:g} is wider than the image (crop_size {max(self.crop_size)})")
         return self
 
 
@@ -154,7 +154,7 @@ class RunConfig(Section, Generic[Options]):
     run: Folder | None = None  # a name, for several runs of one category
     overwrite: bool = False  # replace a finished run that has other settings
     resume: bool = True  # continue an interrupted training of the same configuration
-    threads: Threads | Literal["auto"] = "auto"  # of this process on a CPU; auto leaves cores to what else is running
+    threads: Threads | Literal["auto"] = "auto"  # of this process on a CPU; auto leaves busy cores to other processes
     compile: bool = False  # torch.compile for the networks
     workers: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] = "auto"  # image-reading processes
     cache_mb: Annotated[int, Field(ge=0, le=10**9)] = 4096  # memory for decoded images and teacher features
@@ -167,13 +167,13 @@ class Config(RunConfig[Options], Generic[Options]):
     out_indice: Levels = [1, 2, 3]
 
 
-# These say where and how fast; a run may go on with others than it began with.
+# These only decide where and how fast a run is; they may change when it is resumed.
 WITHOUT_EFFECT = {"phase", "run", "overwrite", "resume", "data_path", "save_path"}
 WITHOUT_EFFECT |= {"device", "threads", "compile", "workers", "cache_mb"}
 
 
 def result_settings(config: RunConfig) -> dict[str, Any]:
-    """What decides a training's result, by dotted key."""
+    """All values that affect the result of a training, by dotted key."""
     values = config.model_dump(mode="json", exclude=WITHOUT_EFFECT)
     section = values.pop("TrainingData")
     return values | {f"TrainingData.{key}": value for key, value in section.items()}

@@ -1,4 +1,4 @@
-"""Read and check a configuration: YAML and `key=value` words in, the models of utils/config.py out."""
+"""Read and check a configuration: from YAML and `key=value` arguments to the models of utils/config.py."""
 
 import copy
 import re
@@ -29,7 +29,7 @@ def read_config(source: str | Path | Mapping, overrides: Iterable[str] = ()) -> 
     for key, text in words.items():
         _assign(raw, key, parse_word(text))
     if whole and "TrainingData.img_size" in words and "TrainingData.crop_size" not in words:
-        raw["TrainingData"].pop("crop_size")  # what was the whole image stays the whole image
+        raw["TrainingData"].pop("crop_size")  # no crop stays no crop
     return raw
 
 
@@ -38,8 +38,8 @@ def check_config(
 ) -> AnySection:
     """The mapping as a checked, complete `model`, such as Config[STPMTrainer.Options].
 
-    Raises UserError naming the first wrong key, where it stands (file `name` or `overrides`), and, for an
-    unknown one, the nearest right one.
+    Raises UserError naming the first wrong key, where it was given (file `name` or `overrides`), and, for an
+    unknown key, the most similar known one.
     """
     raw, words = copy.deepcopy(dict(raw)), dict(map(_split, overrides))
     for key, text in words.items():  # only the model knows which keys are text
@@ -55,7 +55,7 @@ def check_config(
 
 
 def place(source: str | Path | Mapping, overrides: Iterable[str] = (), key: str | None = None) -> str:
-    """What to blame in a message: the command line if `key` is among the overrides, else the file."""
+    """Where `key` was given, for a message: the command line if it is among the overrides, else the file."""
     if key is not None and key in {_split(word)[0] for word in overrides}:
         return "command line"
     return "config" if isinstance(source, Mapping) else str(source)
@@ -71,7 +71,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"config file {path} is not valid YAML: {error}") from None
     if not isinstance(content, dict):
-        raise UserError(f"config file {path} holds no keys; see configs/ for complete examples")
+        raise UserError(f"config file {path} has no keys; see configs/ for complete examples")
     return content
 
 
@@ -80,7 +80,7 @@ def _reason(error: Exception) -> str:
 
 
 def _elsewhere(path: Path) -> str:
-    """Whoever stands in another folder meant a file of the toolkit's."""
+    """A hint for users in another folder: the toolkit's file of this name, if it has one."""
     there = ROOT / path
     return f"; did you mean {there}?" if there != path and not path.exists() and there.is_file() else ""
 
@@ -88,12 +88,12 @@ def _elsewhere(path: Path) -> str:
 def _rename_alias(raw: dict[str, Any], where: str) -> None:
     if "training_data" in raw:
         if "TrainingData" in raw:
-            raise UserError(f"{where}: 'training_data' is another name of 'TrainingData'; give one of them")
+            raise UserError(f"{where}: 'training_data' is another name for 'TrainingData'; give only one of them")
         raw["TrainingData"] = raw.pop("training_data")
 
 
 def _split(word: str) -> tuple[str, str]:
-    """An override's dotted key and the text behind the equals sign."""
+    """An override's dotted key and the text after the equals sign."""
     key, equals, text = word.partition("=")
     head, dot, rest = key.strip().partition(".")
     if not equals or not head:
@@ -108,13 +108,13 @@ def _assign(raw: dict[str, Any], key: str, value: Any) -> None:
     elif isinstance(raw.setdefault(head, {}), dict):
         _assign(raw[head], rest, value)
     else:
-        raise UserError(f"command line: '{head}' has no keys below it, so there is no '{key}'")
+        raise UserError(f"command line: '{head}' has no keys of its own, so there is no '{key}'")
 
 
 def _verbatim(model: type[Section], key: str, text: str) -> str | None:
     """The override of a key that is text, as it was typed: a folder may be called 01, null, *x or "run #3".
 
-    None for other keys, and for a list where the key may be one. Quotes around the whole are YAML's.
+    None for other keys, and for a list if the key may be a list. Quotes around the whole text are read as YAML's.
     """
     section, _, last = key.rpartition(".")
     field = _sections(model).get(section, {}).get(last)
@@ -126,7 +126,7 @@ def _verbatim(model: type[Section], key: str, text: str) -> str | None:
 
 
 def _types(annotation: Any) -> set[Any]:
-    """str, list and their like that a field may be."""
+    """The types that a field may have, such as str and list."""
     origin = get_origin(annotation)
     if origin in (Union, UnionType, Annotated):
         return set().union(*map(_types, get_args(annotation)))
@@ -134,7 +134,7 @@ def _types(annotation: Any) -> set[Any]:
 
 
 def _is_about(error: Mapping[str, Any], keys: Iterable[str], sections: Iterable[str]) -> bool:
-    """Whether one of the overridden `keys` is at fault, or is named in a fault of a whole section."""
+    """Whether the error is about one of the overridden `keys`, or about a section and mentions one of them."""
     at, words = dotted(error), set(re.findall(r"\w+", error["msg"]))
     if at in sections and error["type"] == "value_error":
         return any(key.rpartition(".")[0] == at and key.rpartition(".")[2] in words for key in keys)
@@ -142,7 +142,7 @@ def _is_about(error: Mapping[str, Any], keys: Iterable[str], sections: Iterable[
 
 
 def _is_uncropped(section: Any) -> bool:
-    """Whether a file's section gives one size as img_size and crop_size."""
+    """Whether a file's section gives the same size as img_size and crop_size."""
     if not isinstance(section, dict) or not {"img_size", "crop_size"} <= section.keys():
         return False
     img, crop = (

@@ -1,6 +1,6 @@
-"""What a run says while it works: sentences and results, once however many processes there are.
+"""Messages and results of a run; only the first of several processes prints them.
 
-`log_to` keeps them in a file of the run, too.
+`log_to` also writes them to a file of the run.
 """
 
 import contextlib
@@ -16,25 +16,25 @@ from utils.errors import UserError
 from utils.ranks import is_main
 
 _log: "_Log | None" = None
-_before_the_log: deque[str] = deque(maxlen=200)  # what was said while none was open
+_before_the_log: deque[str] = deque(maxlen=200)  # messages while no log was open
 
 
 def note(sentence: str) -> None:
-    """Something to know that does not stop the run, on stderr."""
+    """Print a message that does not stop the run, on stderr."""
     if is_main():
         tqdm.write(f"note: {sentence}", file=sys.stderr)
         remember(f"note: {sentence}")
 
 
 def say(text: str) -> None:
-    """A result, on stdout."""
+    """Print a result on stdout."""
     if is_main():
         print(text)
         remember(text)
 
 
 def remember(text: str) -> None:
-    """Say it to the log alone."""
+    """Write it only to the log."""
     _before_the_log.append(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {text}\n")
     if _log is not None:
         _log.write()
@@ -42,10 +42,10 @@ def remember(text: str) -> None:
 
 @contextlib.contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """Append to the file `path` what is said inside, what was said before while no log was open, and how it ended.
+    """Append to the file `path` all messages of the block, earlier ones that have no log yet, and how it ended.
 
-    A UserError before anything is said inside leaves the file as it is: a refused run changes nothing. Raises
-    UserError naming the file when the disk refuses it.
+    A UserError before the first message of the block leaves the file unchanged: a refused run changes nothing.
+    Raises UserError naming the file if it cannot be written.
     """
     global _log
     outer, _log = _log, _Log(path) if is_main() else None
@@ -69,10 +69,10 @@ class _Log:
         self.path, self.used = path, False
 
     def write(self) -> None:
-        """All that has been said since the last time."""
+        """Write all messages since the last time."""
         self.used = True
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have removed it meanwhile
+            self.path.parent.mkdir(parents=True, exist_ok=True)  # it may have been deleted
             with self.path.open("a", encoding="utf-8", errors="surrogateescape") as file:
                 file.writelines(_before_the_log)
         except OSError as error:

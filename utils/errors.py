@@ -1,16 +1,16 @@
-"""The one exception that stands for a mistake the user can mend."""
+"""The exception for mistakes that the user can fix."""
 
 
 class UserError(ValueError):
-    """One sentence that names the file or key at fault; scripts print it and exit with code 2."""
+    """One sentence that names the wrong file or key; scripts print it and exit with code 2."""
 
     def __init__(self, sentence: str):
-        # An image-reading process hands its error over wrapped in its traceback; the sentence comes last.
+        # The error of an image-reading process arrives wrapped in a traceback; the sentence comes last.
         super().__init__(sentence.rpartition("UserError: ")[2].strip())
 
 
 def reason(error: Exception) -> str:
-    """The first line of an error's text, or its kind where it has none."""
+    """The first line of an error's text, or its type if it has no text."""
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 

@@ -1,4 +1,4 @@
-"""Writing files so that a crash never leaves half of one."""
+"""Write files completely or not at all, even if the process crashes."""
 
 import contextlib
 import csv
@@ -18,9 +18,9 @@ from utils.errors import UserError
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it into place.
 
-    Raises UserError naming the file when the disk refuses it.
+    Raises UserError naming the file if it cannot be written.
     """
-    # One name: the next run overwrites what a kill left. Shortened, since 255 bytes are the most a name may have.
+    # Always the same name, so the next run overwrites the file of a killed run. Shortened: names end at 255 bytes.
     temporary = path.with_name(f".{path.stem[:40]}.tmp{path.suffix}")
     try:
         write(temporary)
@@ -45,7 +45,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_csv(path: Path, header: list[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Floats are written with repr, so that reading them back gives the same numbers."""
+    """Write a table; floats are written with repr, so that reading them gives the same numbers."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(header)
@@ -55,9 +55,9 @@ def write_csv(path: Path, header: list[str], rows: Iterable[Iterable[Any]]) -> N
 
 @contextlib.contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """A new folder to write into, which then takes the place of `folder` as a whole; not if an error ends the block.
+    """A new folder to write into; it replaces `folder` at the end of the block, unless there was an error.
 
-    Raises UserError naming the folder when the disk refuses it.
+    Raises UserError naming the folder if it cannot be written.
     """
     fresh, stale = (folder.with_name(f".{folder.name}.{state}") for state in ("tmp", "old"))
     try:
@@ -77,7 +77,7 @@ def replacing(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """One process at a time works in a folder; the lock lies beside it. Raises UserError naming the one that does."""
+    """Only one process at a time may use a folder; the lock is beside it. Raises UserError naming the other process."""
     owner = folder.with_name(f".{folder.name}.owner")
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
@@ -95,7 +95,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def check_writable(folder: Path) -> None:
-    """Create `folder` if needed and try to write there, before hours of work depend on it.
+    """Create `folder` if needed and try to write there, before hours of computing are spent.
 
     Raises UserError naming the folder.
     """

@@ -1,4 +1,4 @@
-"""How far the work is: a bar on a screen, a line now and then in a file, as of `python3 trainNet.py 2> out.txt`."""
+"""Progress: a bar on a screen, or a line every half minute in a file, as with `python3 trainNet.py 2> out.txt`."""
 
 import sys
 import time
@@ -14,7 +14,7 @@ EVERY = 30  # seconds between two lines of progress in a file
 
 
 class Lines(Generic[Item]):
-    """What tqdm's bar is on a screen, for a file: a line every half minute, and one at the end if there was any."""
+    """Progress lines for a file, in place of tqdm's bar: every half minute, and at the end if there was one before."""
 
     def __init__(self, items: Iterable[Item] | None, what: str, total: int | None, keep: bool):
         self.items, self.what, self.keep = items, what, keep
@@ -41,7 +41,7 @@ class Lines(Generic[Item]):
             self._write()
 
     def set_postfix(self, ordered: dict[str, Any] | None = None, refresh: bool = True, **words: Any) -> None:
-        """As tqdm's; `refresh` is for a bar, a line waits for its time."""
+        """Like tqdm's; `refresh` is ignored, since lines are written at fixed times."""
         self.words = "".join(f", {key} {value}" for key, value in ((ordered or {}) | words).items())
 
     def _write(self) -> None:
@@ -54,7 +54,7 @@ class Lines(Generic[Item]):
 def progress(
     items: Iterable[Item] | None, what: str, total: int | None = None, keep: bool = False
 ) -> "tqdm[Item] | Lines[Item]":
-    """Around `items`, or with `update` by hand; `keep` leaves its last state on the screen."""
+    """Progress over `items`, or advanced with `update`; with `keep` the last state stays on the screen."""
     if is_main() and not sys.stderr.isatty():
         return Lines(items, what, total, keep)
     return tqdm(items, what, total, leave=keep, disable=not is_main(), dynamic_ncols=True)

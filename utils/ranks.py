@@ -1,4 +1,4 @@
-"""Which of several processes this is, as torchrun's environment says."""
+"""This process's number among those of torchrun, from the environment."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""YAML read so that nothing is lost without a word: no key stands twice, and a date is text."""
+"""Strict YAML: a key that is given twice is an error, and a date is text."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ DATE = "tag:yaml.org,2002:timestamp"
 
 
 def parse(text: str) -> Any:
-    """The value that `text` describes. Raises ValueError with one line that says what is wrong and where."""
+    """The value of `text`. Raises ValueError with one line that says what is wrong and where."""
     try:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
@@ -21,7 +21,7 @@ def parse(text: str) -> Any:
 
 
 def parse_word(text: str) -> Any:
-    """The value of one word of a command line; the text itself where it is no YAML or holds more, such as a #."""
+    """The value of one command-line argument; the text itself if it is not YAML or contains more, such as a #."""
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -32,7 +32,7 @@ def parse_word(text: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):  # a loader is a class to PyYAML
-    # No key wants a date, a category may be called 2024-01-15, and PyYAML fails on 2024-13-45.
+    # No key takes a date, a category may be called 2024-01-15, and PyYAML fails on 2024-13-45.
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag != DATE]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -51,5 +51,5 @@ class _Loader(yaml.SafeLoader):  # a loader is a class to PyYAML
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
-        except ValueError:  # Python reads no number of more than 4,300 digits
-            raise yaml.constructor.ConstructorError(None, None, "a number too long to read", node.start_mark) from None
+        except ValueError:  # Python cannot read more than 4,300 digits
+            raise yaml.constructor.ConstructorError(None, None, "this number is too long", node.start_mark) from None

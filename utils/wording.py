@@ -1,10 +1,10 @@
-"""A mistake that pydantic found, as a sentence that says what may be written."""
+"""Turn an error of pydantic into a sentence that says which values are possible."""
 
 import difflib
 from collections.abc import Sequence
 from typing import Any
 
-# What pydantic calls an error -> what may be written. The words in braces are the error's own.
+# Type of a pydantic error -> which values are possible. The words in braces come from the error.
 RULES = {
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",
@@ -17,32 +17,32 @@ RULES = {
     "string_type": "must be text",
     "string_unicode": "must be text in UTF-8",
     "string_too_short": "must not be empty",
-    "string_pattern_mismatch": "is not written in the way that is needed",
+    "string_pattern_mismatch": "is not of the right form",
     "list_type": "must be a list, such as [1, 2, 3]",
     "tuple_type": "must be a list, such as [1, 2, 3]",
-    "too_short": "must hold at least {min_length} value",
-    "too_long": "must hold at most {max_length} values",
+    "too_short": "must have at least {min_length} value",
+    "too_long": "must have at most {max_length} values",
     "greater_than": "must be greater than {gt:g}",
     "greater_than_equal": "must be at least {ge:g}",
     "less_than": "must be less than {lt:g}",
     "less_than_equal": "must be at most {le:,.15g}",
     "literal_error": "must be {expected}",
     "none_required": "must be empty",
-    "model_type": "must hold keys of its own, one a line below it",
-    "dict_type": "must hold keys of its own, one a line below it",
-    "recursion_loop": "must not hold itself",
+    "model_type": "must have keys of its own, one a line below it",
+    "dict_type": "must have keys of its own, one a line below it",
+    "recursion_loop": "must not contain itself",
 }
 
 
 def sentence(errors: Sequence[dict[str, Any]], known: Sequence[str]) -> str:
-    """The first of pydantic's `errors`, and what else its key may be, as one sentence; `known` are the dotted keys."""
+    """The first of pydantic's `errors` and the values its key may have, as a sentence; `known` are all dotted keys."""
     error = errors[0]
     path = dotted(error)
     key = next((start for start in _starts(path) if start in known), path)
     if error["type"] == "invalid_key":
         return f"'{key}' is not a key: keys are text"
     if error["type"] == "extra_forbidden" and path in known and len(error["loc"]) == 1:
-        return f"key '{path}' must stand below '{path.partition('.')[0]}:', indented and without the prefix"
+        return f"key '{path}' must be below '{path.partition('.')[0]}:', indented and without the prefix"
     if error["type"] == "extra_forbidden":
         return f"unknown key '{path}'.{_nearest(path, known)}"
     if error["type"] == "missing":
@@ -55,29 +55,29 @@ def sentence(errors: Sequence[dict[str, Any]], known: Sequence[str]) -> str:
 
 
 def dotted(error: dict[str, Any]) -> str:
-    """Where an error is: TrainingData.img_size.0."""
+    """The place of an error, such as TrainingData.img_size.0."""
     return ".".join(map(str, error["loc"]))
 
 
 def shown(value: Any) -> str:
-    """What was written, cut to a readable length."""
+    """The given value, cut to a readable length."""
     if value is None or isinstance(value, bool):
         return {None: "nothing", True: "true", False: "false"}[value]
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # a number of thousands of digits, lists in lists
-        return "more than can be shown"
+        return "too long to show"
     return text if len(text) <= 80 else f"{text[:60]}... of {len(text)} characters"
 
 
 def _starts(path: str) -> list[str]:
-    """a.b.c, a.b, a: positions inside a list and branches of a union say nothing to the user; known keys do."""
+    """a.b.c, a.b, a: candidates for a known key, without positions in a list and branches of a union."""
     words = path.split(".")
     return [".".join(words[:n]) for n in range(len(words), 0, -1)]
 
 
 def _rule(error: dict[str, Any]) -> str:
-    """What may be written, by one error; a validator of ours says so itself."""
+    """The possible values by one error; our own validators raise the complete sentence."""
     if error["type"] == "value_error":
         return error["msg"].removeprefix("Value error, ")
     rule = RULES.get(error["type"], error["msg"])
@@ -88,7 +88,7 @@ def _rule(error: dict[str, Any]) -> str:
 
 
 def _either(rules: Sequence[str]) -> str:
-    """must be a whole number or auto."""
+    """The rules joined with "or": must be a whole number or auto."""
     rules = list(dict.fromkeys(rules))
     if all(rule.startswith("must be ") for rule in rules):
         return " or ".join([rules[0], *(rule.removeprefix("must be ") for rule in rules[1:])])
@@ -101,7 +101,7 @@ def _quotes(error: dict[str, Any]) -> str:
 
 
 def _nearest(key: str, known: Sequence[str]) -> str:
-    """The known key a typo most likely meant; one in the wrong section is found by its last word."""
+    """The known key most similar to a misspelt one; a key in the wrong section is found by its last word."""
     last = key.rpartition(".")[2].lower()
     words = {name.rpartition(".")[2].lower(): name for name in known}
     close = difflib.get_close_matches(last, words, n=1)

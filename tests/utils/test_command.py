@@ -45,7 +45,7 @@ def failing(error):
         ),
         (
             UnicodeEncodeError("utf-8", "caf\udce9.png", 3, 4, "surrogates not allowed"),
-            "error: a name or a file holds what is not valid text: 'caf\\udce9.png'\n",
+            "error: a name or a file contains invalid text: 'caf\\udce9.png'\n",
         ),
         (MemoryError(), "error: out of memory: lower batch_size, img_size or cache_mb\n"),
         (

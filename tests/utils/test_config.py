@@ -68,7 +68,7 @@ def test_the_value_in_the_file_is_the_value_used(text):
         ("TrainingData.lr=1" + "0" * 400, "'TrainingData.lr' must be a finite number"),
         ("TrainingData.val_ratio=1", "'TrainingData.val_ratio' must be less than 1 (got 1)"),
         ("TrainingData.sigma=1e9", "'TrainingData.sigma' must be at most 1,000,000"),
-        ("TrainingData.sigma=300", "'TrainingData': sigma 300 is a blur wider than the image (crop_size 256)"),
+        ("TrainingData.sigma=300", "'TrainingData': sigma 300 is wider than the image (crop_size 256)"),
         ("TrainingData.img_size=64px", "must be pixels from 32 to 8192: a whole number, or a list [height, width]"),
         ("TrainingData.img_size=[256]", "'TrainingData.img_size' must be pixels from 32 to 8192"),
         ("TrainingData.img_size=8", "'TrainingData.img_size' must be pixels from 32 to 8192"),
@@ -76,9 +76,9 @@ def test_the_value_in_the_file_is_the_value_used(text):
         ("TrainingData.img_size.x=8", "'TrainingData.img_size' must be pixels from 32 to 8192"),
         ("TrainingData.crop_size=512", "'TrainingData': crop_size 512 x 512 is larger than img_size 256 x 256"),
         ("TrainingData.norm=maybe", "'TrainingData.norm' must be true or false (got 'maybe')"),
-        ("TrainingData=3", "'TrainingData' must hold keys of its own"),
+        ("TrainingData=3", "'TrainingData' must have keys of its own"),
         ("out_indice=2", "'out_indice' must be a list, such as [1, 2, 3] (got 2)"),
-        ("out_indice=[]", "'out_indice' must hold at least 1 value"),
+        ("out_indice=[]", "'out_indice' must have at least 1 value"),
         ("out_indice=[3, 1]", "'out_indice' must be increasing"),
         ("out_indice=[1, 100]", "'out_indice' (value 2) must be at most 99 (got 100)"),
         ("out_indice=[-1, 2]", "'out_indice' (value 1) must be at least 0 (got -1)"),
@@ -88,7 +88,7 @@ def test_the_value_in_the_file_is_the_value_used(text):
         ("obj=../x", "'obj' must be the name of one folder, not a path (got '../x')"),
         ("obj=", "'obj' must not be empty"),
         ("obj=" + "x" * 300, "'obj' is too long"),
-        ('obj="a\\0b"', "'obj' must not hold line breaks or other control characters"),
+        ('obj="a\\0b"', "'obj' must not contain line breaks or other control characters"),
         ("obj=caf\udce9", "'obj' must be text in UTF-8"),
         ("save_path=/x/" + "y" * 300, "'save_path' is too long"),
         ("save_path=" + "/x" * 2000, "'save_path' is too long"),
@@ -102,7 +102,7 @@ def test_the_value_in_the_file_is_the_value_used(text):
         ("threads=many", "'threads' must be a whole number or auto (got 'many')"),
         ("compile=1", "'compile' must be true or false (got 1)"),
         ("resume=sometimes", "'resume' must be true or false"),
-        ("obj.x=1", "'obj' has no keys below it"),
+        ("obj.x=1", "'obj' has no keys of its own"),
         ("obj", "'obj' is not of the form key=value, such as TrainingData.epochs=10"),
         ("=3", "'=3' is not of the form key=value"),
     ],
@@ -162,7 +162,7 @@ def test_a_crop_of_the_middle_is_not_moved():
 
 
 def test_a_dotted_key_in_a_file_is_explained():
-    with pytest.raises(UserError, match="'TrainingData.epochs' must stand below 'TrainingData:'"):
+    with pytest.raises(UserError, match="'TrainingData.epochs' must be below 'TrainingData:'"):
         check(**{"TrainingData.epochs": 3})
 
 
@@ -194,8 +194,8 @@ def test_missing_key_is_named():
     [
         ("a: [1", "is not valid YAML: line 1: "),
         ("a: 1\n\tb: 2", "is not valid YAML: line 2: "),
-        ("- 1", "holds no keys"),
-        ("", "holds no keys"),
+        ("- 1", "has no keys"),
+        ("", "has no keys"),
         (b"\xff\xfe\x00", "cannot be read: it is not UTF-8 text"),
         ("seed: 1\nobj: x\nseed: 2", "is not valid YAML: line 3: key 'seed' is given twice, first in line 1"),
         (
@@ -203,7 +203,7 @@ def test_missing_key_is_named():
             "is not valid YAML: line 3: key 'TrainingData' is given twice, first in line 1",
         ),
         ("TrainingData: {lr: 1, lr: 2}", "is not valid YAML: line 1: key 'lr' is given twice"),
-        ("seed: " + "9" * 5000, "is not valid YAML: line 1: a number too long to read"),
+        ("seed: " + "9" * 5000, "is not valid YAML: line 1: this number is too long"),
         ("seed: " + "[" * 5000, "is not valid YAML: it is nested too deeply"),
         ("seed: *x", "is not valid YAML: line 1: found undefined alias"),
         ("seed: !!python/name:os.system x", "is not valid YAML: line 1: "),
