@@ -1,4 +1,4 @@
-"""Where and in which precision a run computes."""
+"""The device, precision and threads of a run."""
 
 import contextlib
 import copy
@@ -16,14 +16,14 @@ from utils.errors import UserError
 from utils.ranks import world_size
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
-ALL_THREADS = torch.get_num_threads()  # what the environment asks for, or one a core
+ALL_THREADS = torch.get_num_threads()  # as the environment sets, or one per core
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one, this process's own card under torchrun.
+    """The device for the key `device`; `auto` is CUDA if available, under torchrun this process's own GPU.
 
-    Raises UserError for a device that is not there or that the toolkit does not support.
+    Raises UserError for a device that does not exist or that the toolkit does not support.
     """
     if name == "mps":
         raise UserError(
@@ -35,20 +35,20 @@ def choose_device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda":
         if device.index is not None and world_size() > 1:
-            raise UserError(f"device: under torchrun each process takes a GPU of its own; write cuda instead of {name}")
+            raise UserError(f"device: under torchrun each process uses its own GPU; write cuda instead of {name}")
         index = int(os.environ.get("LOCAL_RANK", 0)) if device.index is None else device.index
         if index >= available:
-            raise UserError(f"device: '{name}' is not there (this machine has {available} CUDA devices)")
+            raise UserError(f"device: '{name}' does not exist (this machine has {available} CUDA devices)")
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)
     return device
 
 
 def choose_dtype(precision: str, device: torch.device, net: nn.Module) -> torch.dtype:
-    """The precision of convolutions and products of `net`: what `precision` names, or for `auto` what is fast there.
+    """The precision of convolutions and products of `net`: as `precision` says, or for `auto` what is fast there.
 
-    On CUDA that is bfloat16, or float16 where the card does not multiply it. On a CPU that multiplies bfloat16 it is
-    that, but float32 for networks with depthwise convolutions, which gain nothing (benchmarks/train.py --backbone).
+    On CUDA, `auto` is bfloat16, or float16 if the GPU does not support it. On a CPU with bfloat16 instructions it is
+    bfloat16, but float32 for networks with depthwise convolutions, which gain nothing (benchmarks/train.py --backbone).
     """
     if precision != "auto":
         return DTYPES[precision]
@@ -64,7 +64,7 @@ def _has_depthwise(net: nn.Module) -> bool:
 
 
 class Compute(NamedTuple):
-    """Where and how networks are computed: the device, and the precision of what is fast in a lower one."""
+    """Where and how networks are computed: the device, and the precision of operations that may use a lower one."""
 
     device: torch.device
     dtype: torch.dtype
@@ -72,14 +72,14 @@ class Compute(NamedTuple):
 
     @classmethod
     def chosen(cls, device: torch.device, precision: str, net: nn.Module, compiled: bool = False) -> "Compute":
-        """How to compute `net` on `device`, as the keys `precision` and `compile` say."""
+        """How to compute `net` on `device`, from the keys `precision` and `compile`."""
         if device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # images of one size: the fastest algorithm is searched once
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
         return cls(device, choose_dtype(precision, device, net), compiled)
 
     def __str__(self) -> str:
-        """What results depend on beside thread counts: another card of the same kind gives the same."""
+        """What results depend on, besides the number of threads; GPUs of one type give the same results."""
         return f"{str(self.dtype).removeprefix('torch.')} on {self.device.type}"
 
     def place(self, net: AnyModule) -> AnyModule:
@@ -87,9 +87,9 @@ class Compute(NamedTuple):
         return net.to(self.device, memory_format=torch.channels_last)
 
     def frozen(self, net: AnyModule) -> AnyModule:
-        """A network that never changes, to be run inside `autocast` again and again.
+        """A network that never changes, for repeated use inside `autocast`.
 
-        Its weights are cast once, in a copy; autocast would cast them anew in every pass.
+        Its weights are cast once, in a copy; autocast would cast them again in every pass.
         """
         if self.dtype != torch.float32:
             net = copy.deepcopy(net)
@@ -103,20 +103,20 @@ class Compute(NamedTuple):
     def images(self, image: torch.Tensor) -> torch.Tensor:
         """Images of any dtype that a detector takes -> float32 in [0,1] on the device, channels_last.
 
-        They cross to the device as they are, so 8-bit ones as a quarter of the bytes.
+        They are copied to the device before the conversion: 8-bit images need a quarter of the bytes.
         """
         image = unit_range(image.to(self.device, non_blocking=True))
         return image.contiguous(memory_format=torch.channels_last)
 
     def autocast(self) -> contextlib.AbstractContextManager:
-        """Networks that run inside compute in `dtype` where that is safe."""
+        """A context in which networks compute in `dtype` where that is safe."""
         if self.dtype == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
 
 
 def use_threads(threads: int | Literal["auto"]) -> None:
-    """How many cores the networks take on a CPU: a number, or all that are allowed and not busy with something else.
+    """Set how many CPU cores the networks use: a number, or all that are allowed and not busy with something else.
 
     Two trainings that each take all cores wait for each other most of the time (benchmarks/threads.py).
     """
@@ -124,7 +124,7 @@ def use_threads(threads: int | Literal["auto"]) -> None:
 
 
 def take_threads(began: int | None) -> None:
-    """As many threads as a training began with, where that is known: sums round differently with another number."""
+    """Use as many threads as the training began with, if known: sums round differently with another number."""
     if began:
         torch.set_num_threads(min(began, os.cpu_count() or began))
 
@@ -135,7 +135,7 @@ def free_cores() -> int:
 
 
 def _busy_cores(looks: int = 5, between: float = 0.02) -> int:
-    """Cores that others keep busy now, the median of a few looks; 0 where the system does not say."""
+    """Cores that other processes use now, the median of a few readings; 0 if the system does not tell."""
     running = []
     with contextlib.suppress(OSError, ValueError, IndexError):
         for _ in range(looks):

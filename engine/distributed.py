@@ -15,7 +15,7 @@ Value = TypeVar("Value")
 
 
 def join(device: torch.device) -> None:
-    """Meet the other processes; nothing to do when there is only this one."""
+    """Connect to the other processes, if there are any."""
     if world_size() > 1 and not dist.is_initialized():
         # The first process validates and writes while the others wait, which may take long on a big set.
         backend = "nccl" if device.type == "cuda" else "gloo"
@@ -24,7 +24,7 @@ def join(device: torch.device) -> None:
 
 
 def from_main(make: Callable[[], Value]) -> Value:
-    """What `make` returns in the first process, in every process; so is a UserError that it raises there."""
+    """Call `make` in the first process; all processes return its value or raise its UserError."""
     if not dist.is_initialized():
         return make()
     shared = [None, None]

@@ -1,4 +1,4 @@
-"""The training loop: epochs, batches, and one process or several."""
+"""The training loop over epochs and batches, in one process or several."""
 
 import contextlib
 import itertools
@@ -25,7 +25,7 @@ from utils.errors import UserError
 from utils.progress import progress
 from utils.ranks import is_main, rank, world_size
 
-READ_EVERY = 20  # steps between two looks at the loss, for which a GPU has to be waited for
+READ_EVERY = 20  # steps between two readings of the loss, each of which waits for the GPU
 
 
 def fit(
@@ -33,12 +33,12 @@ def fit(
 ) -> TrainState:
     """Train `method.detector.student` to the end, from `checkpoint` if it exists and `resume` is set.
 
-    `origin` is all that decides the result: a checkpoint of another one is refused. Raises UserError for that, for a
-    recipe too short for one step, and for a loss that is no longer finite.
+    `origin` holds all that affects the result: a checkpoint with another origin is refused. Raises UserError for that,
+    for a recipe too short for one step, and for a loss that is no longer finite.
     """
     recipe = method.recipe()
     total = recipe.steps or recipe.epochs * len(train)
-    epochs = math.ceil(total / len(train))  # the last of which may be cut short
+    epochs = math.ceil(total / len(train))  # the last one may be shorter
     if total < recipe.accumulate:
         raise UserError(f"TrainingData.epochs {epochs}: too few for one step of {recipe.accumulate} batches")
     loss = _loss_function(method, compute.device)
@@ -89,7 +89,7 @@ def train_epoch(
     total = torch.zeros((), dtype=torch.float64, device=compute.device)
     for number, batch in enumerate(itertools.islice(train, batches), start=1):
         batch["step"] = epoch * len(train) + number - 1
-        # Gradients that wait for more batches are not exchanged yet, but at an epoch's end, which a checkpoint keeps.
+        # Gradients are exchanged only before a step, and at the end of an epoch, since the checkpoint stores them.
         exchange = state.pending + 1 == state.accumulate or number == batches
         with contextlib.nullcontext() if exchange else _no_exchange(loss_function):
             with compute.autocast(), _explained(method):
@@ -104,21 +104,21 @@ def train_epoch(
 
 
 def _validate(method: Method, val: Batches) -> dict[str, float]:
-    """The score of each part of the student, "" being all of it."""
-    # The first process has the running statistics that DDP hands to all; the others wait for its word.
+    """The score of each part of the student; "" means the whole student."""
+    # DDP copies the running statistics of the first process to all; the others wait for its scores.
     scores = from_main(lambda: method.validate(val))
     scores = scores if isinstance(scores, dict) else {"": scores}
     return {part: _finite(score, "the validation score", method) for part, score in scores.items()}
 
 
 def _best(state: TrainState) -> dict[str, Any]:
-    """For the progress bar; a method that keeps the last epoch has none."""
+    """The best epoch for the progress bar; empty for a method that keeps the last epoch."""
     return {"best": state.kept} if state.lowest else {}
 
 
 @contextlib.contextmanager
 def _explained(method: Method) -> Iterator[None]:
-    """Batch norm cannot train on a single value per channel, and says so in words that name no key."""
+    """Name the key if batch norm fails because it cannot train on a single value per channel."""
     try:
         yield
     except ValueError as error:
@@ -126,8 +126,8 @@ def _explained(method: Method) -> Iterator[None]:
             raise
         raise UserError(
             f"TrainingData.crop_size {method.config.TrainingData.crop_size} leaves one position at the deepest level, "
-            "which a batch of one image cannot normalise: take a larger size, or a batch_size that leaves no single "
-            "image over"
+            "and batch norm cannot train on that if a batch has only one image: choose a larger size, or a batch_size "
+            "with no single image left over"
         ) from None
 
 
@@ -136,12 +136,12 @@ def _finite(value: float, what: str, method: Method) -> float:
         return value
     raise UserError(
         f"{what} is {value}: lower TrainingData.lr (now {method.config.TrainingData.lr:g}) or set precision=fp32, "
-        "and start over with resume=false; results of earlier runs are untouched"
+        "and start over with resume=false; results of earlier runs are unchanged"
     )
 
 
 def _loss_function(method: Method, device: torch.device) -> Callable[[dict], torch.Tensor]:
-    """The method's loss of a batch; with several processes its gradients are averaged over them."""
+    """The method's loss of a batch; with several processes, its gradients are averaged over them."""
     if world_size() == 1:
         return method.loss
     if device.type == "cuda":  # torch has no synchronised batch norm for CPUs
@@ -156,7 +156,7 @@ def _no_exchange(loss_function: Callable) -> contextlib.AbstractContextManager:
 
 
 class _Loss(nn.Module):
-    """The loss as a module that owns the student's parameters, which is where DDP looks for them."""
+    """The loss as a module that contains the student's parameters, because DDP looks for them there."""
 
     def __init__(self, method: Method):
         super().__init__()

@@ -1,4 +1,4 @@
-"""A run's folder: what is in it, who works there, and what may be replaced."""
+"""A run's folder: its files, its lock, and what may be replaced."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ from utils.console import log_to, note
 from utils.errors import UserError
 from utils.files import check_writable, locked
 
-TRAINED = ("config.yaml", "student.safetensors", "training.csv", "training.png")  # what a training leaves
+TRAINED = ("config.yaml", "student.safetensors", "training.csv", "training.png")  # files of a training
 
 
 class RunFolder:
@@ -32,21 +32,21 @@ class RunFolder:
         self.previous = self.path.with_name(f".{self.path.name}.previous")
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
-        """Nobody else trains or tests in this folder meanwhile.
+        """Lock the folder, so that no other process trains or tests in it.
 
-        Raises UserError for a folder that cannot be written, or naming the process that works there.
+        Raises UserError for a folder that cannot be written, or naming the process that uses it.
         """
         check_writable(self.path)
         return locked(self.path)
 
     def log(self) -> contextlib.AbstractContextManager[None]:
-        """What is said inside is kept in train.log, too."""
+        """Write the messages of the block to train.log, too."""
         return log_to(self.path / "train.log")
 
     def check_replaceable(self, origin: dict[str, Any]) -> None:
-        """Raises UserError where a finished student of another origin would be replaced without having been asked to.
+        """Raises UserError if a finished student of another origin would be replaced without `overwrite`.
 
-        `origin` may be a part of it, when more is not known yet.
+        `origin` may be incomplete if not everything is known yet.
         """
         if not self.student_file.exists() or self.overwrite:
             return
@@ -59,14 +59,14 @@ class RunFolder:
         changed = changes({key: value for key, value in there.items() if key in origin}, origin)
         if changed:
             raise UserError(
-                f"{self.path} holds a finished run with other settings ({changed}): give this run a name of its own "
-                "with run=NAME, or replace that one with overwrite=true"
+                f"{self.path} holds a finished run with other settings ({changed}): give this run its own name "
+                "with run=NAME, or replace that run with overwrite=true"
             )
 
     def awaits_test(self, origin: dict[str, Any]) -> bool:
-        """Whether there is a finished student of this origin without a test; what is left of its training then goes.
+        """Whether a finished student of this origin only lacks its test; then the rest of its training is deleted.
 
-        `origin` may be a part of it. Raises as `check_replaceable`.
+        `origin` may be incomplete. Raises as `check_replaceable`.
         """
         self.check_replaceable(origin)
         if not self.student_file.exists() or self.metrics_file.exists():
@@ -79,9 +79,9 @@ class RunFolder:
         return False
 
     def check_retestable(self, config: RunConfig) -> None:
-        """Raises UserError where the report of a test on other data would be replaced without being asked to."""
+        """Raises UserError if the report of a test on other data would be replaced without `overwrite`."""
         here = there = str(Path(config.data_path).resolve())
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a damaged report protects nothing
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a damaged report may be replaced
             there = json.loads(self.metrics_file.read_text(encoding="utf-8"))["data"]
         if there != here and not self.overwrite:
             raise UserError(f"{self.path} holds the report of a test on {there}: replace it with overwrite=true")
@@ -96,19 +96,17 @@ class RunFolder:
         load_student(self.student_file, student)
         if self.checkpoint.exists():
             note(f"{self.path} also holds an unfinished training; this is the student of the last finished one")
-        # The teacher itself was compared above, whatever `weights` calls it.
+        # The teacher itself was compared above, so the spelling of `weights` does not matter.
         then, now = ({k: v for k, v in each["settings"].items() if k != "weights"} for each in (metadata, expected))
         changed = changes(then, now)
         if changed and metadata.get("normal"):
-            note(
-                f"the student was trained with other settings ({changed}): scores cannot be compared with its good ones"
-            )
+            note(f"the student was trained with other settings ({changed}): do not compare scores with its good images")
             metadata["normal"]["source"] = "good images, other settings"
         return metadata
 
     @contextlib.contextmanager
     def tested(self) -> Iterator[None]:
-        """A test. Once it is finished, the run that this one replaces goes; where it fails, that one is kept."""
+        """A test. When it is finished, the run that this one replaces is deleted; if it fails, that run is kept."""
         try:
             yield
         except BaseException:
@@ -125,13 +123,13 @@ class RunFolder:
         history: list[dict],
         best_epoch: dict[str, int],
     ) -> None:
-        """The finished student and how it was trained, in the place of an earlier one and of what describes it.
+        """Write the finished student and how it was trained; they replace an earlier run's files.
 
-        A run that was tested is put aside until the new one is: see `tested`.
+        An earlier run that was tested is kept elsewhere until the new one is tested: see `tested`.
         """
         from evaluation.report import write_training_report  # draws: loads matplotlib
 
-        self.path.mkdir(parents=True, exist_ok=True)  # somebody may have removed the results of other runs
+        self.path.mkdir(parents=True, exist_ok=True)  # the results folder may have been deleted meanwhile
         if self.metrics_file.exists():
             shutil.rmtree(self.previous, ignore_errors=True)
             self.previous.mkdir()
@@ -139,5 +137,5 @@ class RunFolder:
                 if (self.path / name).exists():
                     shutil.move(self.path / name, self.previous / name)
         write_training_report(self.path, config, history, best_epoch)
-        save_student(self.student_file, detector.student, metadata)  # last: with it the training is finished
+        save_student(self.student_file, detector.student, metadata)  # last: this file marks a finished training
         self.checkpoint.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""From files to what a training loop iterates over: batches on the device, with the teacher's maps already there."""
+"""From files to the batches of a training: images on the device, together with the teacher's maps."""
 
 from collections.abc import Callable, Iterator
 
@@ -23,7 +23,7 @@ Augment = Callable[[torch.Tensor], torch.Tensor]  # images [B,3,H,W] in [0,1] ->
 def split_train(size: int, val_ratio: float, seed: int) -> tuple[list[int], list[int]]:
     """Disjoint (train, validation) positions; ceil(val_ratio * size) of them for validation.
 
-    The permutation is the one scikit-learn's train_test_split draws, which STPM's published code uses.
+    The permutation is that of scikit-learn's train_test_split, which STPM's published code uses.
     """
     held_out = int(np.ceil(val_ratio * size))
     order = np.random.RandomState(seed).permutation(size).tolist()
@@ -40,15 +40,15 @@ def train_datasets(config: RunConfig) -> tuple[ImageDataset, ImageDataset]:
     if not train:
         raise UserError(
             f"{samples[0].path.parent}: {len(samples)} image(s) and a val_ratio of {options.val_ratio:g} leave none to "
-            "train on; lower it (0 holds none out, where the method can do without) or add images"
+            "train on; lower it (0 means no held-out images, if the method allows it) or add images"
         )
     return tuple(ImageDataset([samples[i] for i in part], options) for part in (train, val))
 
 
 def test_dataset(config: RunConfig) -> tuple[ImageDataset, list[str]]:
-    """The test images, and sentences about what they lack.
+    """The test images, and notes about what is missing.
 
-    Without test images the held-out good ones stand in, so that a set of good parts alone can be tried.
+    Without test images the held-out good images are used, so that a data set with only good parts can be tried.
     Raises as the reader does.
     """
     samples, notes = mvtec.test_samples(config), []
@@ -61,10 +61,10 @@ def test_dataset(config: RunConfig) -> tuple[ImageDataset, list[str]]:
 
 
 class EpochBatches(Sampler):
-    """Shuffled batches of indices that depend on (seed, epoch) alone, so a resumed run sees the same ones.
+    """Shuffled batches of indices that depend only on (seed, epoch), so a resumed run sees the same ones.
 
-    An epoch is one pass over all, or `length` batches of an endless row of passes. With several processes each gets
-    an equal share of every batch; a last batch that cannot be shared evenly is done whole by all of them, which
+    An epoch is one pass over all images, or `length` batches of endless passes. With several processes each gets an
+    equal share of every batch; if a last batch cannot be shared evenly, each process computes all of it, which
     averages to the same gradient. Raises UserError for a batch size that the processes cannot share.
     """
 
@@ -105,7 +105,7 @@ class Batches:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[dict]:
-        # On a GPU the next batch is put together by a thread meanwhile; a CPU is busy with the networks.
+        # With a GPU, a thread prepares the next batch meanwhile; a CPU is busy with the networks.
         batches = self.loader if self.compute.device.type == "cpu" else prefetched(self.loader)
         for batch in batches:
             batch["image"] = self._images(batch)
@@ -121,10 +121,10 @@ class Batches:
         return self._recall(indices) if self.cached else self._compute_at(indices)
 
     def cache_teacher(self, budget: int, size: int = 16) -> int:
-        """Compute the teacher's maps of the whole set once, if they fit `budget` bytes; returns the bytes taken.
+        """Compute the teacher's maps of the whole set once, if they fit `budget` bytes; returns the bytes used.
 
-        A frozen teacher says the same of the same picture in every epoch. Only on a CPU: a GPU computes the
-        maps faster than it could fetch them from the computer's memory.
+        The teacher is frozen, so its maps of an image never change. Only on a CPU: a GPU computes the maps faster
+        than it could copy them from main memory.
         """
         if self.compute.device.type != "cpu" or not self.images:
             return 0
@@ -154,14 +154,14 @@ class Batches:
         return self._compute(self._images(self.loader.dataset.batch(indices)))
 
     def _recall(self, indices: list[int] | torch.Tensor) -> list[torch.Tensor]:
-        # [B,h,w,C] seen as [B,C,h,w] is channels_last, what the convolutions want.
+        # [B,h,w,C] viewed as [B,C,h,w] is channels_last, which is fastest for convolutions.
         return [maps[indices].permute(0, 3, 1, 2) for maps in self.cached]
 
 
 def loader(
     dataset: ImageDataset, config: RunConfig, device: torch.device, batches: EpochBatches | None = None
 ) -> DataLoader:
-    """Batches of `dataset` in order, or as `batches` says; each is what ImageDataset.batch describes."""
+    """Batches of `dataset` in order, or in the order of `batches`; ImageDataset.batch describes their contents."""
     order = {"batch_sampler": batches} if batches else {"batch_size": config.TrainingData.batch_size}
     workers = _workers(config.workers, device) if dataset.decoded is None else 0
     return DataLoader(
@@ -177,12 +177,12 @@ def loader(
 
 
 def as_it_is(batch: dict) -> dict:
-    """ImageDataset makes whole batches itself; there is nothing left to collate."""
+    """A collate function that does nothing, because ImageDataset already makes whole batches."""
     return batch
 
 
 def _workers(workers: int | str, device: torch.device) -> int:
-    """On a CPU the networks keep every core busy, so reading ahead in other processes would only get in the way."""
+    """Number of reading processes. On a CPU the networks use every core, so more processes would slow them down."""
     if workers != "auto":
         return workers
     return min(8, allowed_cores()) if device.type == "cuda" else 0
@@ -198,8 +198,8 @@ def training_batches(
 ) -> tuple[Batches, Batches]:
     """Shuffled training batches, of which `epoch_length` make an epoch (None: a pass), and held-out batches in order.
 
-    Every image is read once, those of `test_set` too, so that a fault in any of them shows before training. Whatever
-    fits `cache_mb` is kept; `cache_teacher` adds the teacher's maps.
+    Every image is read once, those of `test_set` too, so that a damaged file is found before training. Images that
+    fit into `cache_mb` are kept; `cache_teacher` adds the teacher's maps.
     """
     budget = config.cache_mb * 2**20
     train_set, val_set = train_datasets(config)
@@ -216,7 +216,7 @@ def training_batches(
 
 
 def cache_teacher(config: RunConfig, train: Batches, val: Batches, test_set: ImageDataset | None = None) -> None:
-    """Compute the teacher's maps of both sets once, where `cache_mb` leaves room for them beside the images."""
+    """Compute the teacher's maps of both sets once, if they fit into `cache_mb` together with the images."""
     datasets = filter(None, (train.loader.dataset, val.loader.dataset, test_set))
     budget = config.cache_mb * 2**20 - sum(dataset.nbytes for dataset in datasets)
     for batches in (train, val) if is_main() else (train,):

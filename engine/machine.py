@@ -1,4 +1,4 @@
-"""The machine that a process runs on: its memory allocator, and what a report says of it."""
+"""The machine that a process runs on: its memory allocator, and its description in a report."""
 
 import contextlib
 import ctypes
@@ -16,17 +16,17 @@ from engine.device import Compute
 
 
 def keep_freed_memory() -> None:
-    """Let this process reuse big buffers instead of handing them back to the system after every operation.
+    """Let this process reuse large buffers instead of returning them to the system after every operation.
 
-    By default glibc maps each large tensor anew and the kernel clears its pages each time: a tenth of a training
-    step on a CPU. Affects the whole process, so it is for scripts to call; without glibc it does nothing.
+    By default glibc maps new memory for each large tensor and the kernel clears it: a tenth of a training step on
+    a CPU. This affects the whole process, so only scripts should call it. Without glibc it does nothing.
     """
     if not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # names in malloc.h
-        mallopt(mmap_threshold, 2**25)  # the most it accepts
+        mallopt(mmap_threshold, 2**25)  # the maximum
         mallopt(trim_threshold, 2**31 - 1)
         mallopt(top_pad, 2**28)
 
@@ -42,7 +42,7 @@ def hardware(device: torch.device) -> str:
 
 
 def environment(compute: Compute) -> dict[str, Any]:
-    """What a report says of the machine and the packages."""
+    """Machine and package versions for the report."""
     packages = ("torch", "timm", "numpy", "opencv-python-headless", "pillow")
     return {
         "hardware": hardware(compute.device),

@@ -1,4 +1,4 @@
-"""What the engine asks of a method."""
+"""The interface between the engine and a method."""
 
 import math
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
@@ -13,26 +13,26 @@ if TYPE_CHECKING:
 
 
 class Recipe(NamedTuple):
-    """How long a training is, in epochs or in steps of one batch, what it sees, and which student is kept."""
+    """The length of a training in epochs or in steps of one batch, its augmentation, and which student is kept."""
 
     epochs: int = 0
     steps: int = 0
     accumulate: int = 1  # batches whose gradients are summed for one step of the optimizer
-    keep: Literal["best", "last"] = "best"  # epoch: the one of the lowest validation score, or the last
+    keep: Literal["best", "last"] = "best"  # epoch: the one with the lowest validation score, or the last
     patience: int | None = None  # epochs without a better validation score after which training ends
-    augment: "Augment | None" = None  # a fixed function of the image: the teacher's maps of what it gives are kept
+    augment: "Augment | None" = None  # a fixed function of the image, since the teacher's maps of its output are cached
 
     @property
     def epoch_length(self) -> int | None:
-        """Batches that make an epoch; None for a pass over the images.
+        """Number of batches in an epoch; None for one pass over the images.
 
-        Of steps it is a hundredth: rows of the log and checkpoints do not depend on how many images there are.
+        With `steps` it is a hundredth of them, so log rows and checkpoints do not depend on the number of images.
         """
         return math.ceil(self.steps / 100) or None
 
 
 class Method(Protocol):
-    """All that the engine asks of a method; trainer/base.py says what each does."""
+    """All attributes and methods that the engine uses; trainer/base.py describes each."""
 
     config: RunConfig
     detector: Detector

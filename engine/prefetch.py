@@ -1,4 +1,4 @@
-"""What is needed next, made by other threads meanwhile."""
+"""Prepare the next items in other threads."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,7 +8,7 @@ Made = TypeVar("Made")
 
 
 class Prefetch(Generic[Made]):
-    """`make(step)` for steps that are asked for in order: the next few are made by threads in the meantime."""
+    """`make(step)` for steps that are requested in order; threads prepare the next few in advance."""
 
     def __init__(self, make: Callable[[int], Made], last: int, depth: int = 4):
         self.make, self.last, self.depth = make, last, depth
@@ -23,7 +23,7 @@ class Prefetch(Generic[Made]):
 
 
 def prefetched(items: Iterable[Made]) -> Iterator[Made]:
-    """The same items in the same order; a thread fetches the next one while this one is used."""
+    """The same items in the same order; a thread prepares the next one while this one is used."""
     iterator, end = iter(items), object()
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, iterator, end)

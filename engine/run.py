@@ -1,4 +1,4 @@
-"""The life of a run: its training and its test."""
+"""The training and the test of a run."""
 
 import contextlib
 from pathlib import Path
@@ -22,16 +22,16 @@ from utils.config import RunConfig, result_settings
 from utils.console import note
 from utils.ranks import is_main, world_size
 
-TestSet = tuple[ImageDataset, list[str]]  # and sentences about what it lacks
+TestSet = tuple[ImageDataset, list[str]]  # and notes about what is missing
 
 
 def train(
     method: Method, compute: Compute, folder: RunFolder, metadata: dict[str, Any], test_set: TestSet | None
 ) -> dict[str, Any] | None:
-    """Fit the student, or finish an interrupted training, and write the folder; returns the completed metadata.
+    """Train the student, or finish an interrupted training, and write the folder; returns the completed metadata.
 
-    None if a finished student is there that only lacks its test. Raises UserError for unusable data (`test_set` is
-    read too), a folder that cannot be written, is in use or holds another run, or a loss that is no longer finite.
+    None if the student is already finished and only its test is missing. Raises UserError for unusable data
+    (`test_set` is read too), a folder that cannot be written, is in use or has another run, or a non-finite loss.
     """
     recipe, config = method.recipe(), method.config
     with folder.locked() if is_main() else contextlib.nullcontext():
@@ -45,9 +45,9 @@ def train(
             config, method.detector.teacher, compute, recipe.augment, recipe.epoch_length, test_set and test_set[0]
         )
         images = "".join(part.loader.dataset.fingerprint() for part in batches if is_main())
-        origin = from_main(lambda: origin | {"good images (hash)": images})  # which alone has read the held-out ones
+        origin = from_main(lambda: origin | {"good images (hash)": images})  # only it has read the held-out ones
         if from_main(lambda: folder.awaits_test(origin)):
-            note("this training is finished already; only its test is missing")
+            note("this training is already finished; only its test is missing")
             return None
         cache_teacher(config, *batches, test_set and test_set[0])
         inputs = {f"{key} (hash)": value for key, value in method.on_fit_start(batches[0]).items()}
@@ -69,7 +69,7 @@ def train(
 def test(
     detector: Detector, compute: Compute, config: RunConfig, folder: RunFolder, metadata: dict, test_set: TestSet
 ) -> dict[str, float]:
-    """Score the test images and write the report; returns the metrics that the data allow, as fractions.
+    """Score the test images and write the report; returns the metrics that are possible with the data, as fractions.
 
     Raises UserError for unusable data, or a folder that cannot be written, is in use or tested on other data.
     """
@@ -108,7 +108,7 @@ def scoring(detector: Detector, compute: Compute, config: RunConfig, dataset: Im
 
 
 def _yardstick(detector: Detector, compute: Compute, config: RunConfig, train: Batches, val: Batches) -> dict[str, Any]:
-    """From held-out images, or where there are none from the first training images."""
+    """From held-out images, or from the first training images if there are none."""
     source, dataset = (HELD_OUT, val.loader.dataset) if val.images else (TRAINING, train.loader.dataset.first(64))
     # As in a test: without the recipe's augmentation.
     return yardstick(scoring(detector, compute, config, dataset, source), source)

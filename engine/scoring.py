@@ -1,4 +1,4 @@
-"""Images to anomaly maps, one batch after another."""
+"""Compute anomaly maps, one batch after another."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 def anomaly_map(
     detector: Detector, compute: Compute, image: torch.Tensor, teacher: list[torch.Tensor] | None = None
 ) -> torch.Tensor:
-    """Images [B,3,H,W] -> maps [B,1,H,W] float32; `teacher` are its maps of them where they are known already.
+    """Images [B,3,H,W] -> maps [B,1,H,W] float32; `teacher` are the teacher's maps of them, if already computed.
 
-    The networks run in the precision of `compute`, what follows them in float32.
+    The networks run in the precision of `compute`, all later steps in float32.
     """
     image = compute.images(image)
     with compute.autocast():
@@ -34,7 +34,7 @@ def anomaly_map(
 def mean_loss(
     detector: Detector, compute: Compute, loss: Callable[[dict], torch.Tensor], batches: "Batches"
 ) -> torch.Tensor:
-    """A loss (or several, [n]) over all images of `batches`, each of them weighing the same."""
+    """The mean loss (or several, [n]) over all images of `batches`, with equal weight for each image."""
     detector.eval()
     total = 0
     for batch in batches:
@@ -44,7 +44,7 @@ def mean_loss(
 
 
 class Scoring:
-    """The images of a loader with their maps, in its order; none is kept. `seconds` is what that took."""
+    """The images of a loader with their maps, in its order; none is kept. `seconds` is the time of the networks."""
 
     def __init__(self, detector: Detector, compute: Compute, batches: DataLoader, what: str):
         self.detector, self.compute, self.batches, self.what = detector, compute, batches, what

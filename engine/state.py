@@ -1,4 +1,4 @@
-"""The state of a training: everything an interrupted run needs to go on as if nothing had happened."""
+"""The state of a training: everything that is needed to resume it with the same result."""
 
 import contextlib
 import io
@@ -22,7 +22,7 @@ from utils.files import write_bytes
 
 
 class TrainState:
-    """Student, optimizer and what is known so far: one history row per finished epoch, the best student."""
+    """Student, optimizer and progress: one history row per finished epoch, and the best student so far."""
 
     def __init__(
         self,
@@ -33,11 +33,11 @@ class TrainState:
         accumulate: int = 1,
     ):
         self.student, self.optimizer, self.scheduler = student, optimizer, scheduler
-        self.accumulate, self.pending = accumulate, 0  # batches to a step, and those waiting for theirs
+        self.accumulate, self.pending = accumulate, 0  # batches per step, and batches since the last step
         device = next(student.parameters()).device
         self.scaler = torch.amp.GradScaler(device.type, enabled=half_precision)  # float16 gradients underflow
         self.history: list[dict[str, float]] = []
-        # By part of the student, "" being all of it: its best epoch, counted from 1, and that epoch's score.
+        # For each part of the student ("" means the whole student): its best epoch, from 1, and that epoch's score.
         self.best_epoch: dict[str, int] = {}
         self.lowest: dict[str, float] = {}
         self.best: dict[str, torch.Tensor] = {}
@@ -45,9 +45,9 @@ class TrainState:
         self._next_save = 0.0
 
     def step(self, loss: torch.Tensor) -> None:
-        """Add a batch's gradients; a step follows when `accumulate` batches are together.
+        """Add a batch's gradients, and do a step after every `accumulate` batches.
 
-        Batches left over at the end of an epoch wait for the next one's: every step has equally many.
+        Batches left over at the end of an epoch are used in the next one, so all steps have equally many.
         """
         self.scaler.scale(loss).backward()
         self.pending += 1
@@ -60,7 +60,7 @@ class TrainState:
             self.scheduler.step()
 
     def _optimizer_step(self) -> bool:
-        """Whether the optimizer took the step: the scaler leaves out those whose gradients overflow."""
+        """Whether the optimizer did the step: the scaler skips steps whose gradients overflow."""
         if not self.scaler.is_enabled():
             self.optimizer.step()
             return True
@@ -70,7 +70,7 @@ class TrainState:
         return self.scaler.get_scale() >= before
 
     def end_epoch(self, row: dict[str, float], scores: dict[str, float]) -> None:
-        """Add a row; keep each part of the student whose score is its lowest so far, or all of it if there are none."""
+        """Add a row; keep each part of the student at its lowest score so far, or the whole student without scores."""
         self.history.append(row)
         if not scores:
             self.best_epoch[""] = len(self.history)  # the last one, which needs no copy
@@ -82,17 +82,17 @@ class TrainState:
             self.scheduler.step(sum(scores.values()))
 
     def restore_best(self) -> None:
-        """Put the best epoch's values back into the student; there are none where the last epoch is kept."""
+        """Load the best epoch's values into the student; nothing happens if the last epoch is kept."""
         if self.best:
             self.student.load_state_dict(self.best)
 
     def is_stale(self, patience: int | None) -> bool:
-        """Whether the last `patience` epochs brought no better score for any part."""
+        """Whether no part got a better score in the last `patience` epochs."""
         return bool(patience and self.history and len(self.history) - max(self.best_epoch.values()) >= patience)
 
     @property
     def kept(self) -> int | dict[str, int] | None:
-        """The best epoch of the student, or of each of its parts; None before any."""
+        """The best epoch of the student, or of each of its parts; None before the first epoch."""
         return self.best_epoch.get("", self.best_epoch or None)
 
     @property
@@ -106,16 +106,16 @@ class TrainState:
                 self.best[key] = tensor.detach().clone()
 
     def save(self, path: Path, origin: dict[str, Any]) -> None:
-        """Write a checkpoint of a run with this `origin`; at most 5 % of the time goes into writing them.
+        """Write a checkpoint of a run with this `origin`; checkpoints take at most 5 % of the time.
 
-        What a kill then costs is repeated exactly when the run resumes.
+        Epochs that are lost when a run is killed are repeated exactly when it resumes.
         """
         begin = time.monotonic()
         if begin < self._next_save:
             return
-        content = io.BytesIO()  # torch.save's own file writing turns a full disk into an error of no class
+        content = io.BytesIO()  # torch.save itself would report a full disk as an unspecific error
         torch.save(self.state_dict(origin), content)
-        path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have removed the results of other runs
+        path.parent.mkdir(parents=True, exist_ok=True)  # the results folder may have been deleted meanwhile
         write_bytes(path, content.getbuffer())
         self.on_disk = True
         self._next_save = time.monotonic() + 20 * (time.monotonic() - begin)
@@ -138,9 +138,9 @@ class TrainState:
         }
 
     def resume(self, path: Path, origin: dict[str, Any]) -> None:
-        """Take up the checkpoint at `path`.
+        """Load the checkpoint at `path`.
 
-        Raises UserError when it is damaged or of another origin; nothing is lost or overwritten.
+        Raises UserError if it is damaged or has another origin; nothing is lost or overwritten.
         """
         try:
             state = _checked(path)
@@ -155,12 +155,12 @@ class TrainState:
         began, now = state["threads"], torch.get_num_threads()
         if began != now:
             note(
-                f"this training began with {began} threads: with {now} the last digits will differ from an "
+                f"this training started with {began} threads: with {now} the last digits will differ from an "
                 f"uninterrupted run (threads={began} keeps them)"
             )
         try:
             self._take(state)
-        except Exception as error:  # a file of another program may hold anything
+        except Exception as error:  # a file of another program may contain anything
             raise _damaged(path, error) from None
         self.on_disk = True
 
@@ -178,7 +178,7 @@ class TrainState:
 
 
 class _Checkpoint(BaseModel):
-    """What of a checkpoint is not checked by whoever takes it."""
+    """The parts of a checkpoint that are not checked where they are used."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -198,7 +198,7 @@ class _Checkpoint(BaseModel):
 
 
 def _checked(path: Path) -> dict[str, Any]:
-    """The contents of a checkpoint. Raises whatever torch.load or pydantic raises."""
+    """The contents of a checkpoint. Raises the errors of torch.load and pydantic."""
     state = torch.load(path, map_location="cpu", weights_only=True)
     _Checkpoint.model_validate(state)
     return state
@@ -206,7 +206,7 @@ def _checked(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def resumable(state: TrainState, resume: bool) -> Iterator[None]:
-    """Tells whoever presses Ctrl-C what is kept; `resume` says whether the same command would take it up."""
+    """On Ctrl-C, print what is kept; `resume` is whether the same command would use it."""
     try:
         yield
     except KeyboardInterrupt:
@@ -216,7 +216,7 @@ def resumable(state: TrainState, resume: bool) -> Iterator[None]:
 
 
 def threads_of(path: Path) -> int | None:
-    """How many threads a checkpoint was written with; None where there is none that can be read."""
+    """Number of threads that a checkpoint was written with; None if there is no readable checkpoint."""
     with contextlib.suppress(Exception):
         return _checked(path)["threads"]
     return None

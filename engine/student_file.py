@@ -1,4 +1,4 @@
-"""student.safetensors: what was learned, and the metadata of the run that learned it."""
+"""student.safetensors: the trained student and the metadata of its run."""
 
 import hashlib
 import json
@@ -16,12 +16,12 @@ from utils.config import RunConfig, result_settings
 from utils.errors import UserError
 from utils.files import write_bytes
 
-FORMAT = 2  # of the metadata; 1 named teachers by their backbones and had no statistics
+FORMAT = 2  # of the metadata; version 1 named teachers by their backbones and had no statistics
 WHAT_IT_IS = ("distillType", "backbone", "out_indice")  # EfficientAD has no levels to choose from
 
 
 def describe(config: RunConfig, teacher: nn.Module) -> dict[str, Any]:
-    """Metadata of a student before its training: what it is and what it learns from."""
+    """Metadata of a student before its training: method, settings and teachers."""
     teachers = [net for net in teacher.modules() if isinstance(net, Teacher)]
     return {
         **config.model_dump(mode="json", include={*WHAT_IT_IS}),
@@ -43,14 +43,14 @@ def read_metadata(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads(file.metadata()["record"])
-    except Exception as error:  # a foreign file may hold anything
+    except Exception as error:  # a foreign file may contain anything
         raise UserError(f"{path} is not a student file of this toolkit, or it is damaged ({error})") from None
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise UserError(f"{path} was written by another version of this toolkit: train it again")
     try:
         _Metadata.model_validate(metadata)
     except ValidationError:
-        raise UserError(f"{path} is damaged: its metadata are not complete") from None
+        raise UserError(f"{path} is damaged: its metadata is not complete") from None
     return metadata
 
 
@@ -69,7 +69,7 @@ class _Settings(BaseModel):
 
 
 class _Metadata(BaseModel):
-    """What the toolkit reads of a student's metadata."""
+    """The parts of a student's metadata that the toolkit reads."""
 
     distillType: str
     backbone: str | list[str]
@@ -104,30 +104,30 @@ def load_student(path: Path, student: nn.Module) -> None:
     own = student.state_dict()
     wrong = sorted(set(own) ^ set(tensors)) or [key for key in own if own[key].shape != tensors[key].shape]
     if wrong:
-        raise UserError(f"{path} holds another network than the config describes ({', '.join(wrong[:3])} ...)")
+        raise UserError(f"{path} contains another network than the config describes ({', '.join(wrong[:3])} ...)")
     if not any(tensor.any() for tensor in tensors.values()):
         raise UserError(f"{path} is damaged: all its values are zero")
     bad = [key for key, tensor in tensors.items() if tensor.dtype != own[key].dtype or not tensor.isfinite().all()]
     if bad:
-        raise UserError(f"{path} is damaged: {bad[0]} holds values that are not finite {own[bad[0]].dtype}")
+        raise UserError(f"{path} is damaged: {bad[0]} has values that are not finite {own[bad[0]].dtype}")
     student.load_state_dict(tensors)
 
 
 def fingerprint(net: nn.Module) -> str:
-    """SHA-256 over shapes and values in order: equal for equal networks, whatever file and names they came from."""
+    """SHA-256 over shapes and values in order: equal for equal networks, independent of file and parameter names."""
     digest = hashlib.sha256()
     for key, tensor in net.state_dict().items():
         if key.endswith("num_batches_tracked"):
-            continue  # missing in old files, and without effect on a frozen network
+            continue  # missing in old files; a frozen network does not use it
         digest.update(f"{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """Where two origins differ, in words; empty where they do not.
+    """The differences of two origins in words; empty if there are none.
 
-    A value that ends a key with "(hash)" says nothing to a reader and is left out.
+    Values of keys that end with "(hash)" mean nothing to a reader and are left out.
     """
     words = []
     for key in before | now:

@@ -25,7 +25,7 @@ def test_auto_precision_is_bf16_where_the_cpu_multiplies_it_and_the_network_gain
 
 
 def test_a_cuda_device_that_is_not_there_is_a_sentence():
-    with pytest.raises(UserError, match=f"'cuda:{torch.cuda.device_count()}' is not there"):
+    with pytest.raises(UserError, match=f"'cuda:{torch.cuda.device_count()}' does not exist"):
         choose_device(f"cuda:{torch.cuda.device_count()}")
 
 
@@ -36,7 +36,7 @@ def test_mps_is_refused():
 
 def test_a_certain_gpu_is_refused_under_torchrun(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="under torchrun each process takes a GPU of its own; write cuda"):
+    with pytest.raises(UserError, match="under torchrun each process uses its own GPU; write cuda"):
         choose_device("cuda:0")
 
 

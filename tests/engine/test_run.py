@@ -31,7 +31,7 @@ def test_interrupted_while_testing_the_same_command_only_tests(config, monkeypat
     again = build_trainer(raw)
     monkeypatch.setattr(run, "fit", lambda *_: pytest.fail("trained again"))
     again.train()
-    assert "finished already; only its test is missing" in capsys.readouterr().err
+    assert "already finished; only its test is missing" in capsys.readouterr().err
     assert all(torch.equal(a, b) for a, b in zip(first.student.parameters(), again.student.parameters(), strict=True))
     assert "aupro" in again.test()
 

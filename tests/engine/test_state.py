@@ -98,7 +98,7 @@ def test_another_number_of_threads_is_said(saved, capsys):
     torch.save(content | {"threads": began}, saved[1])
     assert threads_of(saved[1]) == began and threads_of(saved[1].with_name("nothing.pt")) is None
     state_of(nn.Linear(1, 1), accumulate=2).resume(saved[1], {"seed": 0})
-    assert f"began with {began} threads" in capsys.readouterr().err
+    assert f"started with {began} threads" in capsys.readouterr().err
 
 
 def test_a_checkpoint_holds_the_random_state_of_one_gpu(monkeypatch):

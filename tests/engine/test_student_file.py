@@ -69,7 +69,7 @@ def test_values_that_are_not_finite_are_refused(path, value):
     with torch.no_grad():
         student.bias[1] = value
     save_student(path, student, METADATA)
-    with pytest.raises(UserError, match="bias holds values that are not finite"):
+    with pytest.raises(UserError, match="bias has values that are not finite"):
         load_student(path, nn.Linear(2, 3))
 
 
