@@ -1,4 +1,4 @@
-"""Draw the demo data set (two categories in MVTec layout), to try the toolkit with nothing downloaded."""
+"""Draw the demo data set (two categories in MVTec layout), to try the toolkit without a download."""
 
 import argparse
 import shlex
@@ -11,13 +11,13 @@ def main() -> None:
 
     parser = Flags(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     count = whole_number(0, 10**5)
-    parser.add_argument("--root", default=DEFAULT_ROOT, help="folder that gets one folder per category")
-    parser.add_argument("--categories", nargs="+", default=list(CATEGORIES), help="which of them to draw")
+    parser.add_argument("--root", default=DEFAULT_ROOT, help="output folder; each category becomes a folder in it")
+    parser.add_argument("--categories", nargs="+", default=list(CATEGORIES), help="categories to draw")
     parser.add_argument("--size", type=whole_number(32, LARGEST), default=256, help="width and height in pixels")
     parser.add_argument("--train", type=count, default=60, help="good pictures to train on, per category")
     parser.add_argument("--good", type=count, default=20, help="good pictures to test on, per category")
     parser.add_argument("--per_defect", type=count, default=10, help="pictures to test on of each defect type")
-    parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, help="another number, other pictures")
+    parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, help="other numbers, other pictures")
     args = parser.parse_args()
     render(**vars(args))
     category, root = args.categories[0], args.root

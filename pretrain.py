@@ -1,4 +1,4 @@
-"""Make a teacher that needs no download, as a file in configs/teachers/ says."""
+"""Make a teacher that needs no download, with a recipe from configs/teachers/."""
 
 from utils.command import recipes, run, run_flags
 
@@ -32,7 +32,7 @@ def files() -> str:
     """The recipes, and an example."""
     return "\n".join(
         [
-            "files, each with all keys of its recipe and what they mean:",
+            "files, each with all keys of its recipe and their meaning:",
             *(f"  {file} ({recipe}): {title}" for recipe, file, title in recipes("configs/teachers", "recipe")),
             "",
             "example:",

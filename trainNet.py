@@ -1,4 +1,4 @@
-"""Train a student on good parts and score the test images, as config.yaml says."""
+"""Train a student on good parts and score the test images, as set in config.yaml."""
 
 import shlex
 import sys

@@ -1,4 +1,4 @@
-"""Show what teacher and student of a finished run see, level by level, and where they differ."""
+"""Show the features of a finished run's teacher and student, level by level, and where they differ."""
 
 import csv
 import math
@@ -21,7 +21,7 @@ def main() -> None:
         "--images",
         default="1",
         metavar="N|NAMES",
-        help="how many per defect type, highest score first, or names: hole/003,good/010 (default: %(default)s)",
+        help="number per defect type, highest scores first, or names: hole/003,good/010 (default: %(default)s)",
     )
     parser.add_argument("--layers", default="all", metavar="all|1,2,..", help="levels, shallow to deep (default: all)")
     fitting = whole_number(1, 16)  # on a page
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def write_pages(trainer: "BaseTrainer", images: str, layers: str, channels: int) -> None:
-    """Into `features/` of the run; `images` as `choose_images` takes them, `layers` as `choose_levels` does."""
+    """Write the pages to `features/` of the run; see `choose_images` for `images`, `choose_levels` for `layers`."""
     from evaluation.feature_pages import draw_level, draw_overview
     from utils.console import say
     from utils.files import check_writable, write_atomic
@@ -62,7 +62,7 @@ def write_pages(trainer: "BaseTrainer", images: str, layers: str, channels: int)
 
 
 def look(trainer: "BaseTrainer", dataset: "ImageDataset", index: int) -> "ImageView":
-    """Everything the pages of one test image show, on the CPU."""
+    """Everything that the pages of one test image show, on the CPU."""
     from torch.nn.functional import normalize, pad
 
     from evaluation.feature_pages import ImageView, LevelView, channel_importance, level_shares
@@ -97,10 +97,10 @@ def look(trainer: "BaseTrainer", dataset: "ImageDataset", index: int) -> "ImageV
 
 
 def choose_images(samples: "list[Sample]", wanted: str, run_dir: Path) -> list[int]:
-    """Positions of the images to show: names such as hole/003,good/010, or how many of each defect type.
+    """Positions of the images to show: by names such as hole/003,good/010, or a number of images per defect type.
 
-    Those with the highest scores in the run's last test come first. Raises UserError for a name that no test image
-    has, and as `read_scores`.
+    Images with the highest scores in the run's last test come first. Raises UserError for an unknown name, and as
+    `read_scores`.
     """
     names = {sample.name: i for i, sample in enumerate(samples)}
     count = _number(wanted)
@@ -110,7 +110,7 @@ def choose_images(samples: "list[Sample]", wanted: str, run_dir: Path) -> list[i
                 raise UserError(f"--images: no test image '{name}' (names are like {next(iter(names))})")
         return [names[name] for name in wanted.split(",")]
     if not count:
-        raise UserError("--images: write how many per defect type, 1 or more, or names (got '0')")
+        raise UserError("--images: give a number of images per defect type, 1 or more, or names (got '0')")
     scores = read_scores(run_dir, list(names))
     order = sorted(range(len(samples)), key=lambda i: -scores[samples[i].name])
     types = sorted({sample.defect_type for sample in samples})
@@ -118,40 +118,40 @@ def choose_images(samples: "list[Sample]", wanted: str, run_dir: Path) -> list[i
 
 
 def choose_levels(wanted: str, there: int) -> list[int]:
-    """Level positions from 0; `wanted` is "all" or numbers from 1, shallow to deep, such as 1,3."""
+    """Level positions, from 0; `wanted` is "all" or level numbers from 1, shallow to deep, such as 1,3."""
     if wanted == "all":
         return list(range(there))
     numbers = [_number(word) or 0 for word in wanted.split(",")]
     if not all(1 <= number <= there for number in numbers):
-        raise UserError(f"--layers: write 'all' or numbers from 1 to {there}, such as 1,{there} (got '{wanted}')")
+        raise UserError(f"--layers: give 'all' or numbers from 1 to {there}, such as 1,{there} (got '{wanted}')")
     return [number - 1 for number in numbers]
 
 
 def read_scores(run_dir: Path, names: list[str]) -> dict[str, float]:
-    """Image scores of the finished test by `Sample.name`, for at least these.
+    """Image scores of the finished test by `Sample.name`, for at least these samples.
 
-    Raises UserError when there are none, when one of these is missing, and when the file cannot be read.
+    Raises UserError if the file does not exist or cannot be read, or if the score of a sample is missing.
     """
     path, again = run_dir / "scores.csv", "test the run again (python3 trainNet.py phase=test)"
     if not path.is_file():
         raise UserError(f"{path}: test the run first (python3 trainNet.py phase=test)")
     scores = {}
     try:
-        # What Excel writes begins with a byte order mark.
+        # Files from Excel begin with a byte order mark.
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             for row in csv.DictReader(file):
-                image = Path(row["path"])  # however the data set's folder was spelled then
+                image = Path(row["path"])  # independent of how the data set's path was spelled
                 scores[f"{image.parent.name}/{image.stem}"] = float(row["score"])
     except (OSError, csv.Error, KeyError, TypeError, ValueError):
         raise UserError(f"{path}: damaged, or saved by another program; {again}") from None
     missing = [name for name in names if not math.isfinite(scores.get(name, math.nan))]
     if missing:
-        raise UserError(f"{path}: no score of the test image {missing[0]}; {again}")
+        raise UserError(f"{path}: there is no score of the test image {missing[0]}; {again}")
     return scores
 
 
 def _number(text: str) -> int | None:
-    """Of at most nine digits: more would be a mistake, and thousands of them an error of their own."""
+    """Whether the text is a number of at most nine digits; with more it is a mistake, and Python may not read it."""
     return int(text) if text.isdecimal() and len(text) < 10 else None
 
 

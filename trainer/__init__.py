@@ -1,4 +1,4 @@
-"""The methods by their `distillType`, and the one way to build them."""
+"""The methods by their `distillType`, and the function that builds them."""
 
 import functools
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @functools.cache
 def _trainers() -> "dict[str, type[BaseTrainer]]":
-    # Imported when TRAINERS is first asked for: whoever imports one method does not load the others.
+    # Imported when TRAINERS is first used, so that importing one method does not load the others.
     from trainer.dbfad import DBFADTrainer
     from trainer.efficientad import EfficientADTrainer
     from trainer.mixed import MixedTrainer
@@ -46,9 +46,9 @@ def __getattr__(name: str) -> object:
 def build_trainer(source: str | Path | Mapping, overrides: Iterable[str] = ()) -> "BaseTrainer":
     """A trainer with its networks built, from a YAML file or a dict; `overrides` are key=value words.
 
-    Raises UserError naming the key at fault.
+    Raises UserError naming the wrong key.
     """
-    from utils.config_file import check_config, place, read_config  # not for whoever imports one method
+    from utils.config_file import check_config, place, read_config  # not needed to import one method
 
     overrides, trainers = list(overrides), _trainers()
     raw = read_config(source, overrides)
@@ -58,6 +58,6 @@ def build_trainer(source: str | Path | Mapping, overrides: Iterable[str] = ()) -
         where = place(source, overrides, "distillType")
         raise UserError(f"{where}: 'distillType' must be one of {', '.join(trainers)} (got {method!r})")
     if overrides and read_config(source).get("distillType") != method:
-        note(f"{name} holds another method's recipe; the file in configs/ with distillType: {method} holds its own")
+        note(f"{name} has another method's recipe; the file in configs/ with distillType: {method} has the right one")
     trainer = trainers[method]
     return trainer(check_config(raw, trainer.Config[trainer.Options], name, overrides))

@@ -1,4 +1,4 @@
-"""What a method writes, and what scripts and notebooks use of it."""
+"""The base class of all methods: what a method implements, and what scripts and notebooks use."""
 
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 
 class BaseTrainer:
-    """A method is a subclass that writes `build_detector` and overrides what differs."""
+    """A method is a subclass that implements `build_detector` and overrides what is different."""
 
-    Config: type[RunConfig] = Config  # a method with other keys beside TrainingData subclasses it
-    Options: type[CommonData] = TrainingData  # a method with keys of its own below TrainingData subclasses it
+    Config: type[RunConfig] = Config  # a method with other keys outside TrainingData subclasses it
+    Options: type[CommonData] = TrainingData  # a method with its own keys in TrainingData subclasses it
 
     def __init__(self, config: RunConfig):
         self.config, self.options = config, config.TrainingData
@@ -46,17 +46,17 @@ class BaseTrainer:
             for net in self.student.values() if isinstance(self.student, nn.ModuleDict) else [self.student]:
                 net.compile()
         check_sizes(self.teacher, self.options.crop_size)
-        # What the student is and learns from; training adds how it went. Saved with the student.
+        # Method, settings and teachers; training adds its results. Saved with the student.
         self.metadata = describe(config, self.teacher)
 
-    # ---- what a method writes or overrides -------------------------------------------------------------------
+    # ---- what a method implements or overrides ---------------------------------------------------------------
 
     def build_detector(self) -> Detector:
-        """The networks; `self.pretrained` gives a teacher with the weights that the config asks for."""
-        raise TypeError(f"{type(self).__name__} must write build_detector()")
+        """The networks; `self.pretrained` returns a teacher with the weights of the config."""
+        raise TypeError(f"{type(self).__name__} must implement build_detector()")
 
     def recipe(self) -> Recipe:
-        """How long a training is, what it sees, and which student is kept."""
+        """The length of a training, its augmentation, and which student is kept."""
         return Recipe(epochs=self.options.epochs)
 
     def build_optimizer(self, total_steps: int) -> tuple[torch.optim.Optimizer, Any]:
@@ -66,26 +66,26 @@ class BaseTrainer:
     def loss(self, batch: dict) -> torch.Tensor:
         """Scalar: the distance averaged over batch and positions, summed over levels.
 
-        `batch` is what Batches gives: "image" in [0,1] and "teacher", its maps. In training also "step", the number
-        of batches before it in all epochs: draw randomness from (seed, step), and a resumed run repeats it.
+        `batch` comes from Batches: "image" in [0,1] and the teacher's maps of it, "teacher". In training also "step",
+        the number of batches before it in all epochs: draw random numbers from (seed, step), so a resume repeats it.
         """
         pairs = self.detector.pairs(batch["image"], batch["teacher"])
         return sum(level.mean() for level in self.detector.levels(*pairs))
 
     @torch.inference_mode()
     def validate(self, val: "Batches") -> float | dict[str, float]:
-        """What the choice of the epoch minimises: the mean anomaly map of the held-out good images.
+        """The score of an epoch, lowest is best: the mean anomaly map of the held-out good images.
 
-        A dict holds a score for each of the student's children by name, chosen independently.
+        A dict has a score for each of the student's children by name; each child keeps its own best epoch.
         """
         self.detector.eval()
         maps = (anomaly_map(self.detector, self.compute, batch["image"], batch["teacher"]) for batch in val)
         return float(torch.cat([part.mean(dim=(1, 2, 3)) for part in maps]).double().mean())
 
     def on_fit_start(self, train: "Batches") -> dict[str, str]:
-        """Set what outlives a batch: statistics, exemplars.
+        """Prepare what all batches need, such as statistics or exemplars.
 
-        Returns fingerprints, by name, of what training depends on beside configuration, good images and teacher.
+        Returns fingerprints, by name, of what else affects training, besides configuration, good images and teacher.
         """
         return {}
 
@@ -103,15 +103,15 @@ class BaseTrainer:
         return self.detector.student
 
     def pretrained(self, backbone: str, out_indice: list[int], k: int = 0) -> Teacher:
-        """The method's teacher number `k`, with the weights that the config asks for."""
-        from models.teachers.weights import build_teacher, find_source  # here and below: loaded where it is used
+        """The method's teacher number `k`, with the weights of the config."""
+        from models.teachers.weights import build_teacher, find_source  # here and below: imported only where used
 
-        outline(backbone, out_indice)  # refuses an unknown network before its weights are looked for
+        outline(backbone, out_indice)  # refuses an unknown network before searching for its weights
         source = from_main(lambda: find_source(backbone, self.weights(k)))
         return build_teacher(backbone, out_indice, source, self.config.seed)
 
     def weights(self, k: int = 0) -> str:
-        """The key `weights` for teacher number `k`; in a test `auto` is what it was in the training."""
+        """The key `weights` for teacher number `k`; in a test, `auto` means the same as in the training."""
         weights = self.config.weights if isinstance(self.config.weights, str) else self.config.weights[k]
         if weights == "auto" and self.config.phase == "test" and self.folder.student_file.exists():
             return read_metadata(self.folder.student_file)["teachers"][k]["weights"]
@@ -131,7 +131,7 @@ class BaseTrainer:
 
     @cached_property
     def test_set(self) -> "TestSet":
-        """The test images, and sentences about what they lack."""
+        """The test images, and notes about what is missing."""
         from engine.loading import test_dataset
 
         return test_dataset(self.config)
@@ -143,10 +143,10 @@ class BaseTrainer:
         return scoring(self.detector, self.compute, self.config, self.test_set[0], "testing")
 
     def train(self) -> None:
-        """Fit the student on train/good, or finish an interrupted training; raises as engine.run.train."""
+        """Train the student on train/good, or finish an interrupted training; raises as engine.run.train."""
         from engine import run
 
-        from_main(lambda: bool(self.test_set))  # a fault there ends every process
+        from_main(lambda: bool(self.test_set))  # an error there ends every process
         test_set = self.test_set if is_main() else None
         metadata = run.train(self, self.compute, self.folder, self.metadata, test_set)
         if metadata is None:
@@ -165,7 +165,7 @@ class BaseTrainer:
         save_student(self.folder.student_file, self.student, self.metadata)
 
     def load(self) -> None:
-        """Read them back. Raises UserError when the file is missing, damaged, or of another network or teacher."""
+        """Load the student. Raises UserError if the file is missing, damaged, or of another network or teacher."""
         self.metadata = self.folder.load(self.student, self.metadata)
         if self.config.threads == "auto":
             take_threads(self.metadata.get("threads"))

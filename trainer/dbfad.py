@@ -21,13 +21,13 @@ from utils.errors import UserError
 if TYPE_CHECKING:
     from engine.loading import Batches
 
-FACTOR, PATIENCE = 0.1, 5  # of the learning rate, and epochs without a better loss before it
+FACTOR, PATIENCE = 0.1, 5  # factor of the learning rate, and epochs without a better loss before it
 SIGMA = 0.8  # pixels, of the blur
-SMALLEST = 96  # pixels; in the 2 x 2 positions that less leaves, SSPCAB would see nothing but its padding
+SMALLEST = 96  # pixels; with less, 2 x 2 positions are left, and SSPCAB would see only its padding
 
 
 class DBFADDetector(Detector):
-    """Levels share the map evenly, so that the coarsest weighs most."""
+    """Each level is divided by its number of positions, so the coarsest has the largest weight."""
 
     def student_maps(self, image: torch.Tensor, teacher: list[torch.Tensor]) -> list[torch.Tensor]:
         return self.student(teacher)
@@ -40,7 +40,7 @@ class DBFADDetector(Detector):
 
 
 class DBFADTrainer(BaseTrainer):
-    """A light reverse student, whose decoder sees the teacher's shallower levels through attention too."""
+    """A light reverse student whose decoder also gets the teacher's shallower levels, weighted by attention."""
 
     class Options(TrainingData):
         epochs: Count = 100
@@ -64,11 +64,11 @@ class DBFADTrainer(BaseTrainer):
         return DBFADDetector(teacher, DBFADStudent(teacher.channels, o.residual), o.norm, o.sigma)
 
     def recipe(self) -> Recipe:
-        """Images are slightly blurred, as published: the student learns no noise. Test images stay as they are."""
+        """Training images are slightly blurred, as published, so the student learns no noise; test images are not."""
         return Recipe(epochs=self.options.epochs, patience=self.options.early_stop, augment=blur)
 
     def loss(self, batch: dict) -> torch.Tensor:
-        """Scalar: the distance, a mean over levels and positions, summed over a batch as published."""
+        """Scalar: the mean distance over levels and positions, summed over a batch as published."""
         student, predicted = self.student.forward_with_loss(batch["teacher"])
         distillation = batch_sum(self.detector.levels(batch["teacher"], student), self.options.batch_size)
         return distillation + self.options.sspcab_weight * predicted

@@ -29,20 +29,20 @@ from utils.config import CommonData, Count, Options, Rate, RunConfig, Share, Siz
 if TYPE_CHECKING:
     from engine.loading import Batches
 
-DECAY = 0.95  # share of the steps after which the learning rate is a tenth
-GRAY = 0.3  # share of the penalty images that lose their colour
+DECAY = 0.95  # share of the steps after which the learning rate is divided by 10
+GRAY = 0.3  # share of the penalty images that are converted to gray
 SMALLEST = 256  # pixels, for the autoencoder's last convolution
 
 
 class Pictures(Protocol):
-    """[h,w,3] uint8 RGB for every index; the fingerprint changes with them."""
+    """Images [h,w,3] uint8 RGB by index; another set of images has another fingerprint."""
 
     def __getitem__(self, index: int) -> np.ndarray: ...
     def fingerprint(self) -> str: ...
 
 
 class PDNConfig(RunConfig[Options], Generic[Options]):
-    """The teacher is a patch description network, which has no levels to choose from."""
+    """The keys of a run whose teacher is a patch description network, which has no levels to choose."""
 
     backbone: Literal["small", "medium"]
     weights: Text = "bundled"  # or the path of a PDN's .safetensors or .pth file, or random
@@ -56,18 +56,18 @@ def _one(value: int) -> int:
 
 def _some(value: float) -> float:
     if not value:
-        raise ValueError("must be above 0: held-out good images bring the method's two maps to one scale")
+        raise ValueError("must be above 0: held-out good images are needed to scale the method's two maps")
     return value
 
 
 def _large_enough(value: tuple[int, int]) -> tuple[int, int]:
     if min(value) < SMALLEST:
-        raise ValueError(f"must be at least {SMALLEST} pixels a side, which the autoencoder needs")
+        raise ValueError(f"must be at least {SMALLEST} pixels per side, because the autoencoder needs that")
     return value
 
 
 class EfficientADDetector(Detector):
-    """Two levels: teacher and student, then autoencoder and student, on the scale of held-out good images."""
+    """Two levels: teacher and student, then autoencoder and student, scaled with held-out good images."""
 
     border = 4  # the networks do not pad
     references = ("teacher", "autoencoder")
@@ -84,13 +84,13 @@ class EfficientADDetector(Detector):
         return (teacher.float() - student.float()).square().mean(dim=1, keepdim=True)
 
     def combine(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
-        """Both maps averaged; the border they lack is 0, which is their q_a."""
+        """The mean of both maps; the border that they do not cover is 0, which corresponds to their q_a."""
         scaled = [calibrated(level, pair) for level, pair in zip(levels, self.student.quantiles, strict=True)]
         return resize(F.pad(sum(scaled) / len(scaled), [self.border] * 4), size)
 
 
 class EfficientADTrainer(BaseTrainer):
-    """A student imitates the teacher on good images alone, and an autoencoder that knows the whole image."""
+    """A student imitates the teacher on good images only, and an autoencoder that encodes the whole image."""
 
     Config = PDNConfig
 
@@ -107,7 +107,7 @@ class EfficientADTrainer(BaseTrainer):
         @classmethod
         def counts_steps(cls, values: Any) -> Any:
             if isinstance(values, dict) and "epochs" in values:
-                raise ValueError("this method counts steps of one image, not epochs: write steps")
+                raise ValueError("this method counts steps of one image, not epochs: use the key steps")
             return values
 
     def build_detector(self) -> EfficientADDetector:
@@ -116,7 +116,7 @@ class EfficientADTrainer(BaseTrainer):
         kind = self.config.backbone
         source = from_main(lambda: find_pdn(kind, self.weights()))
         if self.config.phase == "train":
-            self.penalty_images  # noqa: B018 -- a folder without images must show now
+            self.penalty_images  # noqa: B018 -- a folder without images must be reported now
         teacher = build_pdn(kind, source, self.config.seed)
         return EfficientADDetector(teacher, EfficientADStudent(kind), norm=False, sigma=self.options.sigma)
 
@@ -125,7 +125,7 @@ class EfficientADTrainer(BaseTrainer):
         return Recipe(steps=self.options.steps, keep="last")
 
     def loss(self, batch: dict) -> torch.Tensor:
-        """Scalar: hard-feature loss, penalty, autoencoder's and student's loss towards it, summed."""
+        """Scalar: the sum of hard-feature loss, penalty, the autoencoder's loss and the student's loss towards it."""
         image, step, student, normalise = batch["image"], batch["step"], self.student, self.teacher.normalise
         teacher = student.normalised(batch["teacher"][0])
         hard = hard_feature_loss((teacher.float() - student.local(normalise(image)).float()).square())
@@ -133,7 +133,7 @@ class EfficientADTrainer(BaseTrainer):
         target = student.normalised(self.teacher_maps(changed)[0])
         changed = normalise(changed)
         autoencoder = student.autoencoder(changed).float()
-        # Not detached: the autoencoder, too, moves towards what the student can say of it.
+        # Not detached: the autoencoder also moves towards what the student can predict.
         return (
             hard
             + self.penalty(step)
@@ -142,7 +142,7 @@ class EfficientADTrainer(BaseTrainer):
         )
 
     def penalty(self, step: int) -> torch.Tensor | float:
-        """What the student says of a picture of anything else, where it should say nothing."""
+        """The student's squared output for an image of something else, where it should be zero."""
         if self.penalty_images is None:
             return 0.0
         image = self.teacher.normalise(self.compute.images(self.penalty_stream(step)))
@@ -150,7 +150,7 @@ class EfficientADTrainer(BaseTrainer):
 
     @cached_property
     def penalty_images(self) -> Pictures | None:
-        """[h,w,3] uint8 by index. None without a penalty."""
+        """Penalty images [h,w,3] uint8 by index. None without a penalty."""
         where, size = self.options.penalty_path, self.options.crop_size
         if where == "none":
             return None
@@ -164,21 +164,21 @@ class EfficientADTrainer(BaseTrainer):
 
     @cached_property
     def penalty_stream(self) -> Prefetch[torch.Tensor]:
-        """The penalty image of each step, made ahead."""
+        """The penalty image of each step, prepared in advance."""
         return Prefetch(partial(self.draw_penalty, self.penalty_images), self.options.steps - 1)
 
     def draw_penalty(self, images: Pictures, step: int) -> torch.Tensor:
-        """[1,3,h,w] uint8."""
+        """The penalty image of a step: [1,3,h,w] uint8."""
         rng = np.random.default_rng((self.config.seed, step, 1))
         pixels = images[rng.integers(2**31)]
-        if pixels.shape[:2] != self.options.crop_size:  # formulas draw squares
+        if pixels.shape[:2] != self.options.crop_size:  # formula images are square
             pixels = cv2.resize(pixels, self.options.crop_size[::-1])
         if rng.random() < GRAY:
             pixels = np.repeat(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]))
 
     def on_fit_start(self, train: "Batches") -> dict[str, str]:
-        """The teacher's statistics over the training images, by which its channels weigh alike."""
+        """Set the teacher's statistics over the training images, which give its channels equal weight."""
         self.teacher_maps = train.teacher  # whose weights are cast already
         parts = (range(start, min(start + 16, train.images)) for start in range(0, train.images, 16))
         mean, std = channel_statistics(train.maps_of(list(part))[0] for part in parts)
@@ -188,7 +188,7 @@ class EfficientADTrainer(BaseTrainer):
 
     @torch.inference_mode()
     def on_fit_end(self, val: "Batches") -> None:
-        """Quantiles of both maps over all positions of the held-out images."""
+        """Set the quantiles of both maps over all positions of the held-out images."""
         self.detector.eval()
         levels = zip(*(self.levels_of(batch) for batch in val), strict=True)
         self.student.quantiles.copy_(torch.stack([low_and_high(maps) for maps in levels]))
@@ -200,7 +200,7 @@ class EfficientADTrainer(BaseTrainer):
 
     def build_optimizer(self, total_steps: int) -> tuple[torch.optim.Optimizer, object]:
         adam = torch.optim.Adam(self.student.parameters(), self.options.lr, weight_decay=1e-5)
-        # In closed form: what multiplies on would decay again with every resume.
+        # In closed form: a repeated multiplication would lower it again with every resume.
         return adam, torch.optim.lr_scheduler.LambdaLR(
             adam, lambda step: 1.0 if step < int(DECAY * total_steps) else 0.1
         )

@@ -21,7 +21,7 @@ from utils.config import Config, Count, Levels, NotNegative, Options, Rate, Text
 if TYPE_CHECKING:
     from engine.loading import Batches
 
-EPSILON = 1e-12  # keeps the division defined where a map is constant
+EPSILON = 1e-12  # avoids a division by zero where a map is constant
 
 
 def _two(value: Any) -> Any:
@@ -31,7 +31,7 @@ def _two(value: Any) -> Any:
 
 
 class PairConfig(Config[Options], Generic[Options]):
-    """A backbone and its levels, and where they differ its weights, for each of the two pairs."""
+    """A backbone with its levels for each of the two pairs; the weights may differ too."""
 
     backbone: Annotated[list[Text], BeforeValidator(_two)]
     out_indice: Annotated[list[Levels], BeforeValidator(_two)] = [[1, 2], [3, 4]]
@@ -39,7 +39,7 @@ class PairConfig(Config[Options], Generic[Options]):
 
 
 class MixedDetector(Detector):
-    """Two teachers, each with a student that sees images as its teacher does; `first` levels are the first pair's."""
+    """Two teachers, each with a student whose images are normalised alike; the first pair has `first` levels."""
 
     def __init__(self, teacher: TeacherPair, student: nn.ModuleDict, first: int, fusion: str, norm: bool, sigma: float):
         super().__init__(teacher, student, norm, sigma)
@@ -62,7 +62,7 @@ class MixedDetector(Detector):
 
 
 class MixedTrainer(BaseTrainer):
-    """Two pairs of teacher and student, a shallow and a deep one; a defect must be seen by both."""
+    """Two pairs of teacher and student, a shallow and a deep one; a defect must be visible in both."""
 
     Config = PairConfig
 
@@ -89,16 +89,16 @@ class MixedTrainer(BaseTrainer):
         return teacher, Features(backbone, out_indice)
 
     def loss(self, batch: dict) -> torch.Tensor:
-        # The pairs share no parameter, so training them together is training each alone.
+        # The pairs share no parameters, so training them together is the same as training each alone.
         return self.pair_losses(batch).sum()
 
     def pair_losses(self, batch: dict) -> torch.Tensor:
-        """[2]: for each pair the distance, a mean over levels and positions, summed over a batch as published."""
+        """[2]: for each pair the mean distance over levels and positions, summed over a batch as published."""
         levels = self.detector.levels(*self.detector.pairs(batch["image"], batch["teacher"]))
         return torch.stack([batch_sum(part, self.options.batch_size) for part in self.detector.parts(levels)])
 
     def validate(self, val: "Batches") -> dict[str, float]:
-        """The loss of each pair on held-out good images; each keeps the epoch of its own least one."""
+        """The loss of each pair on held-out good images; each pair keeps its epoch with the lowest loss."""
         losses = mean_loss(self.detector, self.compute, self.pair_losses, val)
         return dict(zip(self.student, losses.tolist(), strict=True))
 
@@ -111,8 +111,8 @@ class MixedTrainer(BaseTrainer):
 def fuse(local: torch.Tensor, context: torch.Tensor, how: str) -> torch.Tensor:
     """Two maps of the same images, [B,1,H,W] each, to one of the same shape.
 
-    "reference" is the published code's: the second map's columns are scaled to unit length, so the result depends on
-    which way up the image is, and a constant second map makes it zero. "product" scales to [0, 1] instead.
+    "reference" is as in the published code: the second map's columns are scaled to unit length, so the result depends
+    on the image's orientation, and a constant second map makes it zero. "product" scales to [0, 1] instead.
     """
     low, high = context.amin(dim=(2, 3), keepdim=True), context.amax(dim=(2, 3), keepdim=True)
     span = high - low

@@ -16,7 +16,7 @@ from utils.config import Count, NotNegative, Rate, Share, TrainingData
 
 
 class RDDetector(Detector):
-    """The student sees what the teacher says of the image, and not the image."""
+    """The student gets the teacher's maps of the image, not the image."""
 
     def student_maps(self, image: torch.Tensor, teacher: list[torch.Tensor]) -> list[torch.Tensor]:
         return self.student(teacher)
@@ -29,7 +29,7 @@ class RDDetector(Detector):
 
 
 class RDTrainer(BaseTrainer):
-    """A bottleneck compresses what the teacher sees of good parts; a decoder learns to restore it."""
+    """A bottleneck compresses the teacher's maps of good parts; a decoder learns to restore them."""
 
     class Options(TrainingData):
         epochs: Count = 200
@@ -38,7 +38,7 @@ class RDTrainer(BaseTrainer):
         norm: Literal[True] = True  # the distance is one minus the cosine
         val_ratio: Share = 0.0  # the last epoch is kept, so all images may train
         sigma: NotNegative = 4.0
-        sspcab: bool = False  # SSPCAB as the decoder's last but one convolution
+        sspcab: bool = False  # SSPCAB as the decoder's second-to-last convolution
         sspcab_weight: NotNegative = 0.1  # of its self-supervised loss
 
     def build_detector(self) -> RDDetector:
@@ -50,7 +50,7 @@ class RDTrainer(BaseTrainer):
         return RDDetector(teacher, student, sigma=self.options.sigma)
 
     def recipe(self) -> Recipe:
-        """The last epoch is kept, as published. Held-out images only tell what good parts score."""
+        """The last epoch is kept, as published. Held-out images only show which scores good parts get."""
         return Recipe(epochs=self.options.epochs, keep="last")
 
     def loss(self, batch: dict) -> torch.Tensor:

@@ -16,7 +16,7 @@ from utils.ranks import rank
 if TYPE_CHECKING:
     from engine.loading import Batches
 
-# Those of the published code, but for FIELD: it always cuts its patches from one corner of its noise.
+# As in the published code, except FIELD: that code always cuts its patches from one corner of its noise.
 PROJECTION_WEIGHT = 0.2 / 1.11
 RECONSTRUCT_WEIGHT, CONTRAST_WEIGHT = 0.01, 0.1
 MARGIN = 0.5  # of the cosine
@@ -26,7 +26,7 @@ FIELD = 128  # pixels, side of the noise that patches are cut from
 
 
 class RDPPTrainer(RDTrainer):
-    """RD with a projection before the bottleneck, which learns to take pseudo-anomalies out of what it lets through."""
+    """RD with projections before the bottleneck, which learn to remove pseudo-anomalies from the teacher's maps."""
 
     class Options(RDTrainer.Options):
         projection_lr: Rate = 0.001  # lr is the bottleneck's and the decoder's
@@ -48,7 +48,7 @@ class RDPPTrainer(RDTrainer):
         return {}
 
     def loss(self, batch: dict) -> torch.Tensor:
-        """Scalar: RD's loss from projected maps, and the projection's own terms."""
+        """Scalar: RD's loss on projected maps plus the projections' own terms."""
         generator = np.random.default_rng((self.config.seed, batch["step"], rank()))
         noisy = self.teacher_maps(add_noise(batch["image"], self.noise, generator))
         projected, projected_noisy = (self.student.project(maps) for maps in (batch["teacher"], noisy))
@@ -58,19 +58,19 @@ class RDPPTrainer(RDTrainer):
     def projection_loss(
         self, noisy: list[torch.Tensor], projected: list[torch.Tensor], projected_noisy: list[torch.Tensor]
     ) -> torch.Tensor:
-        """Scalar: reconstruct and contrast terms (and transport, if asked for) of three L x [B,C,h,w], over levels."""
+        """Scalar: reconstruct and contrast terms (and transport, if enabled) of three L x [B,C,h,w], over levels."""
         pairs = zip(projected_noisy, projected, strict=True)
         reconstruct = sum(cosine_distance(n, p, exact=False).mean() for n, p in pairs)
         contrast = sum(
             (1 - flat_cosine_distance(n, p) - MARGIN).clamp_min(0).mean() for n, p in zip(noisy, projected, strict=True)
         )
         loss = RECONSTRUCT_WEIGHT * reconstruct + CONTRAST_WEIGHT * contrast
-        # Off by default: the published code compares a batch with a permutation of itself as two clouds of
-        # points; they are the same cloud, so the term and its gradient are zero and only cost time.
+        # Off by default: the published code compares a batch with a permutation of itself, as two clouds of
+        # points. Both are the same cloud, so the term and its gradient are zero and only take time.
         return loss + sum(map(transport_to_shuffled, projected)) if self.options.transport else loss
 
     def build_optimizer(self, total_steps: int) -> tuple[torch.optim.Optimizer, None]:
-        # The published code's two Adam optimizers step together, which is one with two learning rates.
+        # The published code's two Adam optimizers always step together; one with two learning rates does the same.
         groups = [
             {"params": self.student.reverse.parameters()},
             {"params": self.student.projections.parameters(), "lr": self.options.projection_lr},
@@ -80,22 +80,22 @@ class RDPPTrainer(RDTrainer):
 
 def transport_to_shuffled(maps: torch.Tensor) -> torch.Tensor:
     """Sinkhorn divergence between a batch's maps [B,C,h,w], as probabilities, and the same maps in another order."""
-    from models.transport import sinkhorn_divergence  # loaded where the term is asked for
+    from models.transport import sinkhorn_divergence  # imported only if the term is enabled
 
     clouds = maps.float().flatten(1).softmax(dim=1)
     return sinkhorn_divergence(clouds, clouds.roll(1, dims=0))
 
 
 def add_noise(image: torch.Tensor, noise: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
-    """Images [B,3,H,W] in [0,1], each with a patch of `noise` [3,h,w] added, 10 to 31 px a side, off the border.
+    """Images [B,3,H,W] in [0,1], each with a patch of `noise` [3,h,w] added, 10 to 31 px per side, off the border.
 
-    Where in the noise a patch is cut is drawn too, or all patches would be alike.
+    The patch is cut from a random place of the noise; otherwise all patches would be alike.
     """
     sides = image.shape[-2:]
     drawn = np.array([[_place(side, generator) for side in sides] for _ in image])  # [B,2,3]
     start, cut, length = torch.from_numpy(drawn).to(image.device).unsqueeze(-1).unbind(dim=2)  # [B,2,1] each
     offset = torch.arange(LARGEST, device=image.device)
-    # Windows of the largest size, all images at once; what lies outside a smaller patch adds nothing.
+    # Windows of the largest size for all images at once; positions outside a smaller patch add zero.
     rows, columns = (start + offset).minimum(start + length - 1).unbind(dim=1)  # [B,LARGEST] each
     noise_rows, noise_columns = (cut + offset).minimum(cut + length - 1).unbind(dim=1)
     inside_rows, inside_columns = (offset < length).unbind(dim=1)

@@ -39,14 +39,14 @@ class RNSTDetector(Detector):
 
 
 class RNRDDetector(RNSTDetector):
-    """The student sees what the teacher says of the image, and not the image."""
+    """The student gets the teacher's maps of the image, not the image."""
 
     def student_maps(self, image: torch.Tensor, teacher: list[torch.Tensor]) -> list[torch.Tensor]:
         return self.student(teacher)
 
 
 class RNSTTrainer(BaseTrainer):
-    """Forward: STPM's student, with memories of normal features that later stages read beside their input."""
+    """Forward: STPM's student with memories of normal features, which later stages read together with their input."""
 
     class Options(TrainingData):
         epochs: Count = 100
@@ -55,13 +55,13 @@ class RNSTTrainer(BaseTrainer):
         norm: Literal[True] = True  # the distance is one minus the cosine
         sigma: NotNegative = 4.0
         embedDim: Count = 50  # items in a memory, L in the paper
-        n_embed: Count = 16  # normal images that remind the memories, in each step
+        n_embed: Count = 16  # normal images that the memories learn, in each step
         lambda1: NotNegative = 0.1  # of normality embedding
         lambda2: NotNegative = 0.1  # of orthogonality
         orth: Literal["abs", "signed"] = "abs"
         temperature: Rate = 1.0  # of the memories' softmax
         layer_weight: Literal["none", "1/hw"] = "none"  # of a level in the map
-        one_cycle: bool = False  # Adam, lr rising to the one given and falling, instead of the host's optimizer
+        one_cycle: bool = False  # Adam with lr as the peak of one cycle, instead of the optimizer of STPM or RD
 
     def build_detector(self) -> RNSTDetector:
         c, o = self.config, self.options
@@ -71,7 +71,7 @@ class RNSTTrainer(BaseTrainer):
             raise UserError("out_indice: memories lie between levels, so at least two are needed, such as [1, 2]")
         teacher = self.pretrained(c.backbone, c.out_indice)
         if plan.width is not None:
-            plan = plan._replace(width=0.25)  # a wide teacher has a student of ordinary width
+            plan = plan._replace(width=0.25)  # a wide teacher has a student of normal width
         student = RememberingStudent(plan, teacher.channels, [self.memory(n) for n in teacher.channels[:-1]])
         return RNSTDetector(teacher, student, o.layer_weight, o.sigma)
 
@@ -85,8 +85,8 @@ class RNSTTrainer(BaseTrainer):
     def loss(self, batch: dict) -> torch.Tensor:
         """Scalar: distillation, lambda1 x normality embedding, lambda2 x orthogonality.
 
-        The first two are sums over a batch and over the exemplars, as in the only public code; its lambdas belong
-        to that.
+        The first two are sums over a batch and over the exemplars, as in the only public code; its lambdas were
+        chosen for these sums.
         """
         o = self.options
         levels = self.detector.levels(*self.detector.pairs(batch["image"], batch["teacher"]))
@@ -98,7 +98,7 @@ class RNSTTrainer(BaseTrainer):
         return distillation + o.lambda1 * reminding + o.lambda2 * orthogonality
 
     def reminders(self, teacher: list[torch.Tensor]) -> list[tuple[NormalityMemory, torch.Tensor]]:
-        """Each memory with the teacher's maps, L x [N,C,h,w], of exemplars that it should hold."""
+        """Each memory with the teacher's maps of the exemplars that it should learn, L x [N,C,h,w]."""
         return list(zip(self.student.memories, teacher[:-1], strict=True))
 
     def build_optimizer(self, total_steps: int) -> tuple[torch.optim.Optimizer, object]:
@@ -112,7 +112,7 @@ class RNSTTrainer(BaseTrainer):
 
 
 class RNRDTrainer(RNSTTrainer):
-    """Reverse: RD's bottleneck and decoder, with memories before the decoder's stages."""
+    """Reverse: RD's bottleneck and decoder with memories before the decoder's stages."""
 
     class Options(RNSTTrainer.Options):
         epochs: Count = 200
@@ -129,28 +129,28 @@ class RNRDTrainer(RNSTTrainer):
                 f"TrainingData.memories {o.memories}: the decoder's stages are 0 to {len(c.out_indice) - 1}"
             )
         teacher = self.exemplar_teacher() if 0 in o.memories else self.pretrained(c.backbone, c.out_indice)
-        channels = [2 * teacher.channels[-1], *reversed(teacher.channels)]  # of what each stage of the decoder reads
+        channels = [2 * teacher.channels[-1], *reversed(teacher.channels)]  # of the input of each decoder stage
         decoder = Decoder(plan, teacher.channels, {k: self.memory(channels[k]) for k in o.memories})
         student = ReverseStudent(Bottleneck(plan, teacher.channels), decoder)
         return RNRDDetector(teacher, student, o.layer_weight, o.sigma)
 
     def recipe(self) -> Recipe:
-        """The last epoch is kept, as RD does. Held-out images only tell what good parts score."""
+        """The last epoch is kept, as in RD. Held-out images only show which scores good parts get."""
         return Recipe(epochs=self.options.epochs, keep="last")
 
     def exemplar_teacher(self) -> Teacher:
-        """The memory before the first stage holds what the teacher says one level below its last."""
+        """A teacher with one more level, which the memory before the first decoder stage learns."""
         c = self.config
         levels = [*c.out_indice, c.out_indice[-1] + 1]
         if levels[0] == 0 or levels[-1] > 4:
             raise UserError(
-                "out_indice: with memory 0 the levels must lie in 1 to 3, since it learns from the next one"
+                "out_indice: with memory 0 the levels must be from 1 to 3, because it learns from the next level"
             )
         try:
             teacher = self.pretrained(c.backbone, levels)
         except IncompleteWeights as error:
             without = [k for k in self.options.memories if k]
-            raise UserError(f"{error}; TrainingData.memories={without} does without level {levels[-1]}") from None
+            raise UserError(f"{error}; TrainingData.memories={without} does not need level {levels[-1]}") from None
         teacher.net = ExemplarTeacher(teacher.net)
         return teacher
 
@@ -164,13 +164,13 @@ class RNRDTrainer(RNSTTrainer):
 
 
 def alignment(memory: NormalityMemory, form: str) -> torch.Tensor:
-    """Scalar: how far keys and values are from orthogonal; "signed", the public code's, is least for opposite ones."""
+    """Scalar: how far keys and values are from orthogonal; "signed" (public code) is lowest for opposite ones."""
     cosines = memory.alignment()
     return cosines.abs().mean() if form == "abs" else cosines.mean()
 
 
 def exemplars(step: int, count: int, images: int, seed: int) -> list[int]:
-    """The exemplars of a step: the next `count` of all images in a random order, over and over in new ones."""
+    """The exemplars of a step: the next `count` images in a random order; each pass over all has a new order."""
     places = range(step * count, (step + 1) * count)
     passes = {place // images for place in places}
     orders = {k: np.random.default_rng((seed, k)).permutation(images) for k in passes}

@@ -12,7 +12,7 @@ from utils.config import Count, Rate, TrainingData
 
 
 class STPMDetector(Detector):
-    """A defect must be seen at every level: the levels are multiplied."""
+    """The levels are multiplied, so a defect must be visible at every level."""
 
     def combine(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
         return multiply_levels(levels, size)

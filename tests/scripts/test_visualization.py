@@ -54,7 +54,7 @@ def test_levels_are_counted_from_1():
 
 @pytest.mark.parametrize("wanted", ["²", "0", "4", "-1", "", "1,", "one", "9" * 5000])
 def test_levels_that_there_are_not_are_a_sentence(wanted):
-    with pytest.raises(UserError, match="^--layers: write 'all' or numbers from 1 to 3"):
+    with pytest.raises(UserError, match="^--layers: give 'all' or numbers from 1 to 3"):
         choose_levels(wanted, 3)
 
 

@@ -404,10 +404,10 @@ def test_a_trainer_built_to_test_trains_with_the_penalty(config):
     ("word", "said"),
     [
         ("TrainingData.batch_size=8", "'TrainingData.batch_size' must be 1: the hard-feature loss"),
-        ("TrainingData.img_size=128", "command line: 'TrainingData.img_size' must be at least 256 pixels a side"),
+        ("TrainingData.img_size=128", "command line: 'TrainingData.img_size' must be at least 256 pixels per side"),
         ("TrainingData.crop_size=224", "'TrainingData.crop_size' must be at least 256"),
         ("TrainingData.val_ratio=0", "command line: 'TrainingData.val_ratio' must be above 0: held-out good images"),
-        ("TrainingData.epochs=10", "counts steps of one image, not epochs: write steps"),
+        ("TrainingData.epochs=10", "counts steps of one image, not epochs: use the key steps"),
         ("TrainingData.norm=true", "unknown key 'TrainingData.norm'"),
         ("out_indice=[1, 2]", "unknown key 'out_indice'"),
         ("backbone=resnet18", "'backbone' must be small or medium"),

@@ -325,7 +325,7 @@ def test_an_unknown_method_lists_the_known_ones(config):
 def test_another_method_with_this_ones_recipe_is_noted(config, capsys):
     """config.yaml's lr of 0.4 is STPM's; Adam makes nothing good of it."""
     build_trainer(config("st"), ["distillType=rd"])
-    assert "holds another method's recipe" in capsys.readouterr().err
+    assert "has another method's recipe" in capsys.readouterr().err
     build_trainer(config("rd"), ["distillType=rd", "seed=1"])
     assert "recipe" not in capsys.readouterr().err
 

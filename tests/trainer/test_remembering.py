@@ -321,7 +321,7 @@ def test_a_fresh_process_reproduces_the_scores(tiny_mvtec, tmp_path):
 
 
 def test_memory_0_needs_a_teacher_with_layer4(config):
-    with pytest.raises(UserError, match=r"end at level 3; TrainingData.memories=\[1, 2\] does without level 4"):
+    with pytest.raises(UserError, match=r"end at level 3; TrainingData.memories=\[1, 2\] does not need level 4"):
         build_trainer(config("rnrd", {"memories": [0, 1, 2]}, weights="bundled"))
 
 
@@ -334,7 +334,7 @@ def test_memories_that_the_decoder_has_no_place_for(config, places):
 def test_other_errors_do_not_blame_the_memory(config):
     with pytest.raises(UserError, match="no.* 'resnet81'; did you mean [^;]*$"):
         build_trainer(config("rnrd", {"memories": [0, 1, 2]}, backbone="resnet81"))
-    with pytest.raises(UserError, match="out_indice: with memory 0 the levels must lie in 1 to 3"):
+    with pytest.raises(UserError, match="out_indice: with memory 0 the levels must be from 1 to 3"):
         build_trainer(config("rnrd", {"memories": [0]}, out_indice=[3, 4]))
     with pytest.raises(UserError, match="out_indice: memories lie between levels"):
         build_trainer(config("rnst", out_indice=[1]))
