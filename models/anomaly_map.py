@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 
 def resize(maps: torch.Tensor, size: Sequence[int], align_corners: bool = False) -> torch.Tensor:
-    """Bilinear: [B,1,h,w] -> [B,1,H,W]."""
+    """Bilinear resize: [B,1,h,w] -> [B,1,H,W]."""
     return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 
@@ -18,9 +18,9 @@ def sum_levels(levels: Sequence[torch.Tensor], size: Sequence[int], align_corner
 
 
 def share_out(levels: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Each level divided by its number of positions, so that coarse levels weigh most: L x [B,1,h,w].
+    """Each level divided by its number of positions, so coarse levels have the largest weight: L x [B,1,h,w].
 
-    At 256 px levels of 64, 32 and 16 positions a side get 1/4096, 1/1024 and 1/256 (DBFAD, MixedTeacher).
+    At 256 px, levels of 64, 32 and 16 positions per side get 1/4096, 1/1024 and 1/256 (DBFAD, MixedTeacher).
     """
     return [level / math.prod(level.shape[-2:]) for level in levels]
 
@@ -28,17 +28,17 @@ def share_out(levels: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 def multiply_levels(levels: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
     """Levels multiplied at the finest level's size, then resized: L x [B,1,h,w] -> [B,1,H,W].
 
-    STPM's published code multiplies at 64 x 64 for 256-px images, which is the finest level's size.
+    STPM's published code also multiplies at the finest level's size, 64 x 64 for 256-px images.
     """
     finest = max((level.shape[-2:] for level in levels), key=math.prod)
     return resize(torch.stack([resize(level, finest) for level in levels]).prod(dim=0), size)
 
 
 def smooth(maps: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Two-dimensional Gaussian blur, sigma in pixels: [B,1,H,W] -> [B,1,H,W]; 0 leaves the map as it is.
+    """Two-dimensional Gaussian blur, sigma in pixels: [B,1,H,W] -> [B,1,H,W]; 0 means no blur.
 
     Same kernel and borders as scipy.ndimage.gaussian_filter: radius 4 sigma, edge samples mirrored with
-    the edge repeated (torch's own "reflect" padding leaves the edge out and gives other corners).
+    the edge repeated (torch's own "reflect" padding does not repeat the edge and gives other corners).
     """
     if sigma == 0:
         return maps

@@ -1,4 +1,4 @@
-"""Residual blocks that halve, keep or double the size of a map, and what a ResNet is made of."""
+"""Residual blocks that halve, keep or double the size of a map, and the structure of a ResNet."""
 
 from typing import Literal, NamedTuple
 
@@ -15,7 +15,7 @@ Resample = Literal["down", "same", "up"]
 
 
 class Residual(nn.Module):
-    """ReLU of main path plus shortcut (He et al., CVPR 2016)."""
+    """ReLU(main path + shortcut) (He et al., CVPR 2016)."""
 
     def __init__(self, main: nn.Module, skip: nn.Module):
         super().__init__()
@@ -26,7 +26,7 @@ class Residual(nn.Module):
 
 
 class PredictiveResidual(nn.Module):
-    """A residual block with an SSPCAB in the place of its last but one convolution; takes `block` apart for it."""
+    """A residual block whose second-to-last convolution is replaced by an SSPCAB; made of the parts of `block`."""
 
     def __init__(self, block: Residual):
         super().__init__()
@@ -47,7 +47,7 @@ class PredictiveResidual(nn.Module):
 
 
 class ResNetPlan(NamedTuple):
-    """What of a ResNet a student needs to know to be built like it."""
+    """The structure of a ResNet, for students that are built like it."""
 
     depths: tuple[int, ...]  # blocks of layer1 to layer4
     width: float | None  # a bottleneck block's inner channels per output channel; None: basic blocks
@@ -71,14 +71,14 @@ BASIC = ResNetPlan((2, 2, 2, 2), None)  # ResNet-18
 
 
 def resnet_plan(backbone: str) -> ResNetPlan:
-    """How the ResNet of that timm name is built. Raises UserError for any other network of timm's."""
+    """The structure of the ResNet with this timm name. Raises UserError for any other network of timm."""
     with torch.device("meta"):  # shapes only, no memory
         net = timm.create_model(backbone, pretrained=False)
     stages = [getattr(net, f"layer{k}", None) for k in (1, 2, 3, 4)]
     if any(stage is None or not isinstance(stage[0], BasicBlock | Bottleneck) for stage in stages):
         raise UserError(
             f"backbone '{backbone}' is not a ResNet; this method mirrors one: resnet18, resnet34, resnet50, "
-            "wide_resnet50_2 and the like"
+            "wide_resnet50_2 and similar ones"
         )
     block = stages[0][0]
     width = block.conv1.out_channels / block.conv3.out_channels if isinstance(block, Bottleneck) else None
@@ -86,14 +86,14 @@ def resnet_plan(backbone: str) -> ResNetPlan:
 
 
 def stem() -> nn.Sequential:
-    """A ResNet's entrance: [B,3,H,W] -> [B,64,H/4,W/4]."""
+    """The first layers of a ResNet: [B,3,H,W] -> [B,64,H/4,W/4]."""
     return nn.Sequential(
         nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
     )
 
 
 def init_convolutions(net: nn.Module) -> None:
-    """Kaiming-normal (fan out) for every Conv2d, as the papers' codes do; transposed ones keep PyTorch's default."""
+    """Kaiming-normal (fan out) for every Conv2d, as in the published codes; transposed ones keep PyTorch's default."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

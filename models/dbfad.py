@@ -1,4 +1,4 @@
-"""Both halves of DBFAD (Thomine & Snoussi, Textile Research Journal 2024): pooled teacher and residual student."""
+"""The networks of DBFAD (Thomine & Snoussi, Textile Research Journal 2024): pooled teacher and residual student."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from utils.errors import UserError
 
 
 class PooledFeatures(nn.Module):
-    """A backbone's stem, pooled, and its next three levels: [B,3,H,W] -> maps of strides 4, 4, 8 and 16.
+    """A backbone's pooled stem and its next three levels: [B,3,H,W] -> maps of strides 4, 4, 8 and 16.
 
     Raises UserError unless `features` has levels of strides 2, 4, 8 and 16.
     """
@@ -23,18 +23,18 @@ class PooledFeatures(nn.Module):
         if features.reduction != [2, 4, 8, 16]:
             raise UserError(
                 f"out_indice: this method needs levels of strides 2, 4, 8 and 16 ([0, 1, 2, 3] of a ResNet), "
-                f"these of '{features.backbone}' have {features.reduction}"
+                f"but these of '{features.backbone}' have {features.reduction}"
             )
         self.features, self.channels = features, features.channels
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
         stem, *deeper = self.features(image)
-        # timm's level 0 is the stem before a ResNet's max-pooling; the method's first level is after it.
+        # timm's level 0 is the stem before the ResNet's max-pooling; the method's first level comes after it.
         return [F.max_pool2d(stem, kernel_size=3, stride=2, padding=1), *deeper]
 
 
 class WidthAttention(nn.Module):
-    """A convolution's maps times a softmax along each of their rows: [B,C,h,w] -> same shape, about 1/w as large."""
+    """A convolution's maps times their softmax along each row: [B,C,h,w] -> same shape, values about 1/w as large."""
 
     def __init__(self, embed: nn.Module, weigh: nn.Module):
         super().__init__()
@@ -42,15 +42,15 @@ class WidthAttention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         maps = self.embed(x)
-        return maps * self.weigh(maps).softmax(dim=-1)  # along the width alone, as published
+        return maps * self.weigh(maps).softmax(dim=-1)  # only along the width, as published
 
 
 class DBFADStudent(nn.Module):
     """Fuses the teacher's four maps and decodes them with links from one level up: maps -> maps of the same shapes.
 
-    `channels` are those of the maps, of strides 4, 4, 8 and 16; the image's sides are multiples of 32, at least 96:
-    of 64 pixels two are left for SSPCAB, which then reads nothing but padding. `residual=False`, for fabrics not
-    trained on (domain generalisation), leaves the links out.
+    `channels` are those of the maps, of strides 4, 4, 8 and 16. The image's sides are multiples of 32, at least 96:
+    from 64 pixels, SSPCAB would get 2 positions and read only padding. `residual=False` removes the links, for fabrics
+    that are not in the training data (domain generalisation).
     """
 
     def __init__(self, channels: Sequence[int], residual: bool = True):
@@ -93,7 +93,7 @@ class DBFADStudent(nn.Module):
 
 
 def _conv_relu_norm(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """The norm comes after the ReLU, as published: its output may be negative."""
+    """Convolution, ReLU, then norm, as published: the output may be negative."""
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
     return nn.Sequential(conv, nn.ReLU(inplace=True), nn.BatchNorm2d(outputs))
 

@@ -1,4 +1,4 @@
-"""What a method is: images in, anomaly maps out."""
+"""The detector of a method: from images to anomaly maps."""
 
 from collections.abc import Sequence
 
@@ -19,12 +19,12 @@ def unit_range(image: torch.Tensor) -> torch.Tensor:
 class Detector(nn.Module):
     """RGB images [B,3,H,W] at crop_size, uint8, uint16 or float in [0,1] -> anomaly maps [B,1,H,W] float32.
 
-    `teacher` is frozen; `student` is all that learns or must be saved. A method subclasses this and overrides what
-    differs. Pure: tensors in, tensors out, nothing kept between calls, so it can be exported, compiled and copied.
+    `teacher` is frozen; `student` has all that learns or must be saved. A method subclasses this and overrides what is
+    different. It is pure: no state is kept between calls, so it can be exported, compiled and copied.
     """
 
-    border = 0  # positions that the levels lack at each edge of the image
-    references: Sequence[str] = ()  # what the student is compared with at each level, if it is not the teacher
+    border = 0  # positions at each edge of the image that the levels do not cover
+    references: Sequence[str] = ()  # name of what the student is compared with at each level, if not the teacher
 
     def __init__(self, teacher: nn.Module, student: nn.Module, norm: bool = True, sigma: float = 0.0):
         super().__init__()
@@ -37,9 +37,9 @@ class Detector(nn.Module):
     def pairs(
         self, image: torch.Tensor, teacher: list[torch.Tensor] | None = None
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """What is compared: (teacher's maps, student's maps) of images [B,3,H,W], each L x [B,C,h,w].
+        """The maps to compare: (teacher's, student's) of images [B,3,H,W], each L x [B,C,h,w].
 
-        `teacher` are the teacher's maps of these images where they are known already.
+        `teacher` are the teacher's maps of these images, if they are already computed.
         """
         image = unit_range(image)
         teacher = self.teacher(image) if teacher is None else teacher
@@ -50,9 +50,9 @@ class Detector(nn.Module):
         return self.student(self.teacher.normalise(image))
 
     def distance(self, teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
-        """Disagreement at each position of a level, trained and scored alike: two [B,C,h,w] -> [B,1,h,w] float32.
+        """The distance at each position of a level, for loss and score: two [B,C,h,w] -> [B,1,h,w] float32.
 
-        In training by the faster formula, whose rounding only matters where the two agree to 1e-6.
+        Training uses the faster formula; its rounding matters only for distances below 1e-6.
         """
         return squared_distance(teacher, student, self.norm, exact=not self.training)
 
@@ -61,7 +61,7 @@ class Detector(nn.Module):
         return [self.distance(t, s) for t, s in zip(teacher, student, strict=True)]
 
     def combine(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
-        """One distance map per level, L x [B,1,h,w], to one of image size: [B,1,H,W]."""
+        """Combine one distance map per level, L x [B,1,h,w], into one of image size: [B,1,H,W]."""
         return sum_levels(levels, size)
 
     def final_map(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:

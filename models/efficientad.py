@@ -16,7 +16,7 @@ CHANGES = (adjust_brightness, adjust_contrast, adjust_saturation)
 class Autoencoder(nn.Module):
     """Predicts a PDN's maps from 64 numbers (table 8): [B,3,H,W] -> [B,channels,h,w], h and w by `pdn_size`.
 
-    For sides of at least 256; from 288 on there is more than one position of 64 numbers, and the view less global.
+    For sides of at least 256. From 288 on there is more than one position of 64 numbers, each for a part of the image.
     """
 
     def __init__(self, channels: int = CHANNELS, padding: bool = False):
@@ -44,15 +44,15 @@ class Autoencoder(nn.Module):
 
 
 def _decoder_sizes(side: int) -> list[int]:
-    """What each stage of the decoder resizes a side to. Its even kernels then add 1: 4, 9, 16, 33, 64, 128 for 256."""
+    """The size of a side in each stage of the decoder. Its even kernels then add 1: 4, 9, 16, 33, 64, 128 for 256."""
     return [side // 64 - 1, side // 32, side // 16 - 1, side // 8, side // 4 - 1, side // 2 - 1]
 
 
 class EfficientADStudent(nn.Module):
     """All that a run learns: [B,3,H,W] -> S1, S2 and A of [B,384,h,w], the student's halves and the autoencoder's maps.
 
-    Also holds what a finished run needs of the teacher and of held-out images: `mean` and `std` [1,384,1,1] of the
-    teacher's channels, and `quantiles` [2,2] of the local and of the global map, q_a and q_b each.
+    It also contains the statistics of a finished run: `mean` and `std` [1,384,1,1] of the teacher's channels, and
+    `quantiles` [2,2]: q_a and q_b of the local and of the global map, from held-out images.
     """
 
     def __init__(self, kind: str):
@@ -68,28 +68,28 @@ class EfficientADStudent(nn.Module):
         return local, to_autoencoder, self.autoencoder(image)
 
     def normalised(self, teacher: torch.Tensor) -> torch.Tensor:
-        """The teacher's maps as student and autoencoder predict them: [B,384,h,w] -> same."""
+        """The teacher's maps, scaled as student and autoencoder predict them: [B,384,h,w] -> same."""
         return (teacher - self.mean) / self.std
 
     def local(self, image: torch.Tensor) -> torch.Tensor:
-        """S1 alone, which predicts the teacher."""
+        """Only S1, which predicts the teacher."""
         return self.pdn.head(image, slice(0, CHANNELS))
 
     def global_head(self, image: torch.Tensor) -> torch.Tensor:
-        """S2 alone, which predicts the autoencoder."""
+        """Only S2, which predicts the autoencoder."""
         return self.pdn.head(image, slice(CHANNELS, 2 * CHANNELS))
 
 
 def hard_feature_loss(difference: torch.Tensor) -> torch.Tensor:
-    """Mean of the elements that are no less than the 0.999-quantile of all of them, whatever their shape (algorithm 1).
+    """Mean of the elements that are not below the 0.999-quantile of all elements, of any shape (algorithm 1).
 
-    `difference` holds the squared differences of a batch's features; gradients reach the elements kept.
+    `difference` are the squared differences of a batch's features; only the elements kept get gradients.
     """
     n = difference.numel()
-    # The linearly interpolated quantile lies at rank (n-1) 0.999 of the sorted elements, counted from 0, so just those
-    # from the next whole rank on are no less. A float product could miss a whole rank, and torch.quantile, besides
-    # being slower, refuses more than 2^24 elements in many versions. Of elements that equal the quantile any may be
-    # kept: the mean is that of the published mask as long as no two are equal.
+    # The linearly interpolated quantile is at rank (n-1) 0.999 of the sorted elements, from 0, so the elements from
+    # the next whole rank on are not below it. A float product could miss a whole rank. torch.quantile is slower and
+    # refuses more than 2^24 elements in many versions. Of elements equal to the quantile, any may be kept: the mean
+    # is that of the published mask if no two elements are equal.
     rank = -(-(n - 1) * 999 // 1000)
     return difference.flatten().topk(n - rank, sorted=False).values.mean()
 
@@ -109,12 +109,12 @@ def low_and_high(maps: Iterable[torch.Tensor]) -> torch.Tensor:
 def channel_statistics(chunks: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation (of the population) of each channel of [B,C,h,w] chunks: float64 [C] and [C].
 
-    A channel that never changes gets 1e-6, so that it can be divided by.
+    A channel that never changes gets 1e-6, to avoid a division by zero.
     """
     count, mean, squares = 0, 0.0, 0.0
     for chunk in chunks:
-        # Chan et al.'s merge of two groups' moments. A difference of large sums would lose a small deviation, and half
-        # precision any.
+        # Chan et al.'s merge of two groups' moments. A difference of large sums would lose small deviations, and half
+        # precision would lose all.
         var, own = torch.var_mean(chunk.double(), dim=(0, 2, 3), correction=0)
         size = chunk.numel() // chunk.shape[1]
         total, shift = count + size, own - mean
@@ -125,6 +125,6 @@ def channel_statistics(chunks: Iterable[torch.Tensor]) -> tuple[torch.Tensor, to
 
 
 def jitter(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Images [B,3,H,W] in [0,1] -> same, all with one change of brightness, contrast or saturation by 0.8 to 1.2."""
+    """Images [B,3,H,W] in [0,1] -> same, with brightness, contrast or saturation of all changed by 0.8 to 1.2."""
     change, factor = CHANGES[rng.integers(3)], rng.uniform(0.8, 1.2)
     return change(image, factor)

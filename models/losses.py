@@ -1,11 +1,11 @@
-"""Distances between feature maps: functions of tensors that know nothing of trainers."""
+"""Distances between feature maps, as pure functions of tensors."""
 
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 
-EPSILON = 1e-12  # smallest vector length that is divided by, as in torch's normalize
+EPSILON = 1e-12  # smallest vector length for a division, as in torch's normalize
 
 
 def squared_distance(
@@ -15,8 +15,8 @@ def squared_distance(
 
     With `norm` both vectors are first scaled to unit length, so the value is 2(1 - cos), in [0, 4]
     (STPM, Wang et al., BMVC 2021, Eq. 1 without the 1/2; twice the distance of DBFAD and MixedTeacher).
-    Not `exact`, it is |t|^2 + |s|^2 - 2 t.s: faster where gradients are wanted, but near-equal vectors cancel, and
-    rounding is all that is left of a distance below 1e-6.
+    Without `exact` it is |t|^2 + |s|^2 - 2 t.s: faster with gradients, but nearly equal vectors cancel, so a distance
+    below 1e-6 is only rounding.
     """
     if not norm:
         return (teacher.float() - student.float()).square().sum(dim=1, keepdim=True)
@@ -31,8 +31,8 @@ def squared_distance(
 def cosine_distance(teacher: torch.Tensor, student: torch.Tensor, exact: bool = True) -> torch.Tensor:
     """One minus the cosine over channels at each position: two [B,C,H,W] -> [B,1,H,W], float32, in [0, 2].
 
-    Half the squared distance of unit vectors, but for a vector of zeros: it is at distance 1 from everything here,
-    at half of that there. `exact` as there.
+    This is half of `squared_distance` of unit vectors, except for a vector of zeros: its distance to all others is 1
+    here, and half of `squared_distance` would be 0.5. `exact` as there.
     """
     if exact:
         zeros = sum((maps == 0).all(dim=1, keepdim=True).float() for maps in (teacher, student))
@@ -42,9 +42,9 @@ def cosine_distance(teacher: torch.Tensor, student: torch.Tensor, exact: bool = 
 
 
 def flat_cosine_distance(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
-    """One minus the cosine of whole maps, each taken as one vector: two [B,...] -> [B], float32.
+    """One minus the cosine of whole maps, each as one vector: two [B,...] -> [B], float32.
 
-    The loss of reverse distillation's published code; the paper's formula averages `cosine_distance` instead.
+    This is the loss of reverse distillation's published code; the paper's formula averages `cosine_distance` instead.
     """
     return 1 - F.cosine_similarity(teacher.float().flatten(1), student.float().flatten(1), dim=1)
 
@@ -52,8 +52,8 @@ def flat_cosine_distance(teacher: torch.Tensor, student: torch.Tensor) -> torch.
 def batch_sum(levels: Sequence[torch.Tensor], batch_size: int) -> torch.Tensor:
     """Distance maps of L levels, [B,1,h,w] each, to a scalar: mean over levels and positions, sum over a batch.
 
-    The reduction of DBFAD's, MixedTeacher's and Remembering Normality's codes. Whatever B is, `batch_size` images are
-    meant: a last short batch, or one process's share of a batch, must not count for less.
+    The reduction of DBFAD's, MixedTeacher's and Remembering Normality's codes. The sum is scaled from B to `batch_size`
+    images, so a short last batch, or one process's share of a batch, has the same weight.
     """
     return batch_size * sum(level.mean() for level in levels) / len(levels)
 
@@ -66,9 +66,9 @@ def _unit(maps: torch.Tensor) -> torch.Tensor:
 def _products(teacher: torch.Tensor, student: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Sums over channels of t*t, s*s and t*s: two [B,C,H,W] -> three [B,1,H,W], float32.
 
-    Three sums over the big tensors instead of two normalised copies halve the time of a training step's loss.
+    Three sums over the large tensors instead of two normalised copies halve the time of the loss in training.
     """
-    # Sums over channels suffer in half precision, whatever autocast made of the networks.
+    # Sums over channels are too inexact in half precision, which autocast may use for the networks.
     teacher, student = teacher.float(), student.float()
     return tuple(
         (a * b).sum(dim=1, keepdim=True) for a, b in ((teacher, teacher), (student, student), (teacher, student))

@@ -1,4 +1,4 @@
-"""Memories of what is normal, and the forward student that reads them (Gu et al., ICCV 2023)."""
+"""Memories of normal features, and the forward student that reads them (Gu et al., ICCV 2023)."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from models.teachers.features import Features
 
 
 class NormalityMemory(nn.Module):
-    """`size` keys and values that are learned: [B,C,h,w] -> [B,2C,h,w], features beside what they recall."""
+    """`size` learned keys and values: [B,C,h,w] -> [B,2C,h,w], the features and the memory's output for them."""
 
     def __init__(self, size: int, channels: int, temperature: float = 1.0):
         super().__init__()
@@ -23,20 +23,20 @@ class NormalityMemory(nn.Module):
         return torch.cat([maps, self.recall(maps)], dim=1)
 
     def recall(self, maps: torch.Tensor) -> torch.Tensor:
-        """Values weighted by how alike their keys are to each position: [B,C,h,w] -> same."""
+        """Values weighted by the similarity of their keys to each position: [B,C,h,w] -> same."""
         return self._read(maps, self.keys)
 
     def embed(self, maps: torch.Tensor) -> torch.Tensor:
-        """Values weighted by how alike they are themselves: what the memory has of these maps, [B,C,h,w] -> same."""
+        """Values weighted by their own similarity: the memory's approximation of these maps, [B,C,h,w] -> same."""
         return self._read(maps, self.values)
 
     def alignment(self) -> torch.Tensor:
-        """Cosine of each key with each value: [size,size]; all zero would be orthogonal."""
+        """Cosine of each key with each value: [size,size]; all zero means orthogonal."""
         with torch.autocast(self.keys.device.type, enabled=False):
             return F.normalize(self.keys, dim=1) @ F.normalize(self.values, dim=1).T
 
     def _read(self, maps: torch.Tensor, addresses: torch.Tensor) -> torch.Tensor:
-        # In full precision: the weights are nearly equal, and what tells them apart is lost in half precision.
+        # In full precision: the weights are nearly equal, and half precision would lose their differences.
         with torch.autocast(maps.device.type, enabled=False):
             queries, addresses = F.normalize(maps.float(), dim=1), F.normalize(addresses, dim=1)
             likeness = torch.einsum("bchw,lc->blhw", queries, addresses)
@@ -45,7 +45,7 @@ class NormalityMemory(nn.Module):
 
 
 class ExemplarTeacher(nn.Module):
-    """A ResNet teacher whose last level exemplars alone are sent through: [B,3,H,W] -> the levels before it."""
+    """A ResNet teacher without its last level, which is only for exemplars: [B,3,H,W] -> the levels before it."""
 
     def __init__(self, features: Features):
         super().__init__()
@@ -60,7 +60,7 @@ class ExemplarTeacher(nn.Module):
 
 
 class RememberingStudent(nn.Module):
-    """A ResNet from scratch that reads a memory after each level but the last: [B,3,H,W] -> L x [B,C_l,h_l,w_l]."""
+    """An untrained ResNet with a memory after each level except the last: [B,3,H,W] -> L x [B,C_l,h_l,w_l]."""
 
     def __init__(self, plan: ResNetPlan, channels: Sequence[int], memories: Sequence[NormalityMemory]):
         super().__init__()

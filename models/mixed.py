@@ -1,4 +1,4 @@
-"""MixedTeacher's shallow pair: a ResNet-18 with one block a level, and a teacher brought down to its size."""
+"""MixedTeacher's shallow pair: a ResNet-18 with one block per level, and a teacher with maps of half the size."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ WIDTHS = (64, 64, 128, 256, 512)  # channels of ResNet-18's stem and levels 1 to
 
 
 class ReducedResNet(nn.Module):
-    """One block a level, each of stride 2: [B,3,H,W] -> L x [B,C_l,h,w], half the size of ResNet-18's levels.
+    """One block per level, each of stride 2: [B,3,H,W] -> L x [B,C_l,h,w], half the size of ResNet-18's levels.
 
     Raises UserError for level 0, which comes before the blocks.
     """
@@ -39,7 +39,7 @@ class ReducedResNet(nn.Module):
 
 
 class HalvedFeatures(nn.Module):
-    """A teacher's maps averaged over 2 x 2 positions, which the reduced student's sizes call for."""
+    """A teacher's maps averaged over 2 x 2 positions, to match the sizes of the reduced student's maps."""
 
     def __init__(self, features: Features):
         super().__init__()

@@ -9,8 +9,8 @@ from torch import nn
 
 CHANNELS = 384  # of the teacher's maps, the autoencoder's, and each half of the student's
 
-# Tables 6 and 7. Each layer's output channels (None: those asked for), kernel, padding if any is wanted, and whether
-# its maps are pooled.
+# Tables 6 and 7. Each layer's output channels (None: `channels`), kernel, padding if padding is on, and whether its
+# maps are pooled.
 LAYERS = {
     "small": [(128, 4, 3, True), (256, 4, 3, True), (256, 3, 1, False), (None, 4, 0, False)],
     "medium": [
@@ -25,15 +25,15 @@ LAYERS = {
 
 
 def pdn_size(side: int, padding: bool = False) -> int:
-    """Positions of a PDN's maps along a side of the image, of at least 33 pixels: 56 of 256, 64 with padding."""
+    """Positions of a PDN's maps along an image side of at least 33 pixels: 56 for 256 pixels, 64 with padding."""
     return math.ceil(side / 4) - (0 if padding else 8)
 
 
 class PDN(nn.Sequential):
     """Patch description network "small" or "medium": [B,3,H,W] -> [B,channels,h,w] of stride 4, h and w by `pdn_size`.
 
-    A position sees 33 x 33 pixels: (i,j) those from (4i,4j) on, with padding those around (4i,4j). Padding leaves
-    the weights and the values away from the border as they are.
+    A position sees 33 x 33 pixels: (i,j) those from (4i,4j) on, with padding those around (4i,4j). Padding does not
+    change the weights, or the values far from the border.
     """
 
     def __init__(self, kind: str, channels: int = CHANNELS, padding: bool = False):
@@ -50,7 +50,7 @@ class PDN(nn.Sequential):
         self.kind, self.channels = kind, channels
 
     def head(self, image: torch.Tensor, part: slice) -> torch.Tensor:
-        """The channels `part` of the maps alone, which need that part of the last layer alone: [B,part,h,w]."""
+        """Only the channels `part` of the maps, which need only that part of the last layer: [B,part,h,w]."""
         *trunk, last = self
         for layer in trunk:
             image = layer(image)

@@ -11,7 +11,7 @@ from utils.errors import UserError
 
 
 def mirrored(backbone: str, out_indice: Sequence[int], size: Sequence[int]) -> ResNetPlan:
-    """How the teacher to be mirrored is built. Raises UserError unless backbone, levels and image size allow it."""
+    """The structure of the teacher to mirror. Raises UserError unless backbone, levels and image size allow it."""
     shapes, plan = outline(backbone, out_indice), resnet_plan(backbone)
     if len(out_indice) > len(plan.depths):
         raise UserError(f"out_indice: this method takes up to {len(plan.depths)} levels (got {list(out_indice)})")
@@ -26,8 +26,8 @@ class Bottleneck(nn.Module):
     Teacher's maps L x [B,C_l,h_l,w_l], each level half the size of the one before -> [B,2*C_L,h_L/2,w_L/2].
     """
 
-    # The published class also owns a 1x1 convolution and its norm (conv4, bn4) that no forward pass uses;
-    # they are left out: with them it has 67,277,824 parameters for wide_resnet50_2, without 58,885,120.
+    # The published class also has a 1x1 convolution and its norm (conv4, bn4) that no forward pass uses.
+    # They are left out: for wide_resnet50_2 there are 58,885,120 parameters instead of 67,277,824.
 
     def __init__(self, plan: ResNetPlan, channels: Sequence[int]):
         super().__init__()
@@ -46,9 +46,9 @@ class Bottleneck(nn.Module):
 class Decoder(nn.Module):
     """A ResNet in reverse: embedding [B,2*C_L,h,w] -> maps of the teacher's shapes, shallow to deep.
 
-    No output convolution: the maps are ends of residual blocks, as the teacher's are, and never negative.
-    `memories` by stage, 0 reading the embedding, double the channels that the stage reads (Remembering Normality).
-    With `sspcab` an SSPCAB takes the place of the last but one convolution.
+    No output convolution: the maps are outputs of residual blocks, as the teacher's are, and never negative.
+    `memories` by stage (stage 0 reads the embedding) double the stage's input channels (Remembering Normality).
+    With `sspcab` an SSPCAB replaces the second-to-last convolution.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Decoder(nn.Module):
         super().__init__()
         outputs = list(reversed(channels))
         inputs = [c * (2 if k in memories else 1) for k, c in enumerate([2 * channels[-1], *outputs[:-1]])]
-        # Depths in the order of decoding, as published: the largest maps get the most blocks.
+        # Depths in decoding order, as published: the largest maps get the most blocks.
         depths = plan.depths[: len(outputs)]
         stages = zip(inputs, outputs, depths, strict=True)
         self.stages = nn.ModuleList(plan.stage(*stage, "up") for stage in stages)
@@ -102,7 +102,7 @@ class ReverseStudent(nn.Module):
 def projection(channels: int) -> nn.Sequential:
     """RD++'s layer between one teacher level and the bottleneck: [B,C,h,w] -> same (Tien et al., CVPR 2023).
 
-    Norms over each image alone, the last block's included, so training and testing compute the same.
+    All norms are over single images, also in the last block, so training and testing compute the same.
     """
     widths = [channels, channels // 2, channels // 4, channels // 2, channels]
     return nn.Sequential(
@@ -114,7 +114,7 @@ def projection(channels: int) -> nn.Sequential:
 
 
 class ProjectedStudent(nn.Module):
-    """RD++'s student: RD's behind a projection of each level, L x [B,C_l,h_l,w_l] -> same shapes."""
+    """RD++'s student: RD's student after a projection of each level, L x [B,C_l,h_l,w_l] -> same shapes."""
 
     def __init__(self, reverse: ReverseStudent, channels: Sequence[int]):
         super().__init__()

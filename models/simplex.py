@@ -1,14 +1,14 @@
-"""OpenSimplex noise (the 2014 form) and its octaves: the smooth texture that RD++ paints on training images."""
+"""OpenSimplex noise (the 2014 form) and its octaves: the smooth texture that RD++ adds to training images."""
 
 from itertools import product
 
 import numpy as np
 
-STRETCH, SQUISH = 1 / 3, -1 / 6  # cubic lattice to simplex lattice and back; each is the other's inverse
+STRETCH, SQUISH = 1 / 3, -1 / 6  # from cubic to simplex lattice and back; inverse to each other
 NORM = 103  # brings one octave to about +-0.915
 
-# Only a lattice point nearer than sqrt(2) adds anything. Seen from the cell that holds x, that leaves the cell's
-# own 8 corners and 18 of their outer neighbours: at most one index beyond the cell, and a sum in 0..3.
+# Only lattice points nearer than sqrt(2) contribute. For a point x these can be the 8 corners of its cell and 18 of
+# their outer neighbours: at most one index outside the cell, and a sum in 0..3.
 OFFSETS = [o for o in product(range(-1, 3), repeat=3) if sum(i in (-1, 2) for i in o) <= 1 and 0 <= sum(o) <= 3]
 
 _SIGNS = ((-1, 1, 1), (1, 1, 1), (-1, -1, 1), (1, -1, 1), (-1, 1, -1), (1, 1, -1), (-1, -1, -1), (1, -1, -1))
@@ -17,9 +17,9 @@ GRADIENTS = np.array([np.multiply(sign, size) for sign in _SIGNS for size in _SI
 
 
 def permutation(seed: int) -> np.ndarray:
-    """The values 0..255 in the order that `seed` gives: [256] int64.
+    """The values 0..255 in an order that depends on `seed`: [256] int64.
 
-    A shuffle driven by a 64-bit linear congruential generator, so that one seed is one field on every machine.
+    A shuffle with a 64-bit linear congruential generator, so that a seed gives the same field on every machine.
     """
     seed = int(seed)  # a numpy integer would overflow
     for _ in range(3):
@@ -35,8 +35,8 @@ def permutation(seed: int) -> np.ndarray:
 def noise3(perm: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
     """One octave at the points (x, y, z), which are broadcast: float64 in about +-0.915.
 
-    A lattice point at distance vector d with gradient g adds (2 - |d|^2)^4 (g.d) while |d|^2 < 2. The published
-    code picks the points to add by a case analysis; adding all of them differs from it by less than 1e-4.
+    A lattice point at distance vector d with gradient g adds (2 - |d|^2)^4 (g.d) if |d|^2 < 2. The published code
+    selects points by a case analysis; the sum over all of them differs from it by less than 1e-4.
     """
     x, y, z = np.broadcast_arrays(*(np.asarray(c, dtype=np.float64) for c in (x, y, z)))
     shape, point = x.shape, np.stack([x.ravel(), y.ravel(), z.ravel()])
@@ -56,10 +56,10 @@ def noise3(perm: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.
 def fractal(
     perm: np.ndarray, shape: tuple[int, int, int], octaves: int = 6, persistence: float = 0.6, frequency: float = 32
 ) -> np.ndarray:
-    """Octaves added up, each twice as fine and `persistence` times as strong as the one before: [C,h,w] float32.
+    """The sum of octaves, each twice as fine and `persistence` times as strong as the one before: [C,h,w] float32.
 
     Coordinates start at 0 and are in pixels, `frequency` pixels to one unit of the first octave; z is the channel,
-    so neighbouring channels are nearly alike. RD++ (Tien et al., CVPR 2023), constants of its public code.
+    so neighbouring channels are nearly equal. RD++ (Tien et al., CVPR 2023), constants of its public code.
     """
     z, y, x = np.ogrid[tuple(slice(0, n) for n in shape)]
     total = np.zeros(shape)

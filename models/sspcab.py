@@ -1,4 +1,4 @@
-"""A block that restores each position from the corners around it, and the loss of its restoring."""
+"""A block that predicts each position from the corners around it, and its self-supervised loss."""
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +41,6 @@ class SSPCAB(nn.Module):
 def prediction_loss(inputs: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
     """The block's self-supervised loss: mean of (output - inputs)^2, two tensors of one shape -> float32 scalar.
 
-    The inputs are not detached, as published: the layers before a block learn to be predictable.
+    The inputs are not detached, as published: the layers before the block also learn to be predictable.
     """
     return (output.float() - inputs.float()).square().mean()

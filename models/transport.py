@@ -1,4 +1,4 @@
-"""Entropic optimal transport between clouds of points: functions of tensors that know nothing of trainers."""
+"""Entropic optimal transport between clouds of points, as pure functions of tensors."""
 
 import math
 
@@ -12,19 +12,19 @@ def sinkhorn_divergence(
 
     OT is entropic transport with cost |x-y|^2 / 2, in squared units of x; `blur` and `diameter` are lengths in
     units of x. float32, or float64 if an input is. ValueError for lengths and scaling that give no schedule.
-    Transport loss of RD++ (Tien et al., CVPR 2023). As its public code calls it, with a batch as one cloud and the
-    same batch shuffled as the other, it is zero by definition, gradient too: order means nothing to a cloud.
+    Transport loss of RD++ (Tien et al., CVPR 2023). Its public code compares a batch with the same batch shuffled. A
+    cloud of points has no order, so the loss and its gradient are zero by definition.
     """
-    dtype = torch.promote_types(torch.result_type(x, y), torch.float32)  # half precision cannot hold the schedule
+    dtype = torch.promote_types(torch.result_type(x, y), torch.float32)  # half precision cannot represent the schedule
     x, y = x.to(dtype), y.to(dtype)
     schedule = epsilons(blur, diameter, scaling)
     return _transport(x, y, schedule) - (_transport(x, x, schedule) + _transport(y, y, schedule)) / 2
 
 
 def epsilons(blur: float, diameter: float, scaling: float) -> list[float]:
-    """Strengths of the entropy term, largest first: diameter^2 twice, then times scaling^2 each, last blur^2.
+    """Strengths of the entropy term, decreasing: diameter^2 twice, then each times scaling^2, at the end blur^2.
 
-    The repeated first entry is the published solver's: 375 in all for RD++. ValueError unless the list can fall.
+    The first entry is repeated as in the published solver: 375 in all for RD++. ValueError if they cannot decrease.
     """
     if not (0 < blur < diameter and 0 < scaling < 1):
         raise ValueError(f"need 0 < blur < diameter and 0 < scaling < 1, not {blur}, {diameter} and {scaling}")
@@ -39,8 +39,8 @@ def _transport(x: torch.Tensor, y: torch.Tensor, schedule: list[float]) -> torch
         f, g = torch.zeros_like(cost[..., 0]), torch.zeros_like(cost[..., 0, :])
         for epsilon in schedule:
             f, g = (f + _soft_min(cost, g, epsilon)) / 2, (g + _soft_min(cost.mT, f, epsilon)) / 2
-    # At the optimum the cost changes with x through f alone and with y through g alone (envelope theorem),
-    # so one more update, with the other cloud and its potential held still, carries the whole gradient.
+    # At the optimum the cost depends on x only through f and on y only through g (envelope theorem), so one more
+    # update, with the other cloud and its potential detached, gives the whole gradient.
     last_f = _soft_min(_half_square(x, y.detach()), g, schedule[-1])
     last_g = _soft_min(_half_square(y, x.detach()), f, schedule[-1])
     return last_f.mean(dim=-1) + last_g.mean(dim=-1)
@@ -54,8 +54,8 @@ def _half_square(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def _soft_min(cost: torch.Tensor, potential: torch.Tensor, epsilon: float) -> torch.Tensor:
     """-epsilon log mean exp((potential - cost) / epsilon) over the last axis: [...,N,M], [...,M] -> [...,N].
 
-    expm1 and log1p because at epsilon 1e14 every exponential is 1 to the last bit: a plain logsumexp would round
-    there by 1e7, and that error lives on in f and g as opposite constants too large to cancel.
+    With expm1 and log1p, because at epsilon 1e14 every exponential rounds to 1: a plain logsumexp would have an error
+    of 1e7, which stays in f and g as opposite constants that are too large to cancel.
     """
     exponent = (potential.unsqueeze(-2) - cost) / epsilon
     top = exponent.detach().amax(dim=-1, keepdim=True)

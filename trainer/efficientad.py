@@ -111,7 +111,7 @@ class EfficientADTrainer(BaseTrainer):
             return values
 
     def build_detector(self) -> EfficientADDetector:
-        from models.teachers.pdn import build_pdn, find_pdn  # here and below: loaded where it is used
+        from models.teachers.pdn import build_pdn, find_pdn  # here and below: imported only where used
 
         kind = self.config.backbone
         source = from_main(lambda: find_pdn(kind, self.weights()))

@@ -11,11 +11,11 @@ from utils.errors import UserError, reason
 
 
 class Features(nn.Module):
-    """A timm CNN cut after its last wanted level: [B,3,H,W] -> L x [B,C_l,H/s_l,W/s_l], shallow to deep.
+    """A timm CNN up to its last selected level: [B,3,H,W] -> L x [B,C_l,H/s_l,W/s_l], shallow to deep.
 
     `backbone` is a timm name, `out_indice` counts levels as timm does (0 = stride 2 ... 4 = stride 32 in
-    most networks). Weights are random; `models.teachers.weights` fills them. Raises UserError for a name timm does not
-    know, a network without feature maps, or a level it does not have.
+    most networks). Weights are random; `models.teachers.weights` loads others. Raises UserError for a name that timm
+    does not have, a network without feature maps, or a missing level.
     """
 
     def __init__(self, backbone: str, out_indice: Sequence[int]):
@@ -26,8 +26,8 @@ class Features(nn.Module):
         self.channels: list[int] = self.net.feature_info.channels()
         self.reduction: list[int] = self.net.feature_info.reduction()
         for module in self.modules():
-            # timm starts the last norm of each residual branch at zero; torchvision, whose initialisation the
-            # papers' students have, does not. A random teacher would be little more than its stem.
+            # timm initialises the last norm of each residual branch with zero; torchvision, which the papers'
+            # students use, does not. With zeros, a random teacher would be little more than its stem.
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.ones_(module.weight)
 
@@ -35,13 +35,13 @@ class Features(nn.Module):
         return self.net(image)
 
     def check_neighbours(self, first: int | None = None) -> None:
-        """Raises UserError unless each level halves the one before, the first one being of stride `first` if given."""
+        """Raises UserError unless each level halves the one before, and the first has stride `first` if given."""
         expected = [(first or self.reduction[0]) * 2**k for k in range(len(self.reduction))]
         if self.reduction != expected:
-            raise UserError(f"out_indice: this method needs levels of strides {expected}, these have {self.reduction}")
+            raise UserError(f"out_indice: this method needs levels of strides {expected} (got {self.reduction})")
 
     def check_multiple(self, size: Sequence[int]) -> None:
-        """Raises UserError unless the last level of images of `size` can be halved once more without a rest."""
+        """Raises UserError unless the last level of images of `size` can be halved once more without remainder."""
         multiple = 2 * self.reduction[-1]
         if any(side % multiple for side in size):
             raise UserError(f"TrainingData.crop_size {tuple(size)}: this method needs multiples of {multiple}")
@@ -50,14 +50,14 @@ class Features(nn.Module):
     def check_size(self, size: Sequence[int], key: str = "crop_size") -> None:
         """Raises UserError unless a [1,3,*size] image gives maps [1,C,h,w]: some networks fix their input size.
 
-        `key` is what the size comes from.
+        `key` is the key that sets the size.
         """
         training = self.training
         self.eval()
         try:
             maps = self(torch.zeros(1, 3, *size, device=next(self.parameters()).device))
         except (AssertionError, RuntimeError, ValueError) as error:
-            if "memory" in str(error):  # no fault of the network
+            if "memory" in str(error):  # not caused by the network
                 raise
             raise UserError(f"backbone '{self.backbone}' cannot take {key} {tuple(size)}: {reason(error)}") from None
         finally:
@@ -67,7 +67,7 @@ class Features(nn.Module):
 
 
 def outline(backbone: str, out_indice: Sequence[int]) -> Features:
-    """A `Features` without values, to check what was asked for before any weights are fetched."""
+    """A `Features` without values, to check the settings before any weights are downloaded."""
     with torch.device("meta"):
         return Features(backbone, out_indice)
 
@@ -81,7 +81,7 @@ def _check_levels(backbone: str, out_indice: Sequence[int]) -> None:
     try:
         with torch.device("meta"):  # shapes only, no memory
             info = timm.create_model(backbone, pretrained=False, features_only=True).feature_info
-    except Exception as error:  # timm's networks refuse features_only each in its own way
+    except Exception as error:  # timm's networks raise different errors for features_only
         raise UserError(f"backbone '{backbone}' does not give feature maps through timm: {error}") from None
     levels = [f"{i} (stride {level['reduction']}, {level['num_chs']} channels)" for i, level in enumerate(info.info)]
     for index in out_indice:

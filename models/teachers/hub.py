@@ -13,12 +13,12 @@ from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from models.teachers.teacher import pretrained_cfg
 from utils.errors import UserError
 
-PATIENCE = 4  # seconds a model hub has to answer before we go on without it
+PATIENCE = 4  # seconds that a model hub has to answer
 _silent_until: dict[str, float] = {}  # by hub
 
 
 def imagenet_file(backbone: str) -> Path:
-    """The file timm's tag stands for: from a cache, or downloaded if the hub answers within seconds."""
+    """The weights file of timm's tag: from a cache, or downloaded if the hub answers within seconds."""
     cfg = pretrained_cfg(backbone)
     repo = cfg and cfg.hf_hub_id
     if not repo:
@@ -32,19 +32,19 @@ def imagenet_file(backbone: str) -> Path:
         return by_torch_hub
     url = f"{constants.ENDPOINT}/{repo}/resolve/main/{file}"
     if not constants.HF_HUB_OFFLINE and _answers(url):
-        with contextlib.suppress(Exception):  # the hub's errors have no common class; the advice below serves all
+        with contextlib.suppress(Exception):  # the hub's errors have no common class; the advice below is for all
             return Path(hf_hub_download(repo, file))
     put = f"put {by_torch_hub.name}" if cfg.url else f"put it as {by_torch_hub.name}"
     raise UserError(
         f"weights: the ImageNet weights of '{backbone}' are neither cached nor reachable; "
-        f"fetch {url} elsewhere and name the file with weights=PATH, or {put} into {by_torch_hub.parent}"
+        f"download {url} elsewhere and give its path as weights=PATH, or {put} into {by_torch_hub.parent}"
     )
 
 
 def _answers(url: str) -> bool:
-    """Whether the URL can be opened within PATIENCE seconds, name resolution (which has no timeout) included.
+    """Whether the URL can be opened within PATIENCE seconds, including name resolution (which has no timeout).
 
-    A hub that was silent is not asked again for a minute: the second backbone of a run shall not wait once more.
+    A hub that did not answer is not asked again for a minute, so the second backbone of a run does not wait again.
     """
     hub = urllib.parse.urlsplit(url).netloc
     if time.monotonic() < _silent_until.get(hub, 0):

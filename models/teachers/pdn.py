@@ -25,38 +25,38 @@ class PDNFeatures(nn.Module):
 
 
 def find_pdn(kind: str, weights: str) -> Source:
-    """Where the weights are that the key `weights` asks for. Raises UserError when they cannot be had."""
+    """The source of the weights that the key `weights` selects. Raises UserError if they are not available."""
     if weights == "imagenet":
         raise UserError(
             "weights: a PDN is distilled from an ImageNet network, and no model hub has one; write bundled, or the "
-            "path of one you have or made (python3 pretrain.py --config configs/teachers/pdn_small.yaml)"
+            "path of your own (python3 pretrain.py --config configs/teachers/pdn_small.yaml)"
         )
     if weights == "auto":
-        note("no model hub has a PDN: the bundled one is used, which was made from formula-made images alone")
+        note("no model hub has a PDN: the bundled one is used, which was trained only on formula-made images")
         weights = "bundled"
     if weights == "bundled" and f"pdn_{kind}" not in bundled_names():
         raise UserError(
             f"weights: no {kind} PDN is bundled (bundled: {', '.join(bundled_names())}); make one (python3 pretrain.py "
-            f"--config configs/teachers/pdn_{kind}.yaml) or give the path of one you have"
+            f"--config configs/teachers/pdn_{kind}.yaml) or give the path of your own"
         )
     return find_source(f"pdn_{kind}", weights)
 
 
 def build_pdn(kind: str, source: Source, seed: int) -> Teacher:
-    """A PDN as a teacher with the weights of `source`. Raises UserError where they do not fit."""
+    """A PDN as a teacher with the weights of `source`. Raises UserError if they do not fit."""
     with teachers_randomness(seed):
         net = PDNFeatures(kind)
     if source.path is not None:
         load_pdn(net.pdn, source.path)
-    # The public PDNs were distilled on images normalised as ImageNet's are, whatever network they imitate.
+    # All public PDNs were distilled on images with ImageNet's normalisation.
     return Teacher(kind, net, source.statistics(IMAGENET), source.name)
 
 
 def load_pdn(net: PDN, path: Path) -> None:
-    """Fill `net` from a .safetensors or .pth file, strictly; half precision is widened.
+    """Load a .safetensors or .pth file into `net`, strictly; half precision becomes float32.
 
-    Keys are our own or anomalib's (conv1.weight), all behind one prefix if any, or nelson1425's, which count the
-    layers of the same nn.Sequential (0.weight). Raises UserError naming the keys at fault.
+    Keys are ours or anomalib's (conv1.weight), possibly all with one prefix, or nelson1425's, which count the layers
+    of the same nn.Sequential (0.weight). Raises UserError naming the wrong keys.
     """
     given, wanted = _named_layers(read_tensors(path), net), net.state_dict()
     faults = {
@@ -77,7 +77,7 @@ def load_pdn(net: PDN, path: Path) -> None:
 
 
 def _named_layers(tensors: dict[str, torch.Tensor], net: PDN) -> dict[str, torch.Tensor]:
-    """The same tensors under our keys, or under those they have where a file mixes layouts."""
+    """The same tensors under our keys, or under their own keys if a file mixes layouts."""
     heads = {key: key.partition(".")[0] for key in tensors}
     if all(head.isdecimal() for head in heads.values()):
         names = [name for name, _ in net.named_children()]

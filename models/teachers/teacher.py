@@ -1,4 +1,4 @@
-"""The frozen half of a detector: a network that sees images as its weights were trained to see them."""
+"""The teacher of a detector: a frozen network with the image normalisation that its weights were trained with."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,14 +11,14 @@ from torch import nn
 
 
 class Frozen(nn.Module):
-    """No gradients, always in eval mode, whatever its parent does."""
+    """A module without gradients that always stays in eval mode."""
 
     def train(self, mode: bool = True):
-        return super().train(False)  # a parent's .train() must not wake it
+        return super().train(False)  # a parent's .train() must not change it
 
 
 class Statistics(NamedTuple):
-    """Mean and standard deviation of each colour, of RGB images in [0, 1], that weights were trained with."""
+    """Mean and standard deviation of each colour of RGB images in [0, 1], as used to train the weights."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -28,7 +28,7 @@ IMAGENET = Statistics(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 
 
 def pretrained_cfg(backbone: str) -> PretrainedCfg | None:
-    """What timm says of the weights that a tag names; None for a tag it does not have."""
+    """timm's entry for the weights of a tag; None for an unknown tag."""
     try:
         return timm.get_pretrained_cfg(backbone, allow_unregistered=True)
     except RuntimeError:
@@ -36,13 +36,13 @@ def pretrained_cfg(backbone: str) -> PretrainedCfg | None:
 
 
 def tag_statistics(backbone: str) -> Statistics:
-    """Those of the weights that a timm tag names; ImageNet's where timm does not say."""
+    """The statistics of a timm tag's weights; ImageNet's if timm has none."""
     cfg = pretrained_cfg(backbone)
     return IMAGENET if cfg is None else Statistics(tuple(cfg.mean), tuple(cfg.std))
 
 
 class Normalise(nn.Module):
-    """Images [B,3,H,W] in [0,1] -> each colour with mean and standard deviation taken out, float32."""
+    """Normalise images: [B,3,H,W] in [0,1] -> (image - mean) / std for each colour, float32."""
 
     def __init__(self, statistics: Statistics):
         super().__init__()
@@ -56,8 +56,8 @@ class Normalise(nn.Module):
 class Teacher(Frozen):
     """RGB images [B,3,H,W] in [0,1] -> maps L x [B,C_l,h_l,w_l], shallow to deep.
 
-    `net` gives the maps of normalised images. `weights` says where its values come from, in the words of the key
-    `weights`. A student that reads images sees them through `normalise`, as the teacher does.
+    `net` computes the maps of normalised images. `weights` is the value of the key `weights` that gives these weights.
+    A student that reads images must use `normalise`, as the teacher does.
     """
 
     def __init__(self, backbone: str, net: nn.Module, statistics: Statistics, weights: str):
@@ -77,7 +77,7 @@ class Teacher(Frozen):
 
 
 class TeacherPair(Frozen):
-    """Two teachers, each of which normalises for itself: [B,3,H,W] in [0,1] -> the first's maps, then the second's."""
+    """Two teachers, each with its own normalisation: [B,3,H,W] in [0,1] -> maps of the first, then of the second."""
 
     def __init__(self, first: Teacher, second: Teacher):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Where a teacher's weights come from: ImageNet, a file, the bundled ones, or none."""
+"""Find and load a teacher's weights: ImageNet's, a file, the bundled ones, or random ones."""
 
 import contextlib
 import json
@@ -21,20 +21,20 @@ BUNDLED_FOLDER = Path(__file__).parent / "bundled"
 
 
 class Source(NamedTuple):
-    """Weights a teacher was given: kind is imagenet, bundled, random or file; path is None for random."""
+    """The source of a teacher's weights: kind is imagenet, bundled, random or file; path is None for random."""
 
     kind: str
     path: Path | None
 
     @property
     def name(self) -> str:
-        """What to write for the key `weights` to get them again."""
+        """The value of the key `weights` that gives the same weights again."""
         return str(self.path) if self.kind == "file" else self.kind
 
     def statistics(self, default: Statistics) -> Statistics:
-        """Those of the manifest beside the file (same name, .json), if it has any.
+        """Mean and std from the manifest beside the file (same name, .json), if it has them.
 
-        Raises UserError naming a manifest whose mean or std cannot be used.
+        Raises UserError naming a manifest whose mean or std is invalid.
         """
         manifest = self.path and self.path.with_suffix(".json")
         if manifest is None or not manifest.is_file():
@@ -60,7 +60,7 @@ def _three_numbers(values: Any) -> bool:
 
 
 def _deepest_level(backbone: str, path: Path) -> int:
-    """The last level of a network that the values of a file suffice for."""
+    """The deepest level of a network for which a file has all values."""
     given = {_plain(key) for key in read_tensors(path)}
     deepest = -1
     for level in range(len(outline(backbone, [0]).net.feature_info.info)):
@@ -71,7 +71,7 @@ def _deepest_level(backbone: str, path: Path) -> int:
 
 
 def build_teacher(backbone: str, out_indice: Sequence[int], source: Source, seed: int) -> Teacher:
-    """A timm network as a teacher with the weights of `source`. Raises UserError where they do not fit."""
+    """A timm network as a teacher with the weights of `source`. Raises UserError if they do not fit."""
     with teachers_randomness(seed):
         net = Features(backbone, out_indice)
     if source.path is not None:
@@ -89,7 +89,7 @@ def build_teacher(backbone: str, out_indice: Sequence[int], source: Source, seed
 
 @contextlib.contextmanager
 def teachers_randomness(seed: int) -> Iterator[None]:
-    """A random teacher must be the same when its run is tested, and no twin of the student, made from the bare seed."""
+    """The seed of a random teacher: the same in a test, and not the student's seed, or both would be equal."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed ^ 0x7EAC4E55)  # torch's CPU generator keeps 32 bits
         yield
@@ -100,12 +100,12 @@ def bundled_names() -> list[str]:
 
 
 def bundled_backbones() -> list[str]:
-    """Those that timm builds; EfficientAD's own teachers are none."""
+    """The bundled networks of timm, without EfficientAD's own teachers."""
     return [name for name in bundled_names() if not name.startswith("pdn_")]
 
 
 def find_source(backbone: str, weights: str) -> Source:
-    """Where the weights are that the key `weights` asks for. Raises UserError when they cannot be had."""
+    """The source of the weights that the key `weights` selects. Raises UserError if they are not available."""
     if weights == "random":
         return Source("random", None)
     if weights == "bundled":
@@ -130,7 +130,7 @@ def _bundled(backbone: str) -> Path:
 
 
 def _imagenet(backbone: str) -> Path:
-    from models.teachers.hub import imagenet_file  # loads huggingface_hub, which the other kinds do without
+    from models.teachers.hub import imagenet_file  # imports huggingface_hub, which the other kinds do not need
 
     return imagenet_file(backbone)
 
@@ -142,26 +142,26 @@ def _auto(backbone: str) -> Source:
         if backbone.partition(".")[0] not in bundled_backbones():
             raise
         note(
-            f"{missing}\n      Going on with the bundled teacher, which was trained on formula-made images: "
+            f"{missing}\n      The bundled teacher is used instead. It was trained on formula-made images: "
             "good for trying things out, weaker than ImageNet weights on real parts."
         )
         return Source("bundled", _bundled(backbone))
 
 
 def load_weights(net: Features, path: Path) -> None:
-    """Fill `net` from a .safetensors or .pth file in torchvision's or timm's key names, strictly.
+    """Load a .safetensors or .pth file with torchvision's or timm's key names into `net`, strictly.
 
-    The file may hold more of the same network (later stages, classifier), nothing else, and must hold all
-    that `net` has. Raises UserError naming the keys at fault.
+    The file must have all values of `net`. It may also have other parts of the same network (later stages,
+    classifier), but nothing else. Raises UserError naming the wrong keys.
     """
     # timm joins the names of flattened modules with underscores and may wrap the network; undo both.
     tensors, own = read_tensors(path), net.net.state_dict()
     given = {_plain(key): tensor for key, tensor in tensors.items()}
     wanted = {_plain(key): tensor for key, tensor in own.items()}
-    names = {_plain(key): key for key in (*own, *tensors)}  # as they stand in the file, or else in the network
+    names = {_plain(key): key for key in (*own, *tensors)}  # as in the file, or else as in the network
     with torch.device("meta"):
         whole = timm.create_model(net.backbone, pretrained=False).state_dict()
-    # Older torchvision files do not count batches; the count plays no part in a frozen network.
+    # Older torchvision files do not count batches; a frozen network does not use the count.
     missing = [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")]
     unexpected = sorted(set(given) - set(wanted) - {_plain(key) for key in whole})
     misshapen = [key for key in wanted if key in given and given[key].shape != wanted[key].shape]
@@ -193,21 +193,21 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
         raise UserError(f"weights: {path} cannot be read as a weights file ({reason(error)})") from None
-    except Exception:  # pickle.UnpicklingError: code instead of tensors, or no checkpoint at all
+    except Exception:  # pickle.UnpicklingError: code instead of tensors, or not a checkpoint
         raise UserError(f"weights: {path} is not a file of tensors that can be loaded safely") from None
     content = content.get("state_dict", content) if isinstance(content, dict) else content
     named = isinstance(content, dict) and all(isinstance(key, str) for key in content)
     if not named or not all(isinstance(tensor, torch.Tensor) for tensor in content.values()):
-        raise UserError(f"weights: {path} holds something else than a state_dict")
+        raise UserError(f"weights: {path} does not contain a state_dict")
     return content
 
 
 def check_values(path: Path, tensors: Iterable[torch.Tensor]) -> None:
-    """Raises UserError for values that no training gives: integers, infinite or NaN ones, nothing but zeros."""
+    """Raises UserError for impossible values: integers, infinite values, NaN, or only zeros."""
     tensors = [tensor for tensor in tensors if tensor.ndim]  # without batch norm's counters
     if any(not tensor.is_floating_point() for tensor in tensors):
-        raise UserError(f"weights: {path} holds integers where weights should be")
+        raise UserError(f"weights: {path} has integers where weights should be")
     if any(not tensor.isfinite().all() for tensor in tensors):
-        raise UserError(f"weights: {path} holds values that are not finite")
+        raise UserError(f"weights: {path} has values that are not finite")
     if not any(tensor.any() for tensor in tensors):
-        raise UserError(f"weights: {path} is all zero")
+        raise UserError(f"weights: {path} has only zeros")

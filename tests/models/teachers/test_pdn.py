@@ -75,7 +75,7 @@ def test_weight_files_of_another_network_are_refused(tmp_path, how, words):
     assert all(torch.equal(tensor, before[key]) for key, tensor in net.state_dict().items())
 
 
-@pytest.mark.parametrize(("value", "words"), [(float("nan"), "not finite"), (0.0, "all zero")])
+@pytest.mark.parametrize(("value", "words"), [(float("nan"), "not finite"), (0.0, "only zeros")])
 def test_values_that_no_training_gives_are_refused(tmp_path, value, words):
     path = tmp_path / "spoilt.safetensors"
     save_file({key: torch.full_like(tensor, value) for key, tensor in ours("small").items()}, path)

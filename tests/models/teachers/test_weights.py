@@ -133,7 +133,7 @@ def one_infinite(tensors):
 
 @pytest.mark.parametrize(
     ("spoil", "words"),
-    [(integers, "integers"), (zeros, "all zero"), (one_nan, "not finite"), (one_infinite, "not finite")],
+    [(integers, "integers"), (zeros, "only zeros"), (one_nan, "not finite"), (one_infinite, "not finite")],
 )
 def test_values_that_no_training_gives_are_refused(tmp_path, whole, spoil, words):
     """The file is named, and the network keeps its values; the learning rate would be blamed for a NaN later."""
