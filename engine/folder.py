@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,11 +81,19 @@ class RunFolder:
 
     def check_retestable(self, config: RunConfig) -> None:
         """Raises UserError if the report of a test on other data would be replaced without `overwrite`."""
-        here = there = str(Path(config.data_path).resolve())
+        here = there = self.places(config)
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a damaged report may be replaced
-            there = json.loads(self.metrics_file.read_text(encoding="utf-8"))["data"]
-        if there != here and not self.overwrite:
-            raise UserError(f"{self.path} holds the report of a test on {there}: replace it with overwrite=true")
+            report = json.loads(self.metrics_file.read_text(encoding="utf-8"))
+            there = {key: Path(report[key]) for key in here}
+        moved_together = _way(there) == _way(here)
+        if there["data"] != here["data"] and not moved_together and not self.overwrite:
+            raise UserError(
+                f"{self.path} holds the report of a test on {there['data']}: replace it with overwrite=true"
+            )
+
+    def places(self, config: RunConfig) -> dict[str, Path]:
+        """Where the data and this folder are, from the root."""
+        return {"data": Path(config.data_path).resolve(), "folder": self.path.resolve()}
 
     def load(self, student: nn.Module, expected: dict[str, Any]) -> dict[str, Any]:
         """Fill the student from its file; returns its metadata.
@@ -139,3 +148,10 @@ class RunFolder:
         write_training_report(self.path, config, history, best_epoch)
         save_student(self.student_file, detector.student, metadata)  # last: this file marks a finished training
         self.checkpoint.unlink(missing_ok=True)
+
+
+def _way(places: dict[str, Path]) -> str:
+    """From a run's folder to its data; the place of the data if there is no such way (two drives)."""
+    with contextlib.suppress(ValueError):
+        return os.path.relpath(places["data"], places["folder"])
+    return str(places["data"])

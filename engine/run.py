@@ -1,7 +1,6 @@
 """The training and the test of a run."""
 
 import contextlib
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -83,7 +82,7 @@ def test(
             tested = report.test_report(folder.path, dataset, results, notes, metadata.get("normal"))
         tested.notes.extend(f"{path}: {what}" for what, path in dataset.said.items())
         about = {
-            "data": str(Path(config.data_path).resolve()),
+            **{key: str(path) for key, path in folder.places(config).items()},
             "teachers": metadata["teachers"],
             "teacher_sha256": metadata["teacher"],
             "seed": metadata["settings"]["seed"],

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -113,6 +114,23 @@ def test_the_same_data_by_another_spelling_of_its_path_may_be_tested_again(train
     trainer = build_trainer(trained, ["phase=test", f"data_path={link}"])
     trainer.load()
     assert trainer.test() == before
+
+
+def test_a_run_that_moved_together_with_its_data_may_be_tested_again(trained, tmp_path):
+    raw = trained | {"data_path": str(tmp_path / "here/data"), "save_path": str(tmp_path / "here/results")}
+    shutil.copytree(trained["data_path"], raw["data_path"])
+    first = build_trainer(raw)
+    first.train()
+    before = first.test()
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    there = {key: str(tmp_path / "there" / name) for key, name in {"data_path": "data", "save_path": "results"}.items()}
+    moved = build_trainer(raw | there | {"phase": "test"})
+    moved.load()
+    assert moved.test() == before
+    elsewhere = build_trainer(raw | {"save_path": there["save_path"], "phase": "test"})
+    elsewhere.load()
+    with pytest.raises(UserError, match="report of a test on .*there/data.*overwrite=true"):
+        elsewhere.test()
 
 
 def test_a_student_that_was_saved_without_a_training_is_not_replaced(config):
