@@ -108,6 +108,10 @@ class Compute(NamedTuple):
         image = unit_range(image.to(self.device, non_blocking=True))
         return image.contiguous(memory_format=torch.channels_last)
 
+    def pinned(self, image: torch.Tensor) -> torch.Tensor:
+        """The image in memory from which `images` copies it to a GPU without waiting."""
+        return image.pin_memory() if self.device.type == "cuda" else image
+
     def autocast(self) -> contextlib.AbstractContextManager:
         """A context in which networks compute in `dtype` where that is safe."""
         if self.dtype == torch.float32:

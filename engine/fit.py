@@ -45,7 +45,7 @@ def fit(
     optimizer, scheduler = method.build_optimizer(total // recipe.accumulate)
     half_precision = compute.dtype == torch.float16
     state = TrainState(method.detector.student, optimizer, scheduler, half_precision, recipe.accumulate)
-    if method.config.resume and checkpoint.exists():
+    if method.config.resume and from_main(checkpoint.exists):
         state.resume(checkpoint, origin)
         note(f"resuming the interrupted training after epoch {len(state.history)} of {epochs}")
     remember(f"training: {epochs} epochs of {len(train)} batches")

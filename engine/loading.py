@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Sampler
 from datasets.dataset import ImageDataset
 from datasets.readers import mvtec
 from engine.device import Compute
-from engine.prefetch import prefetched
+from engine.prefetch import Prefetch, prefetched
 from utils.config import RunConfig
 from utils.cores import allowed_cores
 from utils.errors import UserError
@@ -108,8 +108,8 @@ class Batches:
         # With a GPU, a thread prepares the next batch meanwhile; a CPU is busy with the networks.
         batches = self.loader if self.compute.device.type == "cpu" else prefetched(self.loader)
         for batch in batches:
-            batch["image"] = self._images(batch)
-            batch["teacher"] = self._recall(batch["index"]) if self.cached else self._compute(batch["image"])
+            batch["image"] = self._images(batch["image"])
+            batch["teacher"] = self._from_cache(batch["index"]) if self.cached else self._compute(batch["image"])
             yield batch
 
     @property
@@ -118,7 +118,14 @@ class Batches:
 
     def maps_of(self, indices: list[int]) -> list[torch.Tensor]:
         """The teacher's maps of any images of the set, by index: L x [B,C,h,w]."""
-        return self._recall(indices) if self.cached else self._compute_at(indices)
+        return self._from_cache(indices) if self.cached else self._compute_at(indices)
+
+    def maps_by_step(self, choose: Callable[[int], list[int]]) -> Callable[[int], list[torch.Tensor]]:
+        """`maps_of` the indices that `choose` gives for a step; threads read the images of the next steps."""
+        if self.cached:
+            return lambda step: self._from_cache(choose(step))
+        read = Prefetch(lambda step: self.compute.pinned(self.loader.dataset.batch(choose(step))["image"]))
+        return lambda step: self._compute(self._images(read(step)))
 
     def cache_teacher(self, budget: int, size: int = 16) -> int:
         """Compute the teacher's maps of the whole set once, if they fit `budget` bytes; returns the bytes used.
@@ -142,8 +149,8 @@ class Batches:
         self.cached = stores
         return needed
 
-    def _images(self, batch: dict) -> torch.Tensor:
-        image = self.compute.images(batch["image"])
+    def _images(self, image: torch.Tensor) -> torch.Tensor:
+        image = self.compute.images(image)
         return image if self.augment is None else self.augment(image)
 
     def _compute(self, image: torch.Tensor) -> list[torch.Tensor]:
@@ -151,9 +158,9 @@ class Batches:
             return self.teacher(image)
 
     def _compute_at(self, indices: list[int]) -> list[torch.Tensor]:
-        return self._compute(self._images(self.loader.dataset.batch(indices)))
+        return self._compute(self._images(self.loader.dataset.batch(indices)["image"]))
 
-    def _recall(self, indices: list[int] | torch.Tensor) -> list[torch.Tensor]:
+    def _from_cache(self, indices: list[int] | torch.Tensor) -> list[torch.Tensor]:
         # [B,h,w,C] viewed as [B,C,h,w] is channels_last, which is fastest for convolutions.
         return [maps[indices].permute(0, 3, 1, 2) for maps in self.cached]
 

@@ -1,5 +1,6 @@
 """Prepare the next items in other threads."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
@@ -10,7 +11,7 @@ Made = TypeVar("Made")
 class Prefetch(Generic[Made]):
     """`make(step)` for steps that are requested in order; threads prepare the next few in advance."""
 
-    def __init__(self, make: Callable[[int], Made], last: int, depth: int = 4):
+    def __init__(self, make: Callable[[int], Made], last: float = math.inf, depth: int = 4):
         self.make, self.last, self.depth = make, last, depth
         self.waiting: dict[int, Future[Made]] = {}
         self.pool = ThreadPoolExecutor(depth)

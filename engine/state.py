@@ -33,6 +33,7 @@ class TrainState:
         accumulate: int = 1,
     ):
         self.student, self.optimizer, self.scheduler = student, optimizer, scheduler
+        optimizer.register_step_post_hook(self._after_optimizer)
         self.accumulate, self.pending = accumulate, 0  # batches per step, and batches since the last step
         device = next(student.parameters()).device
         self.scaler = torch.amp.GradScaler(device.type, enabled=half_precision)  # float16 gradients underflow
@@ -54,20 +55,14 @@ class TrainState:
         if self.pending < self.accumulate:
             return
         self.pending = 0
-        stepped = self._optimizer_step()
-        self.optimizer.zero_grad(set_to_none=True)
-        if stepped and self.scheduler is not None and not self._waits_for_scores:
-            self.scheduler.step()
-
-    def _optimizer_step(self) -> bool:
-        """Whether the optimizer did the step: the scaler skips steps whose gradients overflow."""
-        if not self.scaler.is_enabled():
-            self.optimizer.step()
-            return True
-        before = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return self.scaler.get_scale() >= before
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _after_optimizer(self, *_: Any) -> None:
+        """Called by the optimizer, so not for a step that the scaler skips because its gradients overflow."""
+        if self.scheduler is not None and not self._waits_for_scores:
+            self.scheduler.step()
 
     def end_epoch(self, row: dict[str, float], scores: dict[str, float]) -> None:
         """Add a row; keep each part of the student at its lowest score so far, or the whole student without scores."""

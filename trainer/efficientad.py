@@ -175,7 +175,7 @@ class EfficientADTrainer(BaseTrainer):
             pixels = cv2.resize(pixels, self.options.crop_size[::-1])
         if rng.random() < GRAY:
             pixels = np.repeat(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
-        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]))
+        return self.compute.pinned(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])))
 
     def on_fit_start(self, train: "Batches") -> dict[str, str]:
         """Set the teacher's statistics over the training images, which give its channels equal weight."""

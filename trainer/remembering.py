@@ -1,6 +1,7 @@
 """RNST and RNRD: Remembering Normality, memory-guided knowledge distillation (Gu et al., ICCV 2023)."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -79,7 +80,9 @@ class RNSTTrainer(BaseTrainer):
         return NormalityMemory(self.options.embedDim, channels, self.options.temperature)
 
     def on_fit_start(self, train: "Batches") -> dict[str, str]:
-        self.exemplars = train
+        self.frozen_teacher = train.teacher  # whose weights are cast already
+        choose = partial(exemplars, count=self.options.n_embed, images=train.images, seed=self.config.seed)
+        self.exemplar_maps = train.maps_by_step(choose)
         return {}
 
     def loss(self, batch: dict) -> torch.Tensor:
@@ -90,8 +93,7 @@ class RNSTTrainer(BaseTrainer):
         """
         o = self.options
         levels = self.detector.levels(*self.detector.pairs(batch["image"], batch["teacher"]))
-        chosen = exemplars(batch["step"], o.n_embed, self.exemplars.images, self.config.seed)
-        pairs = self.reminders(self.exemplars.maps_of(chosen))
+        pairs = self.reminders(self.exemplar_maps(batch["step"]))
         embedding = [0.5 * squared_distance(maps, memory.embed(maps), exact=False) for memory, maps in pairs]
         orthogonality = sum(alignment(memory, o.orth) for memory, _ in pairs)
         distillation, reminding = batch_sum(levels, o.batch_size), batch_sum(embedding, o.n_embed)
@@ -156,7 +158,7 @@ class RNRDTrainer(RNSTTrainer):
 
     def reminders(self, teacher: list[torch.Tensor]) -> list[tuple[NormalityMemory, torch.Tensor]]:
         memories = {int(k): memory for k, memory in self.student.decoder.memories.items()}
-        inputs = [self.teacher.net.deepest(teacher[-1]) if 0 in memories else None, *reversed(teacher)]
+        inputs = [self.frozen_teacher.net.deepest(teacher[-1]) if 0 in memories else None, *reversed(teacher)]
         return [(memory, inputs[k]) for k, memory in memories.items()]
 
     def host_optimizer(self) -> torch.optim.Optimizer:

@@ -213,6 +213,15 @@ def test_maps_are_given_by_index(tiny_mvtec, cache_mb):
         torch.testing.assert_close(maps, expected)
 
 
+@pytest.mark.parametrize("cache_mb", [0, 100])
+def test_maps_of_a_step_are_those_of_the_images_it_chooses(tiny_mvtec, cache_mb):
+    _, train, _ = batches_of(tiny_mvtec, cache_mb)
+    maps_of_step = train.maps_by_step(lambda step: [step, 5 - step])
+    for step in range(3):
+        for maps, expected in zip(maps_of_step(step), train.maps_of([step, 5 - step]), strict=True):
+            torch.testing.assert_close(maps, expected, rtol=0, atol=0)
+
+
 def test_an_augmentation_changes_the_images_and_the_teachers_maps(tiny_mvtec):
     for batches in batches_of(tiny_mvtec, 100, augment=torch.zeros_like)[1:]:
         for batch in batches:

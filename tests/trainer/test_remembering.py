@@ -178,8 +178,13 @@ def test_values_of_unit_filled_networks():
 
 def rnst(config, training=None, **top):
     trainer = build_trainer(config("rnst", training, precision="fp32", **top))
-    trainer.exemplars = Exemplars(trainer, trainer.compute.images(torch.rand(1, 3, 64, 64)))
+    fit_starts(trainer, torch.rand(1, 3, 64, 64))
     return trainer
+
+
+def fit_starts(trainer, image):
+    """As at the start of a training in which every exemplar is this image."""
+    trainer.on_fit_start(Exemplars(trainer.teacher, trainer.compute.images(image)))
 
 
 class Exemplars:
@@ -187,11 +192,11 @@ class Exemplars:
 
     images = 1
 
-    def __init__(self, trainer, image):
-        self.trainer, self.image = trainer, image
+    def __init__(self, teacher, image):
+        self.teacher, self.image = teacher, image
 
-    def maps_of(self, indices):
-        return self.trainer.teacher(self.image.expand(len(indices), -1, -1, -1))
+    def maps_by_step(self, choose):
+        return lambda step: self.teacher(self.image.expand(len(choose(step)), -1, -1, -1))
 
 
 def one_hot(channel, batch=1, sizes=(64, 32, 16)):
@@ -248,7 +253,7 @@ def test_lambda1_and_lambda2_are_two_keys(config, monkeypatch):
             trainer = rnst(config, {"lambda1": 0.0, "lambda2": 0.0} | {key: value})
             torch.manual_seed(0)
             image = trainer.compute.images(torch.rand(2, 3, 64, 64))
-            trainer.exemplars.image = image[:1]
+            fit_starts(trainer, image[:1])
             losses[key, value] = trainer.loss({"image": image, "teacher": trainer.teacher(image), "step": 0}).item()
     assert losses["lambda1", 0.0] == losses["lambda2", 0.0]
     assert losses["lambda1", 1.0] - losses["lambda1", 0.0] > 1  # 16 exemplars, each about 0.5 to 1 away
@@ -262,6 +267,7 @@ def test_reminders_pair_each_memory_with_its_level(config):
     assert [maps is teacher[k] for k, (_, maps) in enumerate(forward.reminders(teacher))] == [True, True]
     for places in ([0, 1, 2], [1, 2], [2]):
         reverse = build_trainer(config("rnrd", {"memories": places}, precision="fp32"))
+        fit_starts(reverse, image)
         teacher = reverse.teacher(image)
         pairs = reverse.reminders(teacher)
         assert [memory.keys.shape[1] for memory, _ in pairs] == [(512, 256, 128)[k] for k in places]
@@ -285,6 +291,7 @@ def test_layer4_is_for_exemplars_alone(config):
     image = trainer.compute.images(torch.rand(1, 3, 64, 64))
     trainer.anomaly_map(image)
     assert not computed
+    fit_starts(trainer, image)
     trainer.reminders(trainer.teacher(image))
     assert computed == [1]
 
@@ -356,7 +363,8 @@ def test_scale_of_the_loss_beside_its_hosts(config, monkeypatch):
     for method in ("st", "rnst"):
         weights = {"lambda1": 0.0, "lambda2": 0.0} if method == "rnst" else {}
         trainer = build_trainer(config(method, {"batch_size": 32} | weights, precision="fp32"))
-        trainer.exemplars = Exemplars(trainer, trainer.compute.images(torch.rand(1, 3, 64, 64)))
+        if method == "rnst":
+            fit_starts(trainer, torch.rand(1, 3, 64, 64))
         monkeypatch.setattr(trainer.detector, "student_maps", lambda image, maps: student)
         losses[method] = trainer.loss({"image": torch.zeros(2, 3, 64, 64), "teacher": teacher, "step": 0}).item()
     assert losses["rnst"] / losses["st"] == pytest.approx(32 / 6, rel=1e-5)
