@@ -5,15 +5,15 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-SHARES = {0.1: 0.2, 0.5: 0.375, 0.9: 0.55}  # of the good images, and the colour of what no pixel of theirs exceeds
-TIMES = {2: 0.69, 10: 0.82, 100: 0.95}  # the last of these values, and their colours
+SHARES = {0.1: 0.2, 0.5: 0.375, 0.9: 0.55}  # quantiles of the good images' scores, and their colours
+TIMES = {2: 0.69, 10: 0.82, 100: 0.95}  # multiples of the highest of these quantiles, and their colours
 RARE = {
     "1:10": 0.05,
     "1:100": 0.275,
     "1:1,000": 0.5,
     "1:10,000": 0.725,
     "highest": 0.95,
-}  # shares of pixels that exceed a value
+}  # shares of pixels with a higher value, and the colours of the values
 TINY = float(np.finfo(np.float32).tiny)  # for maps that are zero everywhere
 
 
@@ -31,10 +31,10 @@ class Scale(NamedTuple):
 
 
 def colour_scale(normal: dict[str, Any] | None, anomaly_map: np.ndarray) -> Scale:
-    """The scale that a student's `yardstick` gives, the same for all maps; without one, the map's own.
+    """The scale of a student's `yardstick`, the same for all maps; without a yardstick, a scale of this map alone.
 
-    A pixel has the colour of the place that its value, as a score, would have among those of the good images. Quantiles
-    of scores, so that one odd image does not set them: neither its score nor the area where its map is high.
+    A pixel's colour shows where its value would be among the scores of the good images. It is based on quantiles, so
+    that one unusual image does not change the scale, neither by its score nor by the area where its map is high.
     """
     if normal is None:
         return _own_scale(anomaly_map)
@@ -54,7 +54,7 @@ def colour_scale(normal: dict[str, Any] | None, anomaly_map: np.ndarray) -> Scal
 
 
 def _own_scale(anomaly_map: np.ndarray) -> Scale:
-    """Steps of rarity and not of value, as a product of levels spans many decades."""
+    """Steps by how rare a value is, because the values of a product of levels span many decades."""
     levels = [float(value) for value in np.quantile(anomaly_map, [0.9, 0.99, 0.999, 0.9999, 1.0])]
     levels[-1] = max(levels[-1], TINY)
     steps = [(level, position, tick) for level, (tick, position) in zip(levels, RARE.items(), strict=True)]
@@ -66,7 +66,7 @@ def _own_scale(anomaly_map: np.ndarray) -> Scale:
 
 
 def _increasing(steps: list[tuple[float, float, str]]) -> tuple[list[float], list[float], list[str]]:
-    """Values, positions and ticks; of equal values only the last, and none that is not above 0."""
+    """Values, positions and ticks; only steps above 0, and of equal values only the last."""
     kept = [step for step, later in zip(steps, [*steps[1:], (np.inf,)], strict=True) if 0 < step[0] < later[0]]
     values, positions, ticks = zip(*kept, strict=True)
     return list(values), list(positions), list(ticks)

@@ -1,4 +1,4 @@
-"""The pages visualization.py writes: one overview per image, one page per level."""
+"""The pages that visualization.py writes: one overview per image, one page per level."""
 
 import warnings
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ LEAST_WIDTH = 6.5  # inches, for the title
 class LevelView(NamedTuple):
     """One level of one image: maps [C,h,w] as compared, distance [h,w], importance [C] and share as fractions.
 
-    `model` is who the student is compared with: the teacher, mostly.
+    `model` is the network that the student is compared with, usually the teacher.
     """
 
     model: str
@@ -44,7 +44,7 @@ class ImageView(NamedTuple):
 
     title: str
     method: str
-    aspect: float  # width by height of what the image shows, before it was squeezed into H x W
+    aspect: float  # width / height of the image's content, before it was resized to H x W
     image: np.ndarray
     mask: np.ndarray
     final: np.ndarray
@@ -55,9 +55,9 @@ class ImageView(NamedTuple):
 def channel_importance(
     teacher: torch.Tensor, student: torch.Tensor, final: torch.Tensor, border: int = 0
 ) -> torch.Tensor:
-    """Each channel's share of the squared difference, counted where the final map is high: [C], sums to 1.
+    """Each channel's share of the squared difference, weighted by the final map: [C], sums to 1.
 
-    teacher, student [1,C,h,w], which lack `border` positions of the image on each side; final [1,1,H,W].
+    teacher, student [1,C,h,w], without `border` positions of the image on each side; final [1,1,H,W].
     """
     whole = F.adaptive_avg_pool2d(final.float(), [side + 2 * border for side in teacher.shape[-2:]])
     where = F.pad(whole, [-border] * 4).clamp_min(0)
@@ -66,11 +66,11 @@ def channel_importance(
 
 
 def level_shares(detector: Detector, distances: list[torch.Tensor], size: Sequence[int]) -> list[float]:
-    """How much each level has to do with the image's score, as fractions that sum to 1 (or all 0).
+    """How much each level contributes to the image's score, as fractions that sum to 1 (or all 0).
 
-    A level's part is how far, on a log scale, the map falls at its peak when that level says nothing about
-    place: every position set to the level's median. Works for sums and for products of levels alike; a fall to less
-    than a thousandth counts as one to a thousandth, or a level that a map of zeros depends on would be all there is.
+    A level's part is how much the map falls at its peak, on a log scale, when all positions of the level are set to
+    its median. This works for sums and for products of levels. A fall to less than a thousandth counts as a fall to
+    a thousandth; otherwise a level that makes the whole map zero would get the whole share.
     """
     final = detector.final_map(distances, size)
     peak = final.argmax()
@@ -87,7 +87,7 @@ def level_shares(detector: Detector, distances: list[torch.Tensor], size: Sequen
 def draw_overview(path: Path, view: ImageView) -> None:
     """Image, mask if there is one, each level's distance map with its share, and the final map."""
     panels = 2 + bool(view.mask.any()) + len(view.levels)
-    wide = view.aspect > 2  # then one below the other
+    wide = view.aspect > 2  # then the panels are one below the other
     width, height = _panel_inches(view)
     size = (width + 1.4, panels * (height + 0.5) + 1.2) if wide else (panels * (width + 0.8), height + 1.8)
     figure = Figure(figsize=(max(size[0], LEAST_WIDTH), size[1]), layout="compressed")
@@ -131,17 +131,17 @@ def _panel_inches(view: ImageView) -> tuple[float, float]:
 
 
 def _title(figure: Figure, view: ImageView, facts: str) -> None:
-    """The image's name, shortened to the page, above what there is to say about it."""
+    """The image's name, shortened to the page width, and `facts` below it."""
     points, font = 12, Fonts([view.title]).best(view.title)
     name = shortened(view.title, 0.9 * figure.get_figwidth() * DPI, font.at(points * DPI / 72))
     families = [STANDARD.family, font.family]
-    # Neither is a formula, whatever dollar signs a name has.
+    # A name with dollar signs is not a formula.
     figure.suptitle(f"{name}\n{facts}", fontsize=points, fontfamily=families, parse_math=False)
 
 
 def _save(figure: Figure, path: Path) -> None:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # no font of this machine has it: a box is drawn
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # no installed font has it: a box is drawn
         figure.savefig(path, dpi=DPI)
 
 
@@ -167,7 +167,7 @@ def _channel_rows(figure: SubFigure, axes: np.ndarray, view: ImageView, level: L
     hottest = float(difference[order].max()) or 1.0
     for column, channel in enumerate(order):
         t, s = level.teacher[channel].numpy(), level.student[channel].numpy()
-        low, high = min(t.min(), s.min()), max(t.max(), s.max())  # one scale for both, or they cannot be compared
+        low, high = min(t.min(), s.min()), max(t.max(), s.max())  # one scale for both, so that they can be compared
         for row, values in enumerate((t, s)):
             axes[row, column].imshow(values, cmap="gray", vmin=low, vmax=high, extent=(0, 1, 1, 0))
         picture = axes[2, column].imshow(

@@ -1,4 +1,4 @@
-"""Names on pictures: fonts that have their letters, and names too long for their place."""
+"""Names on pictures: fonts that have all letters, and shortening of long names."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -9,15 +9,15 @@ from matplotlib.font_manager import findfont, fontManager
 from matplotlib.ft2font import FT2Font
 from PIL import ImageFont
 
-LAST_RESORT = "Last Resort"  # matplotlib's font of boxes that stand for letters it does not have
+LAST_RESORT = "Last Resort"  # matplotlib's font of boxes for missing letters
 
 
 class Font(NamedTuple):
-    """A font of this machine: the name of its family, which matplotlib asks for, and its file, which Pillow does."""
+    """An installed font: the name of its family, for matplotlib, and its file, for Pillow."""
 
     family: str
     file: str
-    index: int = 0  # of the font in a file that holds several
+    index: int = 0  # of the font in a file with several fonts
 
     def at(self, size: float) -> ImageFont.FreeTypeFont:
         """`size` in pixels."""
@@ -37,14 +37,14 @@ def printable(text: str) -> str:
 
 
 class Fonts:
-    """The fonts of this machine that some texts need: the standard one, and others for letters that it lacks."""
+    """The installed fonts that some texts need: the standard font, and others for letters that it does not have."""
 
     def __init__(self, texts: Iterable[str]):
         wanted = {ord(letter) for text in texts for letter in printable(text)}
         self.found = [(STANDARD, wanted & STANDARD.letters())]
         missing = wanted - STANDARD.letters()
         for font in installed() if missing else ():
-            with suppress(OSError, RuntimeError):  # a file that has gone, or a kind of font that cannot be drawn here
+            with suppress(OSError, RuntimeError):  # a deleted file, or a font format that cannot be drawn
                 own = wanted & font.letters()
                 if own & missing and font.at(12).getlength("a"):
                     self.found.append((font, own))
@@ -53,25 +53,25 @@ class Fonts:
                 break
 
     def best(self, text: str) -> Font:
-        """The one that has the most letters of one of the texts; a letter that none has is drawn as a box."""
+        """The font with the most letters of `text`, which is one of the texts; missing letters are drawn as boxes."""
         wanted = {ord(letter) for letter in printable(text)}
         return max(self.found, key=lambda pair: len(wanted & pair[1]))[0]
 
 
 def installed() -> Iterable[Font]:
-    """Upright fonts of ordinary weight come first."""
+    """All installed fonts, upright ones of normal weight first."""
     entries = [entry for entry in fontManager.ttflist if not entry.name.startswith(LAST_RESORT)]
     entries.sort(key=lambda entry: (entry.style != "normal", abs(_weight(entry.weight) - 400), entry.name))
     return (Font(entry.name, entry.fname, getattr(entry, "index", 0)) for entry in entries)
 
 
 def _weight(weight: int | str) -> int:
-    """Some files name theirs: those of another weight than the ordinary one."""
+    """Weight as a number; some files give a word instead, if their weight is not the normal one."""
     return weight if isinstance(weight, int) else 700
 
 
 def shortened(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
-    """`text`, or its beginning and its end, so that it is at most `width` pixels long."""
+    """`text`, or only its beginning and end, so that it is at most `width` pixels long."""
     text = printable(text)
     kept, short = len(text), text
     while kept > 2 and font.getlength(short) > width:

@@ -1,8 +1,8 @@
 """Exact detection and segmentation metrics from one sort of the scores.
 
-Between two neighbouring values of positives only the false positive rate moves, so every metric here is
-a mean or a maximum over the positives, and all that is asked of the negatives is how many lie above each.
-Tied values are one threshold: in an area under a curve they make a slanted step, which counts half.
+Between two neighbouring values of positives only the false positive rate changes. So every metric here is
+a mean or a maximum over the positives, and only the number of negatives above each positive is needed.
+Tied values are one threshold: in a curve they make a slanted step, with half the area of a full one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,8 @@ import numpy as np
 
 from utils.errors import UserError
 
-BLOCK = 1 << 20  # positives handled at once: bounds the temporaries to some 60 MB
-MAX_FPR = 0.3  # the limit MVTec AD reports AUPRO at
+BLOCK = 1 << 20  # positives processed at once; limits temporary arrays to about 60 MB
+MAX_FPR = 0.3  # the limit that MVTec AD uses for AUPRO
 
 
 def detection(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -34,10 +34,10 @@ def detection(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 class PixelMetrics:
-    """Exact pixel metrics of anomaly maps that come one by one.
+    """Exact pixel metrics of anomaly maps that are added one by one.
 
-    Keeps every value once, 4 bytes a pixel, where it will be sorted: by defect type, defective pixels apart.
-    `counts` says how many images of each defect type will come, "good" among them.
+    Keeps each value once, 4 bytes per pixel, in the array where it is sorted later: by defect type, defective pixels
+    separately. `counts` is how many images of each defect type, including "good", will be added.
     """
 
     def __init__(self, counts: Mapping[str, int]):
@@ -45,7 +45,7 @@ class PixelMetrics:
         self.parts: dict[str, _Pixels] = {}
 
     def add(self, anomaly_map: np.ndarray, mask: np.ndarray, defect_type: str) -> None:
-        """A map [H,W] and its mask [H,W], True = defective.
+        """Add a map [H,W] and its mask [H,W], True = defective.
 
         Raises UserError for a map that is not finite, ValueError for unequal shapes or a good image with a mask.
         """
@@ -69,13 +69,13 @@ class PixelMetrics:
         max_fpr. Raises ValueError for a missing class or a bad max_fpr.
         """
         if not 0 < max_fpr <= 1:
-            raise ValueError(f"max_fpr must lie in (0, 1], got {max_fpr}.")
+            raise ValueError(f"max_fpr must be in (0, 1], got {max_fpr}.")
         metrics = self._metrics(list(self.parts.values()), max_fpr)
         aupro = metrics.pop("aupro")
         return {f"pixel_{name}": value for name, value in metrics.items()} | {"aupro": aupro}
 
     def of_type(self, defect_type: str) -> dict[str, float]:
-        """pixel_auroc and aupro of the images of a type together with all good ones; empty if it has no region."""
+        """pixel_auroc and aupro of a type's images together with all good ones; empty if the type has no region."""
         own = self.parts[defect_type]
         if not own.regions:
             return {}
@@ -113,10 +113,10 @@ class _Pixels:
         self.used, self.sorted = self.used + len(values), False
 
     def negatives(self) -> np.ndarray:
-        """Ascending."""
+        """In ascending order."""
         values = self.buffer[: self.used]
         if not self.sorted:
-            values.sort()  # in place and without an index: what makes the whole fast and small
+            values.sort()  # in place and without an index: fast, and needs no more memory
             self.sorted = True
         return values
 
@@ -141,8 +141,8 @@ def per_defect(scores: np.ndarray, types: Sequence[str], pixels: PixelMetrics | 
     """Metrics of each defect type's images together with all good images, by name of the type.
 
     scores [N], types [N] names, "good" for good images. Returns images (how many of this type), image_auroc and,
-    where there are `pixels` and the type has a region (a crop can cut them all off), pixel_auroc and aupro.
-    Raises as the functions above.
+    if `pixels` are given and the type has a region (a crop can remove all), pixel_auroc and aupro.
+    Raises the same errors as the functions above.
     """
     scores, types = np.asarray(scores), np.asarray(types)
     if scores.shape != types.shape:
@@ -162,7 +162,7 @@ def _curve_metrics(
 ) -> dict[str, float]:
     """auroc, ap, f1max and aupro of ascending positives [P], weights [P] and a list of ascending negatives.
 
-    A weight is what its positive adds to the mean coverage of the regions; together they make 1.
+    A weight is what its positive adds to the mean coverage of the regions; the weights sum to 1.
     Raises ValueError without a positive or without a negative.
     """
     count, total = len(positives), sum(len(part) for part in negatives)
@@ -185,15 +185,15 @@ def _curve_metrics(
 def _area(above: np.ndarray, alarms: np.ndarray, limit: float) -> np.ndarray:
     """Area [P] that each positive adds under the curve, as a fraction of false positives 0..limit.
 
-    It is missed while at most `above` negatives are reported and found from `alarms` on; the curve is linear
-    between the two, where negatives tie with it.
+    It is missed while at most `above` negatives are reported, and found from `alarms` on. Between the two, where
+    negatives have the same value, the curve is linear.
     """
     ties = alarms - above
-    inside = np.clip(limit - above, 0, ties)  # how much of the slanted step lies left of the limit
+    inside = np.clip(limit - above, 0, ties)  # the part of the slanted step below the limit
     return (np.maximum(limit - alarms, 0) + inside * (inside / np.maximum(2 * ties, 1))) / limit
 
 
 def _as_float(values: np.ndarray) -> np.ndarray:
-    """At least float32: half floats are exact in it, and float32 stays as it is (26 M pixels, 105 MB)."""
+    """As float32 or wider: exact for float16, and float32 is not copied (26 million pixels are 105 MB)."""
     values = np.asarray(values)
     return values.astype(np.result_type(values.dtype, np.float32), copy=False)

@@ -19,17 +19,17 @@ from evaluation.fonts import STANDARD, Font, Fonts, shortened
 from evaluation.score import HELD_OUT, Scored, image_score
 from utils.cores import allowed_cores
 
-PANEL = 256  # pixels: a panel has at least the area of a square of this side; smaller images are enlarged
-WIDTH = 2 * PANEL  # the least of a picture, for what stands below the panels
-FLATTEST = 8  # the side ratio that a panel has at most, as 100 x 5000 pixels would be a line
+PANEL = 256  # pixels: the area of a panel is at least this squared; smaller images are enlarged
+WIDTH = 2 * PANEL  # the smallest width of a picture, for the text below the panels
+FLATTEST = 8  # the largest side ratio of a panel, because 100 x 5000 pixels would be only a line
 OUTLINE = (0, 255, 160)
 
 
 class Overlays:
     """One PNG per image, `<defect type>/<name>.png` in `folder`: image, outline of the mask, map, score.
 
-    `normal` is the student's `yardstick`, which sets the colours; without one each map sets its own. `img_size` is
-    what the images were resized to before the crop; None if there was none.
+    `normal` is the student's `yardstick`, which sets the colours; without it each map has its own scale. `img_size`
+    is the size of the images before the crop; None if they were not cropped.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Overlays:
         self.pool.shutdown(cancel_futures=True)
 
     def drawn(self, results: Iterable[Scored], at_once: int = 16) -> Iterator[Scored]:
-        """The same results; each is drawn on the way, some at a time so that scoring has the machine to itself."""
+        """Yield the results unchanged, and draw them in groups, so that drawing does not run beside scoring."""
         for result in results:
             self.waiting.append(result)
             if len(self.waiting) == at_once:
@@ -87,29 +87,29 @@ def shown(image: np.ndarray) -> np.ndarray:
 
 
 def shown_aspect(path: Path, img_size: Sequence[int], crop_size: Sequence[int]) -> float:
-    """Width by height, in the original picture, of what is left of it after resize and crop.
+    """Width / height, in the original picture, of the part that is left after resize and crop.
 
-    Sizes are (height, width). That of the squeezed image if the file cannot be read any more.
+    Sizes are (height, width). The aspect of the resized image if the file can no longer be read.
     """
     try:
         height, width = original_size(path)
-    except Exception:  # as many as there are formats; no picture is worth the test that it stands for
+    except Exception:  # errors differ by format; a picture must not end the test
         height, width = img_size
     aspect = width * crop_size[1] / img_size[1] / (height * crop_size[0] / img_size[0])
     return min(max(aspect, 1 / FLATTEST), FLATTEST)
 
 
 def original_size(path: Path) -> tuple[int, int]:
-    """(height, width) of an image file as it is looked at, from its header. Raises what Pillow raises."""
+    """(height, width) of an image file as it is displayed, from its header. Raises the errors of Pillow."""
     with Image.open(path) as image:
-        # Some versions of Pillow turn a TIFF already when they open it.
+        # Some versions of Pillow rotate a TIFF when they open it.
         width, height = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
     return (width, height) if turned else (height, width)
 
 
 def standing(score: float, normal: dict[str, Any] | None) -> str:
-    """Where a score stands among those of held-out good images, if there are any."""
+    """How a score compares with those of held-out good images; empty if there are none."""
     if not normal or normal["source"] != HELD_OUT:
         return ""
     below = sum(other < score for other in normal["scores"])
@@ -119,7 +119,7 @@ def standing(score: float, normal: dict[str, Any] | None) -> str:
 def overlay(
     image: np.ndarray, anomaly_map: np.ndarray, mask: np.ndarray, scale: Scale, aspect: float
 ) -> dict[str, Image.Image]:
-    """Panels by their titles: the image, the mask's outline on it where there is one, the map with its maximum.
+    """Panels by their titles: the image, the mask's outline on it if there is one, the map with its maximum.
 
     image [H,W,3] uint8, anomaly_map [H,W], mask [H,W] bool; `aspect` is the width of a panel by its height.
     """
@@ -137,25 +137,25 @@ def overlay(
 
 
 def panel_size(shape: Sequence[int], aspect: float) -> tuple[int, int]:
-    """(width, height) in pixels of the same area as an image [H,W] has, or more if it is small."""
+    """(width, height) in pixels, with the same area as an image [H,W], or more if it is small."""
     area = max(shape[0] * shape[1], PANEL**2)
     return max(1, round((area * aspect) ** 0.5)), max(1, round((area / aspect) ** 0.5))
 
 
 def _unit(size: tuple[int, int]) -> float:
-    """How many pixels are one pixel of the smallest panel: letters and lines grow with the panels."""
+    """How many pixels are one pixel of the smallest panel: text and lines grow with the panels."""
     return max(1.0, (size[0] * size[1]) ** 0.5 / PANEL)
 
 
 def _outlined(picture: Image.Image, mask: np.ndarray) -> Image.Image:
-    # By boxes: whole pixels where the mask is enlarged, and none lost where it shrinks.
+    # BOX keeps whole pixels when the mask is enlarged, and loses none when it shrinks.
     mask = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.BOX)) > 0
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     return Image.fromarray(cv2.drawContours(np.array(picture), contours, -1, OUTLINE, round(_unit(picture.size))))
 
 
 def _ring(picture: Image.Image, place: Sequence[int], shape: Sequence[int]) -> None:
-    """Around the position `place` (row, column) of a map of shape [H,W]; white on black shows on any colour."""
+    """Draw a ring at `place` (row, column) of a map of shape [H,W]; white on black is visible on any colour."""
     x, y = ((place[k] + 0.5) / shape[k] * picture.size[1 - k] for k in (1, 0))
     unit = _unit(picture.size)
     for colour, width in (("black", 4), ("white", 2)):
@@ -201,7 +201,7 @@ def _line(text: str, font: ImageFont.FreeTypeFont) -> Image.Image:
 
 
 def _bar(scale: Scale, width: int, font: ImageFont.FreeTypeFont, unit: float) -> Image.Image:
-    """All colours, and below them what the scale says about some."""
+    """All colours of the scale, with its ticks below."""
     height = round(12 * unit)
     bar = Image.new("RGB", (width, height + round(4 * unit) + sum(font.getmetrics())), "white")
     bar.paste(Image.fromarray(colours(np.linspace(0, 1, width)[None].repeat(height, axis=0))))
@@ -233,7 +233,7 @@ def draw_curves(path: Path, history: list[dict[str, float]], best_epoch: dict[st
 
 
 def _epoch_ticks(epochs: int) -> list[int]:
-    """The first one, and round numbers that keep their distance from it."""
+    """The first epoch, and round numbers that are not too close to it."""
     ticks = MaxNLocator(6, steps=[1, 2, 5, 10], integer=True).tick_values(1, max(epochs, 2))
     return [1, *(int(tick) for tick in ticks if 1 + (ticks[1] - ticks[0]) / 2 <= tick <= epochs)]
 
@@ -244,7 +244,7 @@ def _curve(axis: Axes, history: list[dict[str, float]], keys: list[str], label: 
         axis.plot([row["epoch"] for row in history], [row[key] for row in history], marker=".", label=key)
     if keys:
         axis.set_ylabel(label)
-    # Some losses have a signed term; and within a decade a plain axis has the rounder numbers.
+    # Some losses can be negative; and within one decade a linear axis has rounder numbers.
     if values and min(values) > 0 and max(values) > 10 * min(values):
         axis.set_yscale("log")
         decades = np.log10(max(values) / min(values))

@@ -1,4 +1,4 @@
-"""From scored images to what a run leaves behind: metrics, scores, pictures, and a table on the screen."""
+"""From scored images to the results of a run: metrics, scores, pictures, and a table on the screen."""
 
 import json
 from collections import Counter
@@ -28,7 +28,7 @@ LABELS = {
 
 
 class Tested(NamedTuple):
-    """What a test found: metrics as fractions, the same per defect type, one score per image, what is missing."""
+    """Results of a test: metrics as fractions, the same per defect type, one score per image, notes on missing ones."""
 
     metrics: dict[str, float]
     per_defect: dict[str, dict[str, float]]
@@ -37,9 +37,9 @@ class Tested(NamedTuple):
 
 
 def evaluate(samples: Sequence[Sample], results: Iterable[Scored], notes: Sequence[str] = ()) -> Tested:
-    """The metrics that the data allow, of images that come one by one; `notes` then says what they do not allow.
+    """All metrics that are possible with the data, of images that come one by one; `notes` explains missing ones.
 
-    Nothing of an image is kept but its score and, where there are masks, its pixels' values for the metrics.
+    Of each image only the score is kept and, if there are masks, the pixels' values for the metrics.
     """
     types = [sample.defect_type for sample in samples]
     pixels = PixelMetrics(Counter(types)) if any(sample.mask for sample in samples) else None
@@ -52,13 +52,13 @@ def evaluate(samples: Sequence[Sample], results: Iterable[Scored], notes: Sequen
     metrics, notes = {}, list(notes)
     if labels.all() or not labels.any():
         lacking = "good" if labels.all() else "defective"
-        notes.append(f"no image metrics: there are no {lacking} test images to tell apart")
+        notes.append(f"no image metrics: there are no {lacking} test images")
     else:
         metrics |= detection(scores, labels)
     if not marked.any():
-        why = "the masks in ground_truth hold no defective pixel"
+        why = "the masks in ground_truth have no defective pixel"
         if not pixels:
-            why = "there are no masks in ground_truth" if labels.any() else "nothing is defective"
+            why = "there are no masks in ground_truth" if labels.any() else "there are no defective test images"
         notes.append(f"no pixel metrics and no AUPRO: {why}")
         pixels = None
     else:
@@ -71,7 +71,7 @@ def evaluate(samples: Sequence[Sample], results: Iterable[Scored], notes: Sequen
 
 
 def write_training_report(run_dir: Path, config: RunConfig, history: list[dict], best_epoch: dict[str, int]) -> None:
-    """config.yaml, training.csv and its plot."""
+    """Write config.yaml, training.csv and training.png."""
     write_text(
         run_dir / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     )
@@ -86,7 +86,7 @@ def test_report(
     notes: Sequence[str],
     normal: dict[str, Any] | None,
 ) -> Tested:
-    """Evaluate, and write scores.csv and maps/ on the way; `normal` is the `yardstick` of the student."""
+    """Evaluate, and write scores.csv and maps/; `normal` is the `yardstick` of the student."""
     samples = dataset.samples
     with replacing(run_dir / "maps") as folder, Overlays(folder, samples, normal, dataset.img_size) as overlays:
         tested = evaluate(samples, overlays.drawn(results), notes)
@@ -99,7 +99,7 @@ def test_report(
 
 
 def write_metrics(run_dir: Path, tested: Tested, about: dict[str, Any]) -> None:
-    """metrics.json: what the test found, and `about` the run."""
+    """Write metrics.json: the results of the test, and `about`, the facts about the run."""
     found = {"metrics": tested.metrics, "per_defect": tested.per_defect, "notes": tested.notes}
     write_json(run_dir / "metrics.json", found | about)
 
@@ -123,7 +123,7 @@ def summary(run_dir: Path) -> str:
 
 
 def _table(per_defect: dict[str, dict[str, float]]) -> list[str]:
-    """A line per defect type; a metric that a type does not have (its masks were cropped away) stays empty."""
+    """A line per defect type; a cell is empty if the type lacks the metric (its masks were cropped away)."""
     width = max(len("defect"), *map(len, per_defect)) + 2
     keys = list(dict.fromkeys(key for row in per_defect.values() for key in row))
     lines = ["defect".ljust(width) + "".join(LABELS.get(key, key).rjust(13) for key in keys)]

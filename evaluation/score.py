@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-HELD_OUT, TRAINING = "held-out good images", "good training images"  # what a yardstick is taken from
+HELD_OUT, TRAINING = "held-out good images", "good training images"  # the images that a yardstick comes from
 
 
 class Scored(NamedTuple):
@@ -23,8 +23,8 @@ def image_score(anomaly_map: np.ndarray) -> float:
 
 
 def yardstick(results: Iterable[Scored], source: str) -> dict[str, Any]:
-    """What a finished student's scores of good images are, for pictures and their captions.
+    """A finished student's scores of good images; pictures and their captions compare with them.
 
-    `source` says which images they are.
+    `source` names these images.
     """
     return {"source": source, "scores": sorted(image_score(result.anomaly_map) for result in results)}

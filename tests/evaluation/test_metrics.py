@@ -273,7 +273,7 @@ def test_inputs_that_do_not_fit_together_raise():
         (r"must both be \[N,H,W\]", metrics.segmentation, maps[0], masks[0]),
         (r"must both be \[N\]", metrics.detection, scores, [0, 1]),
         (r"must both be \[N\]", metrics.per_defect, scores, ["good"] * 3, None),
-        (r"max_fpr must lie", metrics.segmentation, maps, masks, 30),
+        (r"max_fpr must be in", metrics.segmentation, maps, masks, 30),
         (r"must both be \[H,W\]", pixels.add, maps[0], masks[0, 1:], "hole"),
         (r"good image must have an empty mask", pixels.add, maps[0], masks[0] | True, "good"),
     ):

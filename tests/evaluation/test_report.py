@@ -57,15 +57,15 @@ def test_evaluate_says_what_the_data_do_not_allow():
     assert set(without_masks.metrics) == {"image_auroc", "image_ap", "image_f1max"}
     assert without_masks.notes == ["first", "no pixel metrics and no AUPRO: there are no masks in ground_truth"]
     assert set(without_masks.per_defect["hole"]) == {"images", "image_auroc"}
-    assert "hold no defective pixel" in evaluate(samples(), scored(MASKS & False)).notes[0]
+    assert "have no defective pixel" in evaluate(samples(), scored(MASKS & False)).notes[0]
 
 
 def test_evaluate_of_images_of_one_kind_alone_has_no_image_metrics():
     only_good = evaluate(samples(masks=False)[:4], scored(order=range(4)))
     assert only_good.metrics == {} and only_good.per_defect == {} and len(only_good.scores) == 4
     assert only_good.notes == [
-        "no image metrics: there are no defective test images to tell apart",
-        "no pixel metrics and no AUPRO: nothing is defective",
+        "no image metrics: there are no defective test images",
+        "no pixel metrics and no AUPRO: there are no defective test images",
     ]
     shifted = (Scored(result.index - 4, *result[1:]) for result in scored(order=range(4, 12)))
     only_defective = evaluate(samples()[4:], shifted)
