@@ -30,20 +30,20 @@ class Sample(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Tells the images of a test apart: hole/003."""
+        """Unique among the images of a test: hole/003."""
         return f"{self.defect_type}/{self.path.stem}"
 
 
 class ImageDataset(Dataset):
-    """Samples as dicts, the index obeyed: the same index is always the same image."""
+    """Samples as dicts; the same index always gives the same image."""
 
     def __init__(self, samples: list[Sample], options: CommonData):
         self.samples = samples
         self.img_size, self.crop_size = options.img_size, options.crop_size
         self.decoded: list[Pixels] | None = None  # set by read_all()
-        self.nbytes = 0  # of what is kept
+        self.nbytes = 0  # of the images in memory
         self.digests: list[bytes] = []  # of the pixels, set by read_all()
-        self.said: dict[str, Path] = {}  # what was noted, and of which file
+        self.said: dict[str, Path] = {}  # what was noted, and for which file
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -53,9 +53,9 @@ class ImageDataset(Dataset):
         return {key: values[0] for key, values in self.batch([index]).items()}
 
     def batch(self, indices: list[int]) -> dict[str, Any]:
-        """The same of several images: image [B,3,H,W], mask [B,H,W], label and index [B], lists of the others.
+        """The same for several images: image [B,3,H,W], mask [B,H,W], label and index [B], lists of the others.
 
-        Where 8- and 16-bit images meet in one batch, they are float32 in [0,1].
+        If a batch has both 8- and 16-bit images, they are converted to float32 in [0,1].
         """
         pixels, masks = zip(*(self.read(i) if self.decoded is None else self.decoded[i] for i in indices), strict=True)
         samples = [self.samples[i] for i in indices]
@@ -70,12 +70,12 @@ class ImageDataset(Dataset):
             "path": [str(sample.path) for sample in samples],
         }
 
-    __getitems__ = batch  # what DataLoader calls where a data set makes whole batches
+    __getitems__ = batch  # DataLoader calls it to get a whole batch
 
     def read(self, index: int) -> Pixels:
         """Pixels [3,H,W] uint8 or uint16 and mask [H,W] bool, resized and cropped.
 
-        Raises UserError naming an image or mask that cannot be read, and a mask that does not belong to its image.
+        Raises UserError naming an image or mask that cannot be read, or a mask that does not fit its image.
         """
         sample = self.samples[index]
         image = read_image(sample.path, lambda what: self._note(sample.path, what))
@@ -105,7 +105,7 @@ class ImageDataset(Dataset):
         for pixels, mask in progress(self._read_in_threads(), "reading images", len(self)):
             digests.append(hashlib.sha256(pixels).digest())
             taken += pixels.nbytes + mask.nbytes
-            # Given up as soon as the rest, if it is like the images so far, will not fit.
+            # Nothing is kept as soon as all images, estimated from those so far, would not fit.
             if taken * len(self) > budget * len(digests):
                 decoded = None
             if decoded is not None:
@@ -115,7 +115,7 @@ class ImageDataset(Dataset):
         return self.nbytes
 
     def _read_in_threads(self) -> Iterator[Pixels]:
-        """`read` of each, in order; a few at a time, so that memory does not grow with the set.
+        """`read` all images in order, a few at a time, so that memory use does not grow with the data set.
 
         Threads, not processes: decoding and resizing release the interpreter lock, and nothing is copied.
         """
@@ -130,9 +130,9 @@ class ImageDataset(Dataset):
                 yield coming.popleft().result()
 
     def _note(self, path: Path, what: str) -> None:
-        """Of the first file only: a set often holds many of its like."""
+        """Print a note for the first such file only: a data set often has many of them."""
         if self.said.setdefault(what, path) == path:
-            note(f"{path}: {what}; this is not said of further files")
+            note(f"{path}: {what}; this note is not repeated for other files")
 
     def first(self, count: int) -> "ImageDataset":
         """The first `count` of the images as a data set."""
@@ -141,7 +141,7 @@ class ImageDataset(Dataset):
         return part
 
     def fingerprint(self) -> str:
-        """Of the names and pixels of all images, once `read_all` has read them."""
+        """A hash of the names and pixels of all images, after `read_all` has read them."""
         digest = hashlib.sha256()
         for sample, pixels in zip(self.samples, self.digests, strict=True):
             digest.update(os.fsencode(sample.path.name) + b"\0" + pixels)

@@ -13,12 +13,12 @@ from utils.errors import UserError
 
 
 class FolderImages:
-    """The images of a folder and all below it, in the order of their paths: index -> [h,w,3] uint8 RGB.
+    """The images of a folder and its subfolders, in the order of their paths: index -> [h,w,3] uint8 RGB.
 
-    Resized to `img_size`, the aspect ratio not kept, then cropped to `crop_size`; an index beyond the last
-    image starts over. In the place of a damaged file stands the next one, and a note names it: which of many files is
-    drawn does not matter, and a training of days must not end at one of them. Raises UserError naming the key `key`
-    for a folder without images, and the file if every one is damaged.
+    Resized to `img_size`, the aspect ratio not kept, then cropped to `crop_size`; an index beyond the last image starts
+    over. The next image is used instead of a damaged one, and a note names that one: which of many files is used does
+    not matter, and a training of days must not stop because of one. Raises UserError naming the config's `key` for a
+    folder without images, and naming a file if all are damaged.
     """
 
     def __init__(self, key: str, folder: str, img_size: Sequence[int], crop_size: Sequence[int] | None = None):
@@ -34,7 +34,7 @@ class FolderImages:
         return len(self.paths)
 
     def fingerprint(self) -> str:
-        """How many, and a hash of their names below the folder: tells whether an index still means the same image."""
+        """Number of images and a hash of their names: if it is the same, an index still means the same image."""
         names = "\n".join(str(path.relative_to(self.root)) for path in self.paths)
         return f"{len(self)} {hashlib.sha256(names.encode(errors='surrogateescape')).hexdigest()[:16]}"
 
@@ -53,12 +53,12 @@ class FolderImages:
                 damaged = error
                 if path not in self.damaged:
                     self.damaged.add(path)
-                    note(f"{error}; the next file is taken in its place")
+                    note(f"{error}; the next file is used instead")
         raise damaged
 
 
 def _expanded(key: str, folder: str) -> Path:
     try:
         return Path(folder).expanduser()
-    except RuntimeError as error:  # ~somebody who has no home here
+    except RuntimeError as error:  # ~name of an unknown user
         raise UserError(f"{key}: {folder}: {error}") from None

@@ -15,14 +15,14 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from utils.errors import UserError, reason
 
-Remark = Callable[[str], None]  # is told what of a picture is left out or decided
+Remark = Callable[[str], None]  # called with a sentence on what is left out or assumed
 
 
 def read_image(path: Path, remark: Remark | None = None) -> np.ndarray:
-    """[H,W,3] RGB, uint8 or, for 16-bit files, uint16, turned as its EXIF orientation says.
+    """[H,W,3] RGB, uint8 or, for 16-bit files, uint16, rotated to its EXIF orientation.
 
-    Alpha is dropped, gray is repeated; of several pages or frames the first is read, of more channels than red, green
-    and blue these three, and `remark` is told. Raises UserError naming the file when it is missing, damaged, or of
+    Alpha is dropped, gray is repeated. Only the first of several pages or frames is read, and only red, green and
+    blue of more channels; `remark` is then called. Raises UserError naming the file if it is missing, damaged, or of
     another depth.
     """
     pixels, _ = _decode(path, remark)
@@ -32,46 +32,46 @@ def read_image(path: Path, remark: Remark | None = None) -> np.ndarray:
 
 
 def read_mask(path: Path, remark: Remark | None = None) -> np.ndarray:
-    """[H,W] bool: everything that is not black is defect. Turned as its EXIF orientation says, like images.
+    """[H,W] bool: everything that is not black is defect. Rotated to its EXIF orientation, like images.
 
-    A mask is gray (1, 8 or 16 bits), in colours, or has a palette, of which the colours count, not their numbers.
-    JPEG and lossy WebP leave traces around every edge; there, what is brighter than half of full scale is defect, and
-    `remark` is told. Transparency must agree with the colours or be the same everywhere, and a mask in colours must
-    have a black pixel: otherwise nobody can say what its background is.
+    A mask is gray (1, 8 or 16 bits), in colours, or has a palette, whose colours count, not their indices. JPEG and
+    lossy WebP leave faint values around every edge; there, only pixels brighter than half of the full scale are
+    defect, and `remark` is called. Transparency must agree with the colours or be the same everywhere, and a mask in
+    colours must have a black pixel, because otherwise its background is not known.
 
-    Raises UserError naming the file for these and like `read_image`.
+    Otherwise, and as in `read_image`, raises UserError naming the file.
     """
     pixels, lossy = _decode(path, remark)
     gray, alpha = (pixels, None) if pixels.ndim == 2 else (pixels[:, :, :3].max(axis=2), pixels[:, :, 3:])
     mask = gray > 127 if lossy else gray > 0
     if lossy and remark is not None:
-        remark("the mask is in a lossy format (JPEG or WebP): what is brighter than half of full scale is defect")
+        remark("the mask is in a lossy format (JPEG or WebP): only pixels brighter than 127 are defect")
     if lossy and gray.any() and not mask.any():
         raise UserError(
-            f"{path}: the mask is in a lossy format, of which only what is brighter than 127 is taken as defect, and "
-            f"its brightest value is {gray.max()}; save it as png, with 255 for defect"
+            f"{path}: the mask is in a lossy format, where only pixels brighter than 127 are defect, but its brightest "
+            f"value is {gray.max()}; save it as png, with 255 for defect"
         )
     if alpha is not None and alpha.size and alpha.min() < alpha.max() and ((alpha[:, :, 0] > 0) != mask).any():
         raise UserError(
             f"{path}: the mask's transparency and its colours mark different pixels; save it without transparency, "
-            "black for good and white for defect"
+            "with black for good and white for defect"
         )
     if mask.all() and pixels.ndim == 3 and (pixels[:, :, :3] != gray[:, :, None]).any():
         raise UserError(
-            f"{path}: the mask has no black pixel; black (0, or the colours 0, 0, 0) means good, all else defect"
+            f"{path}: the mask has no black pixel; black (0, or the colours 0, 0, 0) means good, any other defect"
         )
     return mask
 
 
 def _decode(path: Path, remark: Remark | None) -> tuple[np.ndarray, bool]:
-    """[H,W], [H,W,3] or [H,W,4] upright, uint8 or uint16, RGB order; whether black may have become dark gray."""
+    """Pixels [H,W], [H,W,3] or [H,W,4], upright, uint8 or uint16, in RGB order; whether the format is lossy."""
     data = _read(path)
     try:
         with ANY_SIZE, Image.open(io.BytesIO(data)) as image:
             left_out = _left_out(image)
             image.load()
             pixels, lossy = _pixels(data, image), _is_lossy(data, image)
-    except UnidentifiedImageError:  # its text holds a memory address
+    except UnidentifiedImageError:  # its text contains a memory address
         raise UserError(f"{path}: cannot be read as an image (damaged, or of an unknown format or kind)") from None
     except Exception as error:  # by format: OSError, SyntaxError, MemoryError, OverflowError, cv2.error ...
         raise UserError(f"{path}: cannot be read as an image ({reason(error)})") from None
@@ -93,9 +93,9 @@ def _read(path: Path) -> bytes:
 
 
 class AnySize:
-    """A line camera's picture may pass Pillow's limit against decompression bombs, and half a picture is an error.
+    """Read images of any size (a line camera's may exceed Pillow's limit), and refuse truncated ones.
 
-    Pillow's settings are global: they are set while any thread is in here, and restored when the last one leaves.
+    Pillow's settings are global: they are changed while any thread is inside, and restored when the last one leaves.
     """
 
     def __init__(self) -> None:
@@ -115,7 +115,7 @@ class AnySize:
                 Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = self.earlier
 
     def renew(self) -> None:
-        """In a forked process the threads that were in here are gone, and the lock may have been taken for ever."""
+        """Reset in a forked process: the threads that were inside do not exist there, and could never free the lock."""
         if self.inside:
             Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = self.earlier
         self.__init__()
@@ -127,27 +127,27 @@ if hasattr(os, "register_at_fork"):
 
 
 def _left_out(image: Image.Image) -> list[str]:
-    """Sentences about what the file holds beyond the one picture that is read."""
+    """Sentences on what else the file contains besides the picture that is read."""
     sentences = []
     if getattr(image, "n_frames", 1) > 1:
-        sentences.append("of its pages or frames only the first is read")
+        sentences.append("only the first of its pages or frames is read")
     if image.format == "TIFF" and _further_channels(image):
-        sentences.append("of its channels only red, green and blue (or gray) are read")
+        sentences.append("only red, green and blue (or gray) of its channels are read")
     return sentences
 
 
 def _further_channels(image: Image.Image) -> int:
-    """How many there are beside those of the colour space and alpha."""
+    """Number of channels besides those of the colour space and alpha."""
     tags = image.tag_v2
     colours = {2: 3, 5: 4, 6: 3, 8: 3}.get(tags.get(262), 1)  # RGB, CMYK, YCbCr, Lab; gray and palettes have one
-    extra = tags.get(338, ())  # 1 and 2 are alpha; one that nobody has named is taken for it
+    extra = tags.get(338, ())  # 1 and 2 are alpha; without this tag one channel counts as alpha
     alphas = sum(kind in (1, 2) for kind in extra) if extra else 1
     return max(0, tags.get(277, 1) - colours - alphas)
 
 
 def _bits_per_sample(data: bytes, image: Image.Image) -> int:
     if image.format == "PNG":
-        return data[24]  # in the header chunk, which the format fixes as the first
+        return data[24]  # in the header chunk, which is always the first
     if image.format == "TIFF":
         return max(np.atleast_1d(image.tag_v2.get(258, 8)))
     return 8
@@ -155,7 +155,7 @@ def _bits_per_sample(data: bytes, image: Image.Image) -> int:
 
 def _pixels(data: bytes, image: Image.Image) -> np.ndarray | None:
     """None for a depth that is not supported."""
-    # Pillow would cut 16-bit colours down to 8 bits.
+    # Pillow would reduce 16-bit colours to 8 bits.
     deep_colour = _bits_per_sample(data, image) == 16 and not image.mode.startswith("I")
     pixels = _from_opencv(data, image.mode) if deep_colour else _from_pillow(image)
     return None if pixels is None else _upright(pixels, image)
@@ -182,7 +182,7 @@ def _from_opencv(data: bytes, mode: str) -> np.ndarray | None:
 
 
 def _upright(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
-    """[H,W,...] as stored -> as it is to be looked at. TIFF files are turned by their decoders already."""
+    """[H,W,...] as stored -> as displayed. The decoders of TIFF files have already rotated them."""
     orientation = 1 if image.format == "TIFF" else image.getexif().get(ExifTags.Base.Orientation, 1)
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
@@ -194,7 +194,7 @@ def _upright(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
 
 
 def _is_lossy(data: bytes, image: Image.Image) -> bool:
-    if image.format == "WEBP":  # its chunk of pixels is called VP8 or, lossless, VP8L
+    if image.format == "WEBP":  # its chunk of pixels is named VP8 or, if lossless, VP8L
         return re.search(rb"VP8[ L]", data)[0] == b"VP8 "
     return image.format in ("JPEG", "MPO") or image.info.get("compression") in ("jpeg", "tiff_jpeg")
 
@@ -217,6 +217,6 @@ def fit_mask(mask: np.ndarray, img_size: Sequence[int], crop_size: Sequence[int]
 
 
 def _centre_crop(image: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """The rounding is torchvision's CenterCrop's."""
+    """Rounds as torchvision's CenterCrop."""
     top, left = (round((have - want) / 2) for have, want in zip(image.shape[-2:], size, strict=True))
     return image[..., top : top + size[0], left : left + size[1]]

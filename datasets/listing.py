@@ -1,4 +1,4 @@
-"""Which files and folders of a data set count; what is left out is said."""
+"""Which files and folders belong to a data set; notes name what is left out."""
 
 import errno
 import os
@@ -11,11 +11,11 @@ from utils.console import note
 from utils.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-SYSTEM_FILES = {"Thumbs.db", "desktop.ini"}  # written by file browsers, nobody's picture
+SYSTEM_FILES = {"Thumbs.db", "desktop.ini"}  # written by file browsers
 
 
 class Contents(NamedTuple):
-    """What lies directly in a folder, each sorted by name; hidden files and folders are nowhere in it."""
+    """What is directly in a folder, each list sorted by name, without hidden files and folders."""
 
     images: list[Path]
     folders: list[Path]
@@ -24,7 +24,7 @@ class Contents(NamedTuple):
 
 
 def contents(folder: Path) -> Contents:
-    """Empty where there is no such folder. Raises UserError naming the folder or file that cannot be looked into."""
+    """Empty if there is no such folder. Raises UserError naming a folder or file that cannot be accessed."""
     found = Contents([], [], [], [])
     for path in sorted(_children(folder)):
         if path.name.startswith(".") or path.name in SYSTEM_FILES:
@@ -42,9 +42,9 @@ def contents(folder: Path) -> Contents:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The image files of a folder, sorted by name, whatever the case of their suffix; none if there is no folder.
+    """The image files of a folder, sorted by name, with suffixes in any case; none if there is no folder.
 
-    What else lies there is left out and named, hidden files and folders apart. Raises as `contents`.
+    Notes name everything else in it, except hidden files and folders. Raises as `contents`.
     """
     found = contents(folder)
     say_left_out(folder, f"file(s) that are not {'/'.join(SUFFIXES)}", found.others)
@@ -54,9 +54,9 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def list_images_below(folder: Path) -> list[Path]:
-    """The image files of a folder and of all below it, sorted by path, hidden ones apart. Raises as `contents`.
+    """The image files of a folder and its subfolders, sorted by path, without hidden ones. Raises as `contents`.
 
-    Links to folders are not followed: they may lead back.
+    Links to folders are not followed: they could form a loop.
     """
     found = contents(folder)
     below = (list_images_below(path) for path in found.folders if not path.is_symlink())
@@ -71,12 +71,12 @@ def say_left_out(folder: Path, what: str, paths: Iterable[Path]) -> None:
 
 
 def is_folder(path: Path) -> bool:
-    """Raises UserError where the system does not let us see, or the path is too long."""
+    """Raises UserError if access is denied or the path is too long."""
     return stat.S_ISDIR(_mode(path))
 
 
 def printable(path: Path) -> str:
-    """The path as text that can be written anywhere; a file name on Linux need not be."""
+    """The path as valid text; a file name on Linux may have bytes that are not."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
@@ -90,7 +90,7 @@ def _children(folder: Path) -> list[Path]:
 
 
 def _mode(path: Path) -> int:
-    """What kind of thing the path leads to, as `stat` says it; 0 for nothing, as behind a broken link."""
+    """The file type of the path, as `st_mode`; 0 if there is nothing, such as at a broken link."""
     try:
         return path.stat().st_mode
     except OSError as error:

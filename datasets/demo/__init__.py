@@ -1,4 +1,4 @@
-"""A small data set in MVTec layout, drawn on the spot: try the toolkit with nothing downloaded."""
+"""A small drawn data set in MVTec layout, to try the toolkit without a download."""
 
 import contextlib
 import shutil
@@ -29,9 +29,9 @@ LARGEST = 2048  # pixels; a picture takes about 450 bytes of memory per pixel wh
 
 
 def ensure_demo(config: Config) -> None:
-    """Draw the demo set if the config asks for a category of it that is not there; touch no other data_path.
+    """Draw the demo category of the config if it does not exist; does nothing for any other data_path.
 
-    Of several processes one draws and the others wait. Raises UserError where the disk refuses.
+    If there are several processes, one draws and the others wait. Raises UserError if it cannot be written.
     """
     root, category = Path(DEFAULT_ROOT), config.obj
     if Path(config.data_path) != root or category not in CATEGORIES or is_folder(root / category):
@@ -53,24 +53,24 @@ def render(
 ) -> None:
     """Write <root>/<category>/{train,test,ground_truth}; counts are per category or defect type, size in pixels.
 
-    Raises UserError for numbers or categories that make no sense, a category that exists already, a disk that refuses.
+    Raises UserError for invalid numbers or categories, for a category that already exists, and if writing fails.
     """
     root, categories = Path(root), list(dict.fromkeys(categories))
     check(categories, size, {"train": train, "good": good, "per_defect": per_defect, "seed": seed})
     with _drawing_alone(root):
         for category in categories:
             if (root / category).exists():
-                raise UserError(f"{root / category} exists already; remove it or choose another root")
+                raise UserError(f"{root / category} already exists; remove it or choose another root")
         _draw(root, categories, size, train, good, per_defect, seed)
 
 
 @contextlib.contextmanager
 def _drawing_alone(root: Path) -> Iterator[None]:
-    """Nobody else draws into `root` meanwhile, and what killed ones have left is cleared.
+    """Keep other processes from drawing into `root`, and delete what killed ones have left there.
 
     Raises UserError naming the file or folder that cannot be written.
     """
-    lock = FileLock(root / ".lock")  # stays there: who deletes it may delete the one that another process holds
+    lock = FileLock(root / ".lock")  # never deleted, because another process may hold it
     try:
         root.mkdir(parents=True, exist_ok=True)
         _acquire(lock, root)
@@ -92,7 +92,7 @@ def _acquire(lock: FileLock, root: Path) -> None:
 
 
 def _draw(root: Path, categories: Sequence[str], size: int, train: int, good: int, per_defect: int, seed: int) -> None:
-    """Drawn aside and moved at the end: a killed run leaves no half data set."""
+    """Draw in a temporary folder and move it at the end, so that a killed run leaves no incomplete data set."""
     folders = [folder for category in categories for folder in plan(category, train, good, per_defect)]
     with tempfile.TemporaryDirectory(dir=root, prefix=".drawing-") as aside:
         with progress(None, "drawing", sum(count for *_, count in folders)) as bar:
@@ -144,7 +144,7 @@ def picture(
 ) -> tuple[Array, Array, Array]:
     """(picture, the same without its defect, mask): uint8 RGB [size,size,3] twice, bool [size,size]."""
     scenes = CATEGORIES[category]
-    # a stream each for scene, defect and sensor, so the first two are the same at every size
+    # one random stream each for scene, defect and sensor, so the first two are the same at every size
     key = [seed, zlib.crc32(f"{category}/{split}/{defect_type}".encode()), index]
     scene_random, defect_random, sensor_random = (np.random.default_rng([*key, part]) for part in range(3))
     n = max(384, size * 3 // 2)  # drawn finer than shown: thin yarns and edges must not alias
@@ -154,17 +154,17 @@ def picture(
     if defect_type == "good":
         image = expose(clean, grain)
         return image, image, np.zeros((size, size), bool)
-    severity = 0.1 + 0.9 * ((0.35 + 0.618034 * index) % 1)  # any ten in a row go from hard to obvious
+    severity = 0.1 + 0.9 * ((0.35 + 0.618034 * index) % 1)  # any ten in sequence range from hard to obvious
     flawed, alpha = scenes.DEFECTS[defect_type](scene, defect_random, severity)
     alpha = lens(alpha, size)
-    mask = alpha > 0.15 * alpha.max()  # of the greatest: a defect below the pixel keeps its mask
+    mask = alpha > 0.15 * alpha.max()  # relative, so that a defect smaller than a pixel has a mask
     changed = clean.copy()
     changed[mask] = (lens(scenes.photograph(flawed), size) * light)[mask]
     return expose(changed, grain), expose(clean, grain), mask
 
 
 def lens(image: Array, size: int) -> Array:
-    """The drawing [n,n] or [3,n,n] as the sensor gets it: a little soft, [size,size] or [size,size,3]."""
+    """The drawing [n,n] or [3,n,n] as it reaches the sensor: slightly blurred, [size,size] or [size,size,3]."""
     if image.ndim == 3:
         return np.dstack([lens(plane, size) for plane in image])
     return cv2.resize(blur(image, 0.0019), (size, size), interpolation=cv2.INTER_AREA)

@@ -20,7 +20,7 @@ def grid(n: int) -> tuple[Array, Array]:
 
 
 def noise(n: int, random: Random, rows: int, columns: int) -> Array:
-    """Smooth noise [n,n] around 0, spread about 1; the lattice fixes it, so every n shows the same hills."""
+    """Smooth noise [n,n] around 0, spread about 1; it depends on the lattice, so it is the same at every n."""
     lattice = random.standard_normal((rows, columns)).astype(np.float32)
     return cv2.resize(lattice, (n, n), interpolation=cv2.INTER_CUBIC)
 
@@ -37,7 +37,7 @@ def blur(image: Array, sigma: float) -> Array:
 
 
 def soft(image: Array, sigma: float) -> Array:
-    """A wide blur of [n,n], reckoned on a quarter of the pixels each way because that is as good."""
+    """A wide blur of [n,n], computed at a quarter of the side because the result is as good."""
     n = image.shape[0]
     small = cv2.resize(image, (n // 4, n // 4), interpolation=cv2.INTER_AREA)
     return cv2.resize(blur(small, sigma), (n, n), interpolation=cv2.INTER_LINEAR)
@@ -63,7 +63,7 @@ def blob(n: int, random: Random, centre: Array, radius: float, edge: float = 0.3
     along = (cos(turn) * dx + sin(turn) * dy) * stretch
     across = (cos(turn) * dy - sin(turn) * dx) / stretch
     distance = np.hypot(along, across) / radius
-    # ragged at two scales, the same ones at every radius
+    # irregular, at the same two scales for every radius
     angle, outline = np.arctan2(across, along), 1.0
     for k in range(2, 9):
         outline = outline + 0.16 / k * random.normal() * np.cos(k * angle + random.uniform(0, 2 * pi))
@@ -73,7 +73,7 @@ def blob(n: int, random: Random, centre: Array, radius: float, edge: float = 0.3
 def curve(n: int, points: Array) -> Array:
     """Distance [n,n] of every pixel from the line through points [k,2]."""
     canvas = np.full((n, n), 255, np.uint8)
-    # four fractional bits: the points keep their place below the pixel
+    # four fractional bits: points are exact to 1/16 of a pixel
     cv2.polylines(canvas, [np.round(points * n * 16).astype(np.int32)], False, 0, 1, cv2.LINE_8, 4)
     return cv2.distanceTransform(canvas, cv2.DIST_L2, 5) / n
 

@@ -11,7 +11,7 @@ from datasets.demo.draw import Array, Random, bent, blob, curve, grid, lambert, 
 RIM, HUB, BORE = 0.375, 0.205, 0.12  # radii
 BOLTS, BOLT_CIRCLE, BOLT = 6, 0.29, 0.032
 SECTOR = 2 * pi / BOLTS
-KEY = (0.024, 0.15)  # the keyway's half width, and how far it reaches from the middle
+KEY = (0.024, 0.15)  # the keyway's half width, and the distance from the middle to its end
 STEEL, MAT = rgb(0.52, 0.53, 0.54), rgb(0.27, 0.29, 0.32)
 
 
@@ -24,11 +24,11 @@ class Part:
     light: float  # [rad], where the lamp stands
     metal: Array  # 0..1, how much of the pixel is steel
     height: Array  # of the steel
-    grooves: Array  # what the lathe left, around 0
+    grooves: Array  # turning marks of the lathe, around 0
     sheen: Array  # strength of the highlight
     mat: Array  # brightness of the ground
-    dirt: Array  # colour of what sticks to the steel
-    cover: Array  # 0..1, how much of it
+    dirt: Array  # colour of dirt on the steel
+    cover: Array  # 0..1, how much dirt
 
 
 def outline(x: Array, y: Array, radius: Array) -> Array:
@@ -43,7 +43,7 @@ def outline(x: Array, y: Array, radius: Array) -> Array:
 
 
 def lathe(random: Random, radius: Array, angle: Array) -> Array:
-    """Turning marks [n,n]: rings that change little along the way round."""
+    """Turning marks [n,n]: rings that change little along their circumference."""
     rings = 0.6 * random.standard_normal((1, 400)) + 0.5 * random.standard_normal((24, 400))
     rings[-1] = rings[0]
     rings = cv2.GaussianBlur(rings.astype(np.float32), (0, 0), sigmaX=0.7, sigmaY=0.4)
@@ -103,7 +103,7 @@ def scratch(part: Part, random: Random, severity: float) -> tuple[Part, Array]:
     n = part.metal.shape[0]
     start, side = place(part, random, 0.24, 0.34), (-1, 1)[random.integers(2)]
     outwards = np.arctan2(*(start - part.centre)[::-1])
-    # along the rim or inwards, or most strokes would miss the steel
+    # along the rim or inwards; otherwise most strokes would miss the steel
     heading = outwards + side * random.uniform(0.5, 0.8) * pi
     points = bent(random, start, heading, 0.07 + 0.25 * severity * random.uniform(0.4, 1), 0.3)
     width = 0.0035 + 0.003 * severity

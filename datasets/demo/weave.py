@@ -22,9 +22,9 @@ class Cloth:
     weft_width: Array
     warp_tone: Array
     weft_tone: Array
-    tint: Array  # [1 or 3,n,n], what dirt leaves of the colour
+    tint: Array  # [1 or 3,n,n], the factor of the colour under dirt
     strand: Array  # 0..1, the height of what lies on top
-    shade: Array  # share of the light that gets there
+    shade: Array  # share of the light that arrives
 
 
 def lay(n: int, random: Random) -> Cloth:
@@ -33,7 +33,7 @@ def lay(n: int, random: Random) -> Cloth:
     pitch, turn = YARNS * random.uniform(0.97, 1.03), radians(random.uniform(-2, 2))
     warp = pitch * (cos(turn) * x + sin(turn) * y) + random.uniform(4, 6)
     weft = pitch * (cos(turn) * y - sin(turn) * x) + random.uniform(4, 6)
-    # the cloth is drawn a little askew as a whole, and each yarn wanders on its own
+    # the cloth as a whole is slightly distorted, and each yarn varies on its own
     warp = warp + 0.12 * noise(n, random, 3, 3) + 0.045 * noise(n, random, 20, 36)
     weft = weft + 0.12 * noise(n, random, 3, 3) + 0.045 * noise(n, random, 36, 20)
     yarns = random.standard_normal((4, 64)).astype(np.float32)
@@ -52,7 +52,7 @@ def lay(n: int, random: Random) -> Cloth:
 
 
 def fibres(n: int, random: Random, rows: int, columns: int) -> Array:
-    """The yarn's own grain [n,n], drawn out along it."""
+    """The yarn's own grain [n,n], stretched along it."""
     return 0.08 * noise(n, random, rows, columns) + 0.04 * noise(n, random, 200, 200)
 
 
@@ -70,7 +70,7 @@ def photograph(cloth: Cloth) -> Array:
     warp = profile(s, cloth.warp_width) + 0.25 * over * np.cos(pi * t)
     weft = profile(t, cloth.weft_width) - 0.25 * over * np.cos(pi * s)
     height, on_warp = np.maximum(np.maximum(warp, weft), -0.4), warp > weft
-    # the plies run slantwise round the yarn
+    # the plies run diagonally around the yarn
     tone = np.where(on_warp, cloth.warp_tone, cloth.weft_tone)
     tone = tone + 0.05 * np.sin(np.where(on_warp, 17 * t + 8 * s, 17 * s + 8 * t))
     light = lambert(blur(height, 0.002) / YARNS, LIGHT)
@@ -84,11 +84,11 @@ def photograph(cloth: Cloth) -> Array:
 
 
 def hole(cloth: Cloth, random: Random, severity: float) -> tuple[Cloth, Array]:
-    """The yarns thin out, and break where it is bad."""
+    """The yarns get thin, and break if it is severe."""
     n = cloth.warp.shape[0]
     middle, radius = random.uniform(0.12, 0.88, 2), 0.03 + 0.075 * severity * random.uniform(0.6, 1)
     spot = blob(n, random, middle, radius, 0.9)
-    # every yarn gives way at a place of its own
+    # every yarn wears at its own place
     worn = (0.25 + 1.35 * severity) * spot
     warp_left = np.clip(1 - worn * (1 + 0.5 * noise(n, random, 14, 60)), 0, 1)
     weft_left = np.clip(1 - worn * (1 + 0.5 * noise(n, random, 60, 14)), 0, 1)
@@ -121,7 +121,7 @@ def missing(cloth: Cloth, random: Random, severity: float) -> tuple[Cloth, Array
     name, off, ends = stretch(cloth, random, severity)
     part = ends * (np.abs(off) < 0.5)
     width = getattr(cloth, f"{name}_width") * (1 - (0.3 + 0.7 * severity) * part)
-    # what is left of the yarn beneath lies in a trench
+    # what is left of the yarn lies deeper, with less light
     return replace(cloth, **{f"{name}_width": width}, shade=1 - (0.02 + 0.38 * severity) * part), part
 
 
@@ -136,7 +136,7 @@ def thick(cloth: Cloth, random: Random, severity: float) -> tuple[Cloth, Array]:
 
 
 def stretch(cloth: Cloth, random: Random, severity: float) -> tuple[str, Array, Array]:
-    """A piece of one yarn: "warp" or "weft", yarns [n,n] off its middle, 0..1 towards its ends."""
+    """A piece of one yarn: "warp" or "weft", distance [n,n] from its middle in yarns, 1..0 towards its ends."""
     x, y = grid(cloth.warp.shape[0])
     name, along = (("warp", y), ("weft", x))[random.integers(2)]
     place = getattr(cloth, name)

@@ -1,6 +1,6 @@
 """A data set in MVTec layout: <data_path>/<obj>/{train/good, test/<defect type>, ground_truth/<defect type>}.
 
-Hidden folders, such as .ipynb_checkpoints, are no part of it. Names of folders are lower case as written here.
+Hidden folders, such as .ipynb_checkpoints, are ignored. Folder names are in lower case, as written here.
 """
 
 from pathlib import Path
@@ -12,9 +12,9 @@ from utils.errors import UserError
 
 
 def train_samples(config: RunConfig) -> list[Sample]:
-    """The good images to train on. Raises UserError naming the folder when there are none.
+    """The good images to train on. Raises UserError naming the folder if there are none.
 
-    What else lies in train/ is left out and named.
+    Notes name everything else in train/.
     """
     train = category(config) / "train"
     found = contents(train)
@@ -23,22 +23,22 @@ def train_samples(config: RunConfig) -> list[Sample]:
     if not images:
         raise UserError(f"{train / 'good'}: no images to train on (png, jpg, bmp, tif or webp)")
     others = [path for path in found.folders if path.name != "good"]
-    say_left_out(train, "folder(s), because a training takes images from train/good only", others)
-    say_left_out(train, "image(s), because a training takes images from train/good only", found.images)
+    say_left_out(train, "folder(s), because only images in train/good are used to train", others)
+    say_left_out(train, "image(s), because only images in train/good are used to train", found.images)
     return [Sample(path, None, "good") for path in images]
 
 
 def test_samples(config: RunConfig) -> list[Sample]:
-    """The images below test/, by defect type; none where there is no such folder.
+    """The images in test/, by defect type; none if there is no such folder.
 
-    Raises UserError for images outside the folders of the defect types, two images of one name, a mask without
-    image, masks for only some defective images, or a folder whose name cannot be used.
+    Raises UserError for images outside the folders of the defect types, two images with the same name, a mask
+    without image, masks for only some defective images, or a folder whose name cannot be used.
     """
     root = category(config)
     stray, folders, *_ = contents(root / "test")
     if stray:
         raise UserError(
-            f"{stray[0]}: test images belong into a folder per defect type, such as {root / 'test' / 'good'}"
+            f"{stray[0]}: test images must be in a folder per defect type, such as {root / 'test' / 'good'}"
         )
     _check_types(folders)
     found = {folder.name: _unique(list_images(folder)) for folder in folders}
@@ -49,7 +49,7 @@ def test_samples(config: RunConfig) -> list[Sample]:
 
 
 def category(config: RunConfig) -> Path:
-    """The folder of `obj`. Raises UserError listing the ones there are."""
+    """The folder of `obj`. Raises UserError listing the existing categories."""
     root = Path(config.data_path)
     if not is_folder(root):
         raise UserError(f"data_path: there is no folder {root}")
@@ -61,14 +61,14 @@ def category(config: RunConfig) -> Path:
 
 
 def _check_case(folders: list[Path], names: list[str]) -> None:
-    """Raises UserError for test/Good and its like, which would be taken for something else."""
+    """Raises UserError for names such as test/Good, which would be read as something else."""
     for folder in folders:
         if folder.name not in names and folder.name.lower() in names:
             raise UserError(f"{folder}: rename this folder to '{folder.name.lower()}', in lower case")
 
 
 def _check_types(folders: list[Path]) -> None:
-    """Raises UserError for a folder whose name cannot be that of a defect type: it could not be written to a report."""
+    """Raises UserError for a folder name that cannot be a defect type, because a report could not contain it."""
     _check_case(folders, ["good"])
     for folder in folders:
         try:
@@ -83,7 +83,7 @@ def _masks(ground_truth: Path, found: dict[str, list[Path]]) -> dict[Path, Path]
     masks = {}
     stray, folders, *_ = contents(ground_truth)
     _check_types(folders)
-    say_left_out(ground_truth, "mask(s) that do not lie in the folder of a defect type", stray)
+    say_left_out(ground_truth, "mask(s) that are not in the folder of a defect type", stray)
     for folder in folders:
         images = {image.stem: image for image in found.get(folder.name, [])}
         for mask in _unique(list_images(folder), "_mask"):
@@ -95,7 +95,7 @@ def _masks(ground_truth: Path, found: dict[str, list[Path]]) -> dict[Path, Path]
 
 
 def _unique(images: list[Path], ending: str = "") -> list[Path]:
-    """The same images. Masks and result pictures are told apart by the name, so raises UserError where two share it."""
+    """Returns `images`. Raises UserError if two share a name, because masks and result pictures are matched by it."""
     seen: dict[str, Path] = {}
     for image in images:
         other = seen.setdefault(image.stem.removesuffix(ending), image)
@@ -110,5 +110,5 @@ def _check_masks(samples: list[Sample], folder: Path) -> None:
     if without and len(without) < len(defective):
         raise UserError(
             f"{without[0].path}: no mask in {folder} ({len(without)} of {len(defective)} defective images "
-            "lack one; give all of them a mask, or none)"
+            "have none; give a mask to all of them or to none)"
         )

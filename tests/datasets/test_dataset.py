@@ -190,7 +190,7 @@ def test_what_is_left_out_of_pictures_is_said_of_the_first_only(tmp_path, capsys
     dataset.read_all(0)
     dataset.batch([3])
     said = [line for line in capsys.readouterr().err.splitlines() if "note: " in line]
-    assert len(said) == 1 and ".tif: of its pages or frames only the first is read" in said[0]
+    assert len(said) == 1 and ".tif: only the first of its pages or frames is read" in said[0]
 
 
 def test_a_mask_in_a_lossy_format_is_said(square, tmp_path, capsys):

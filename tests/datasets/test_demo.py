@@ -137,7 +137,7 @@ def test_a_drawing_that_another_process_is_at_is_left_alone(drawn, tmp_path):
         drawing = pool.submit(demo.ensure_demo, config_of())
         while not drawn:
             time.sleep(0.01)
-        with pytest.raises(UserError, match="washer exists already"):
+        with pytest.raises(UserError, match="washer already exists"):
             demo.render("demo_data", ["washer"], **SMALL)
         drawing.result()
     assert contents(tmp_path / "demo_data/washer")
@@ -171,7 +171,7 @@ def test_a_demo_that_is_there_is_used_where_nothing_can_be_written(drawn, tmp_pa
 def test_existing_category_is_refused_and_untouched(tmp_path):
     (tmp_path / "washer").mkdir()
     (tmp_path / "washer" / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="washer exists already"):
+    with pytest.raises(UserError, match="washer already exists"):
         demo.render(tmp_path, **SMALL)
     assert contents(tmp_path) == {"washer/mine.txt": b"mine"}
 

@@ -382,7 +382,7 @@ def test_the_next_file_stands_for_a_damaged_one(tmp_path, capsys):
     images = FolderImages("penalty_path", str(tmp_path), (8, 8))
     assert [int(images[k].max()) for k in (0, 1, 2, 5)] == [10, 20, 10, 10]
     said = capsys.readouterr().err
-    assert said.count("c.jpg: cannot be read as an image") == 1 and "the next file is taken in its place" in said
+    assert said.count("c.jpg: cannot be read as an image") == 1 and "the next file is used instead" in said
 
 
 def test_a_test_needs_no_penalty_images(tmp_path, config):

@@ -100,8 +100,8 @@ def test_other_folders_and_images_in_train_are_left_out_and_said(tmp_path, capsy
     write_good(root / "part/train/000.png")
     assert len(train(root)) == 10
     said = capsys.readouterr().err
-    assert "part/train: left out 1 folder(s), because a training takes images from train/good only: scratch" in said
-    assert "part/train: left out 1 image(s), because a training takes images from train/good only: 000.png" in said
+    assert "part/train: left out 1 folder(s), because only images in train/good are used to train: scratch" in said
+    assert "part/train: left out 1 image(s), because only images in train/good are used to train: 000.png" in said
 
 
 @pytest.mark.parametrize("folder", ["train/good", "test/good", "test/square", "ground_truth/square"])
@@ -151,7 +151,7 @@ def test_a_folder_in_another_case_is_named(tmp_path, path):
 def test_pictures_lying_in_test_itself_are_named(tmp_path):
     root = write_mvtec(tmp_path)
     (root / "part/test/good/000.png").rename(root / "part/test/stray.png")
-    with pytest.raises(UserError, match="stray.png: test images belong into a folder per defect type"):
+    with pytest.raises(UserError, match="stray.png: test images must be in a folder per defect type"):
         test(root)
 
 
