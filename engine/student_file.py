@@ -25,7 +25,10 @@ def describe(config: RunConfig, teacher: nn.Module) -> dict[str, Any]:
     teachers = [net for net in teacher.modules() if isinstance(net, Teacher)]
     return {
         **config.model_dump(mode="json", include={*WHAT_IT_IS}),
-        "teachers": [{"backbone": t.backbone, "weights": t.weights, **t.statistics._asdict()} for t in teachers],
+        "teachers": [
+            {"backbone": t.backbone, "weights": t.weights, "package": t.package, **t.statistics._asdict()}
+            for t in teachers
+        ],
         "teacher": fingerprint(teacher),
         "settings": result_settings(config),
     }
@@ -57,6 +60,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 class _Teacher(BaseModel):
     backbone: str
     weights: str
+    package: str | None = None
 
 
 class _Yardstick(BaseModel):

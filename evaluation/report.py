@@ -108,7 +108,7 @@ def summary(run_dir: Path) -> str:
     """The metrics of a finished test as a table for the screen."""
     report = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
     config, metrics = report["config"], report["metrics"]
-    weights = ", ".join(each["weights"] for each in report["teachers"])
+    weights = ", ".join(each["package"] or each["weights"] for each in report["teachers"])
     lines = [
         "",
         f"{config['obj']}   {config['distillType']}   {joined(config['backbone'])}   teacher weights: {weights}",

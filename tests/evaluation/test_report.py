@@ -92,10 +92,10 @@ def test_a_defect_type_without_masks_has_empty_cells_in_the_table():
 def test_a_summary_is_what_metrics_json_says(tmp_path):
     tested = evaluate(samples(), scored(), ["a note"])
     config = {"obj": "screw", "distillType": "mixed", "backbone": ["resnet18", "efficientnet_b0"]}
-    teachers = [{"weights": "random"}, {"weights": "bundled"}]
+    teachers = [{"weights": "random", "package": None}, {"weights": "imagenet", "package": "lite0 0.1.0"}]
     report.write_metrics(tmp_path, tested, {"config": config, "teachers": teachers})
     text = summary(tmp_path)
-    for words in ("screw", "mixed", "resnet18 + efficientnet_b0", "random, bundled", "image AUROC     1.0000"):
+    for words in ("screw", "mixed", "resnet18 + efficientnet_b0", "random, lite0 0.1.0", "image AUROC     1.0000"):
         assert words in text
     for words in ("hole", "stain", "a note", str(tmp_path)):
         assert words in text
@@ -197,7 +197,7 @@ def test_memory_with_masks_is_below_two_thirds_of_keeping_maps_masks_and_a_copy_
 def test_metrics_json_takes_names_of_all_scripts(tmp_path):
     tested = report.Tested({}, {"缺陷": {"images": 3, "image_auroc": 0.5}}, np.zeros(3), [])
     config = {"obj": "деталь", "distillType": "st", "backbone": "resnet18"}
-    report.write_metrics(tmp_path, tested, {"config": config, "teachers": [{"weights": "random"}]})
+    report.write_metrics(tmp_path, tested, {"config": config, "teachers": [{"weights": "random", "package": None}]})
     text = (tmp_path / "metrics.json").read_text(encoding="utf-8")
     assert "缺陷" in text and json.loads(text)["config"] == config
     assert "деталь" in summary(tmp_path) and "缺陷" in summary(tmp_path)

@@ -21,6 +21,7 @@ from models.teachers.weights import (
     bundled_names,
     find_source,
     load_weights,
+    read_tensors,
 )
 from tests.conftest import REPO
 from trainer import build_trainer
@@ -48,6 +49,10 @@ def teacher_of(backbone, weights, levels=LEVELS, seed=0):
     return build_teacher(backbone, levels, find_source(backbone, str(weights)), seed)
 
 
+def load_file_into(net, path):
+    load_weights(net, read_tensors(path), path)
+
+
 def same(net: Features, state: dict) -> bool:
     return all(torch.equal(value, state[key].float()) for key, value in net.net.state_dict().items())
 
@@ -65,7 +70,7 @@ def test_wrapped_half_precision_and_old_files_are_loaded(tmp_path, whole):
     old = {k: v.half() if v.is_floating_point() else v for k, v in whole.items() if "num_batches" not in k}
     torch.save({"state_dict": {f"module.{k}": v for k, v in old.items()}}, tmp_path / "old.pth")
     net = Features("resnet18", LEVELS)
-    load_weights(net, tmp_path / "old.pth")
+    load_file_into(net, tmp_path / "old.pth")
     assert all(torch.equal(v, old[k].float()) for k, v in net.net.state_dict().items() if k in old)
 
 
@@ -76,7 +81,7 @@ def test_timm_files_of_other_families_are_loaded(tmp_path, backbone):
     whole = timm.create_model(backbone)
     save_file(whole.state_dict(), tmp_path / "whole.safetensors")
     net = Features(backbone, [0, 1]).eval()
-    load_weights(net, tmp_path / "whole.safetensors")
+    load_file_into(net, tmp_path / "whole.safetensors")
     torch.manual_seed(1)
     image = torch.rand(1, 3, 64, 64)
     reference = whole.eval().forward_intermediates(image, indices=[0, 1], intermediates_only=True)
@@ -95,7 +100,7 @@ def test_missing_unknown_and_misshapen_keys_are_named(tmp_path, whole):
         save_file(state, tmp_path / "odd.safetensors")
         before = {k: v.clone() for k, v in net.net.state_dict().items()}
         with pytest.raises(UserError, match=f"odd.safetensors is not a 'resnet18': it {words}"):
-            load_weights(net, tmp_path / "odd.safetensors")
+            load_file_into(net, tmp_path / "odd.safetensors")
         assert same(net, before)
 
 
@@ -108,7 +113,7 @@ def test_a_file_of_code_or_garbage_is_refused(tmp_path):
     torch.save({0: torch.zeros(1)}, tmp_path / "numbers.pth")
     for name in ("code.pth", "garbage.pth", "garbage.safetensors", "empty.pth", "list.pth", "numbers.pth"):
         with pytest.raises(UserError, match=name):
-            load_weights(Features("resnet18", LEVELS), tmp_path / name)
+            load_file_into(Features("resnet18", LEVELS), tmp_path / name)
     with pytest.raises(UserError, match="nowhere.pth is not a file"):
         find_source("resnet18", str(tmp_path / "nowhere.pth"))
 
@@ -142,7 +147,7 @@ def test_values_that_no_training_gives_are_refused(tmp_path, whole, spoil, words
     net = Features("resnet18", LEVELS)
     before = {key: value.clone() for key, value in net.net.state_dict().items()}
     with pytest.raises(UserError, match=rf"spoilt\.safetensors .*{words}"):
-        load_weights(net, path)
+        load_file_into(net, path)
     assert same(net, before)
 
 
