@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: pytest runs a process on each core
-os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test may ask a model hub
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: pytest runs one process per core
+os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test may use a model hub
 
 import torch
 
@@ -22,7 +22,7 @@ from engine.state import TrainState
 from utils import console
 
 REPO = Path(__file__).parents[1]
-# Keys of every configuration here. With `threads: auto` it would depend on what else the machine does how sums round.
+# Keys of every configuration here. With `threads: auto`, other processes would change how sums round.
 PLACE = {"device": "cpu", "threads": torch.get_num_threads()}
 
 
@@ -46,13 +46,13 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def device():
-    """Where trainers of `config` and `small` are built; tensors that meet their networks directly belong there."""
+    """The device of the trainers of `config` and `small`; tensors for their networks must be on it."""
     return torch.device(PLACE["device"])
 
 
 @pytest.fixture(autouse=True)
 def nothing_said_before():
-    """A run's train.log begins with what its process said before; here that was another test."""
+    """A run's train.log begins with what its process has printed before; here, in another test."""
     console._before_the_log.clear()
 
 
@@ -130,7 +130,7 @@ def config(tiny_mvtec, tmp_path):
 
 @contextlib.contextmanager
 def killed_at_the_first_checkpoint(monkeypatch):
-    """What trains in here is interrupted as soon as it has saved its state."""
+    """A training in this context is interrupted as soon as it has saved its state."""
     save = TrainState.save
 
     def save_and_die(state, *where):
@@ -143,7 +143,7 @@ def killed_at_the_first_checkpoint(monkeypatch):
 
 
 class HeldOut:
-    """A batch of two and one of one random image in [0,1], always the same ones, as a validation meets them."""
+    """Validation batches of two and one random images in [0,1], always the same ones."""
 
     images = 3
 
@@ -158,14 +158,14 @@ class HeldOut:
 
 
 def count(net):
-    """Its number of learned values."""
+    """The network's number of learned values."""
     return sum(parameter.numel() for parameter in net.parameters())
 
 
 def run_script(*words, cwd=REPO, **env):
     """Run a script of the repository as a user would; returns the finished process with its output as text.
 
-    It sees a GPU only where the tests run on one.
+    It sees a GPU only if the tests run on one.
     """
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if PLACE["device"] == "cpu" else {}
     return subprocess.run(
@@ -179,7 +179,7 @@ def run_script(*words, cwd=REPO, **env):
 
 
 def assert_one_sentence(process, *words):
-    """A user's mistake: exit code 2, one sentence that holds `words`, no traceback."""
+    """A user's mistake: exit code 2, one sentence that contains `words`, no traceback."""
     assert process.returncode == 2, process.stderr
     assert "Traceback" not in process.stderr
     last = process.stderr.strip().splitlines()[-1]

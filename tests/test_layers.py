@@ -1,4 +1,4 @@
-"""The rooms and the arrows between them: imports point downwards, and a method loads little."""
+"""The rooms and their imports: imports point downwards, and a method loads little."""
 
 import ast
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import REPO
 
-# A room may import those below it, and its own. Nothing in pretraining/ knows of trainer/, which takes its pictures.
+# A room may import the rooms below it, and itself. trainer/ uses the pictures of pretraining/, not the reverse.
 FLOORS = {
     "trainer": 5,
     "pretraining": 4,
@@ -28,7 +28,7 @@ def room(path):
 
 
 def imports(path):
-    """Names of the modules a file imports, those inside functions too."""
+    """Names of the modules that a file imports, also inside functions."""
     for node in ast.walk(ast.parse((REPO / path).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

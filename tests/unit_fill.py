@@ -1,4 +1,4 @@
-"""Known weights, with which a network's outputs can be computed by hand."""
+"""Known weights, so that a network's outputs can be computed by hand."""
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ from torch import nn
 def unit_fill(net):
     """Every layer averages its inputs and every norm does nothing; eval mode. Returns `net`.
 
-    Parameters that belong to no convolution, linear layer or batch norm are left as they are.
+    Parameters of other layers than convolutions, linear layers and batch norms are not changed.
     """
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):

@@ -1,4 +1,4 @@
-"""Samples as batches, and what is said of images and masks that cannot be used."""
+"""Samples as batches, and the errors about images and masks that cannot be used."""
 
 import pickle
 from pathlib import Path
@@ -22,7 +22,7 @@ def dataset_of(samples):
 
 
 def good_images(folder, count, name="{:03}.png", deep=()):
-    """Data set of `count` different good images, written there; those at `deep` have 16 bits."""
+    """Data set of `count` different good images, written to a folder; those at `deep` have 16 bits."""
     samples = [Sample(folder / name.format(k), None, "good") for k in range(count)]
     for k, sample in enumerate(samples):
         image = draw_good(np.random.default_rng(k), 40 + k)
@@ -54,7 +54,7 @@ def test_a_batch_holds_what_is_known_of_its_images(square):
 
 
 def test_the_index_is_obeyed(tmp_path):
-    """The earlier toolkit drew a random image whatever index it was asked for."""
+    """The earlier toolkit ignored the index and drew a random image."""
     dataset = good_images(tmp_path, 4)
     for i in (3, 0, 3):
         assert dataset[i]["path"] == str(dataset.samples[i].path)

@@ -1,4 +1,4 @@
-"""The demo data set: its layout, its sameness from run to run, its masks, and what is refused."""
+"""The demo data set: its layout, the same in every run, its masks, and what is refused."""
 
 import os
 import time
@@ -18,7 +18,7 @@ SMALL = {"size": 32, "train": 2, "good": 1, "per_defect": 1}
 
 
 def contents(root):
-    """Path below root -> bytes, of every file there but the lock."""
+    """Path below root -> bytes, for every file except the lock."""
     return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file() and p.name != ".lock"}
 
 
@@ -29,7 +29,7 @@ def config_of(data_path="demo_data", obj="washer"):
 
 @pytest.fixture
 def drawn(tmp_path, monkeypatch):
-    """The categories drawn so far; what ensure_demo draws into the new current folder is small, and takes a while."""
+    """The categories drawn so far; ensure_demo draws small sets into the new current folder, slowly."""
     monkeypatch.chdir(tmp_path)
     draw, so_far = demo._draw, []
 
@@ -144,7 +144,7 @@ def test_a_drawing_that_another_process_is_at_is_left_alone(drawn, tmp_path):
 
 
 def test_a_folder_without_write_permission_is_a_sentence(drawn, tmp_path, monkeypatch):
-    """The refusal is acted: whoever runs the tests as root may write everywhere."""
+    """The refusal is simulated, because root may write everywhere."""
     (tmp_path / "demo_data").mkdir()
     opened = os.open
 

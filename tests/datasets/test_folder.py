@@ -10,7 +10,7 @@ from utils.errors import UserError
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three images, the second of them in a folder below."""
+    """Three images, the second of them in a subfolder."""
     for seed, name in enumerate(("a.png", "b/x.png", "c.png")):
         write_image(tmp_path / name, draw_good(np.random.default_rng(seed), 40))
     return tmp_path

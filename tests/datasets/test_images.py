@@ -22,7 +22,7 @@ ORIENTATION = 274  # the tag, in EXIF and in TIFF
 
 
 def write_tiff(path, pixels, extra=(), orientation=1):
-    """An uncompressed TIFF of any number of channels [H,W,C]; `extra` says what those beyond RGB are (0: nothing)."""
+    """An uncompressed TIFF of any channels [H,W,C]; `extra` has the types of those after RGB (0: unspecified)."""
     height, width, channels = pixels.shape
     content = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
     tags = {
@@ -54,7 +54,7 @@ def add_exif(path, orientation):
     exif[ORIENTATION] = orientation
     content, body = path.read_bytes(), b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
     chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
-    path.write_bytes(content[:33] + chunk + content[33:])  # behind the header
+    path.write_bytes(content[:33] + chunk + content[33:])  # after the header
 
 
 def remarks_on(read, path):
@@ -90,7 +90,7 @@ def test_sixteen_bits_keep_their_depth_and_colour_order(tmp_path, suffix, shape)
 
 
 def test_sixteen_bit_gray_with_alpha_keeps_its_depth(tmp_path):
-    """Pillow makes 8 bits of it."""
+    """Pillow converts it to 8 bits."""
     pixels = np.arange(0, 60000, 1000).reshape(5, 6, 2).astype(">u2")
     assert cv2.imwrite(str(tmp_path / "deep.png"), pixels[..., 0].astype(np.uint16))
     header = b"IHDR" + struct.pack(">IIBBBBB", 6, 5, 16, 4, 0, 0, 0)
@@ -251,7 +251,7 @@ def test_the_limit_comes_back_when_the_last_reader_leaves_and_in_a_forked_proces
         assert Image.MAX_IMAGE_PIXELS is None
     assert Image.MAX_IMAGE_PIXELS == 100
     reading.__enter__()
-    reading.lock.acquire()  # a thread was there when the process forked, and is not in the child
+    reading.lock.acquire()  # a thread was inside when the process forked, and does not exist in the child
     reading.renew()
     assert Image.MAX_IMAGE_PIXELS == 100
     with reading:
@@ -266,7 +266,7 @@ SQUARE[20:40, 30:55] = True
 
 
 def save(path, colours, alpha=None, **how):
-    """`colours` [H,W] or [H,W,3] uint8, with `alpha` [H,W] where there is one."""
+    """`colours` [H,W] or [H,W,3] uint8, with `alpha` [H,W] if given."""
     mode = {2: "L", 3: "RGB"}[colours.ndim]
     picture = Image.fromarray(colours)
     if alpha is not None:
@@ -338,7 +338,7 @@ def test_transparency_that_agrees_with_the_colours_or_is_the_same_everywhere_is_
 @pytest.mark.parametrize(("inside", "outside"), [(0, 0), (255, 255), (0, 255)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_transparency_that_disagrees_with_the_colours_is_refused(tmp_path, inside, outside, channels):
-    """A defect painted black on nothing, or on transparent white, would be read as no defect or as all defect."""
+    """A defect painted black on nothing, or on transparent white, would be read as no defect or all defect."""
     colours = painted(inside, outside)
     colours = colours if channels == 1 else colours[..., None].repeat(3, axis=2)
     path = save(tmp_path / "layer.png", colours, painted(255, 0))
@@ -347,7 +347,7 @@ def test_transparency_that_disagrees_with_the_colours_is_refused(tmp_path, insid
 
 
 def palette_mask(path, *colours, **how):
-    """A palette picture: number 0 around the square and 1 in it."""
+    """A palette picture: index 0 around the square and 1 in it."""
     picture = Image.fromarray(SQUARE.astype(np.uint8)).convert("P")
     picture.putpalette([value for colour in colours for value in colour])
     picture.save(path, **how)

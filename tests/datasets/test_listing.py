@@ -1,4 +1,4 @@
-"""Which files count, and what is said of those that do not."""
+"""Which files count, and which notes there are about others."""
 
 import os
 from pathlib import Path
@@ -75,7 +75,7 @@ def test_images_below_a_folder_come_in_the_order_of_their_paths_and_links_back_e
 
 
 def test_a_folder_without_permission_is_named(tmp_path, monkeypatch):
-    """The refusal is acted: whoever runs the tests as root may read everything."""
+    """The refusal is simulated, because root may read everything."""
     (tmp_path / "shut").mkdir()
     listdir = os.listdir
 

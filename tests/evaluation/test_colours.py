@@ -1,4 +1,4 @@
-"""The colours of anomaly maps compare with good images, whatever these are like."""
+"""The colours of anomaly maps compare with good images, for any kind of good images."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def normal(scores, source=HELD_OUT):
 
 
 def brightness(scale: Scale, *values):
-    """Of the colours of some values: the darkest is 0, the brightest 255 of each of red, green and blue."""
+    """Brightness of the colours of some values: the darkest is 0, the brightest 255 of red, green and blue each."""
     return scale.colour(np.array([values])).astype(int)[0].sum(axis=1).tolist()
 
 
@@ -32,7 +32,7 @@ def test_every_map_of_a_run_has_the_same_colours():
 
 @pytest.mark.parametrize("images", [5, 10, 31, 200])
 def test_one_odd_good_image_changes_no_colour(images):
-    """In the place of one of the usual ones; its map may be high on any area."""
+    """It replaces one of the usual images; its map may be high on any area."""
     usual = np.linspace(1, 1.2, images)
     odd = [*usual[:-1], 1e4]
     value = np.linspace(0, 200, 400)[None]
@@ -40,7 +40,7 @@ def test_one_odd_good_image_changes_no_colour(images):
 
 
 def test_a_weak_defect_that_is_above_half_of_the_good_images_can_be_seen():
-    """The products of three levels of an STPM student on magnetic tiles: the good images' scores span a decade."""
+    """The products of three levels of an STPM student on magnetic tiles: scores of good images span a decade."""
     scale = colour_scale(normal(np.geomspace(0.02, 1.2, 151)), MAP)
     background, defect = brightness(scale, 0.002, 0.17)
     assert background < 30 and defect > 150
@@ -49,7 +49,7 @@ def test_a_weak_defect_that_is_above_half_of_the_good_images_can_be_seen():
 def test_the_scale_says_what_its_ticks_mean():
     scale = colour_scale(normal(range(1, 32)), MAP)
     assert scale.ticks == ["4 of 31", "16 of 31", "28 of 31", "2 x", "10 x", "100 x"]
-    assert scale.values == [4, 16, 28, 56, 280, 2800]  # the scores are 1 to 31: so many are no higher
+    assert scale.values == [4, 16, 28, 56, 280, 2800]  # the scores are 1 to 31, so k scores are not above k
     assert scale.meaning == [
         "Colours compare each value with the scores of 31 held-out good images.",
         "28 of 31: 28 of them score no higher. 2 x: twice the value at 28 of 31.",
@@ -64,7 +64,7 @@ def test_the_scale_names_the_images_it_compares_with_in_short_lines(source, imag
 
 
 def test_without_good_images_a_map_sets_its_own_colours():
-    """Nothing can lie above the map that sets the scale, so no colours are kept for it."""
+    """No value is above the map that sets the scale, so all colours are used."""
     values = np.random.default_rng(0).permutation(np.linspace(0, 1, 100_000)).reshape(250, 400)
     scale = colour_scale(None, values)
     assert scale.ticks == ["1:10", "1:100", "1:1,000", "1:10,000", "highest"]

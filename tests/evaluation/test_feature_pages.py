@@ -25,7 +25,7 @@ def test_channel_importance_counts_differences_where_the_map_is_high():
 
 
 def test_channel_importance_where_a_map_without_padding_lies():
-    """Cell (1, 1) of a map that lacks 2 on each side is cell (3, 3) of the image."""
+    """Cell (1, 1) of a map without 2 cells on each side is cell (3, 3) of the image."""
     teacher, student, final = torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 4, 4), torch.zeros(1, 1, 16, 16)
     final[..., 6:8, 6:8] = 1
     student[0, 0, 1, 1] = student[0, 1, 2, 2] = 1
@@ -38,7 +38,7 @@ def test_channels_without_any_difference_have_no_importance():
 
 
 def combining(final_map):
-    """A detector that makes its map so."""
+    """A detector with this `final_map`."""
     return SimpleNamespace(final_map=final_map)
 
 
@@ -117,7 +117,7 @@ def test_an_overview_of_an_unmarked_image_does_not_show_it_twice(drawn):
 
 
 def test_an_overview_says_who_is_compared_where_it_is_not_the_teacher(drawn):
-    """EfficientAD compares its student with the autoencoder, too."""
+    """EfficientAD also compares its student with the autoencoder."""
     figure = drawn(draw_overview, view(models=("teacher", "autoencoder")))
     assert titles(figure)[2:4] == ["level 1 33 % of the score", "level 2 (autoencoder and student) 33 % of the score"]
 

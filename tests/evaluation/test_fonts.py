@@ -9,7 +9,7 @@ from matplotlib import get_data_path
 from evaluation import fonts
 from evaluation.fonts import STANDARD, Font, Fonts, printable, shortened
 
-FILES = Path(get_data_path()) / "fonts/ttf"  # matplotlib brings them
+FILES = Path(get_data_path()) / "fonts/ttf"  # part of matplotlib
 
 
 def font_for(text):
@@ -21,7 +21,7 @@ def entry(name, file, style="normal", weight=400):
 
 
 def only(monkeypatch, *entries):
-    """This machine has these fonts."""
+    """Let this machine have only these fonts."""
     monkeypatch.setattr(fonts, "fontManager", SimpleNamespace(ttflist=list(entries)))
 
 
@@ -41,7 +41,7 @@ def test_another_font_of_the_machine_is_taken_for_letters_that_the_standard_one_
 
 
 def test_each_of_many_names_has_the_font_that_suits_it(monkeypatch):
-    """One that has no Russian letters, for one of them, does not take those of the other away."""
+    """A font without Russian letters, needed for one name, is not used for a Russian one."""
     only(monkeypatch, entry("STIXGeneral", "STIXGeneral.ttf"))
     names = ["curve 𝒜", "дефект خلل", "hole"]
     assert [Fonts(names).best(name).family for name in names] == ["STIXGeneral", "DejaVu Sans", "DejaVu Sans"]

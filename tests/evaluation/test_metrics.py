@@ -64,7 +64,7 @@ def random_set(seed, density=0.1, levels=None, dtype=np.float32):
 def test_toy_aupro_is_mvtecs_and_no_variant():
     value = metrics.segmentation(*toy())["aupro"]
     assert value == pytest.approx(0.6807836, abs=1e-6)
-    # 200 thresholds, per defective image, both axes rescaled: what RD4AD, RD++ and STFPM publish
+    # 200 thresholds, per defective image, both axes rescaled: as in the public codes of RD4AD, RD++ and STFPM
     for variant in (0.6790018, 0.6592308, 0.8033162):
         assert abs(value - variant) > 1e-3
 
@@ -187,7 +187,7 @@ def defect_set(levels):
 
 
 def pixels_of(maps, masks, types):
-    """PixelMetrics that were given the images one by one."""
+    """PixelMetrics to which the images were added one by one."""
     pixels = metrics.PixelMetrics(Counter(types))
     for anomaly_map, mask, name in zip(maps, masks, types, strict=True):
         pixels.add(anomaly_map, mask, name)
@@ -214,7 +214,7 @@ def test_per_defect_is_the_subset_with_all_good_images(levels):
 
 
 def test_metrics_can_be_asked_for_in_any_order_and_between_images():
-    """Values are sorted in place; what was asked before must not show."""
+    """Values are sorted in place; earlier calls must not change the result."""
     _, maps, masks, types = defect_set(8)
     pixels, expected = metrics.PixelMetrics(Counter(types)), pixels_of(maps, masks, types)
     for anomaly_map, mask, name in zip(maps, masks, types, strict=True):

@@ -1,4 +1,4 @@
-"""The picture of a test image and the curves of a training: what is on them, and that they say it."""
+"""The picture of a test image and the curves of a training: what is on them, and that it can be read."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ SQUARE[10:30, 40:60] = True
 
 
 def panels(mask=SQUARE, anomaly_map=None, aspect=1.0, image=None):
-    """As arrays, by title, of a gray image of the mask's size; the highest value of its map is at row 50, column 9."""
+    """Panels as arrays, by title, of a gray image of the mask's size; its map is highest at row 50, column 9."""
     image = np.full((*mask.shape, 3), 100, np.uint8) if image is None else image
     if anomaly_map is None:
         anomaly_map = np.zeros(mask.shape, np.float32)
@@ -35,7 +35,7 @@ def panels(mask=SQUARE, anomaly_map=None, aspect=1.0, image=None):
 
 
 def scored(index=0, mask=SQUARE, dtype=np.uint8, top=1.0):
-    """A result with an image of one gray in any of the forms that data sets give."""
+    """A result with a uniform gray image, in any of the types that data sets give."""
     full = np.iinfo(dtype).max if np.issubdtype(dtype, np.integer) else 1
     anomaly_map = np.zeros(mask.shape, np.float32)
     anomaly_map[20, 20] = top
@@ -80,7 +80,7 @@ def test_a_single_marked_pixel_is_outlined_where_the_panel_is_smaller_than_the_m
 @pytest.mark.parametrize("aspect", [1.0, 0.5, 2.0])
 def test_the_highest_value_of_the_map_has_a_ring(aspect):
     heat = panels(SQUARE & False, aspect=aspect)["anomaly map (ring: highest value)"]
-    rows, columns = np.nonzero((heat == 255).all(axis=2))  # white is no colour of the scale
+    rows, columns = np.nonzero((heat == 255).all(axis=2))  # the scale has no white
     height, width = heat.shape[:2]
     assert (rows.min() + rows.max()) / 2 == pytest.approx(50.5 / 64 * height, abs=1.5)
     assert (columns.min() + columns.max()) / 2 == pytest.approx(9.5 / 64 * width, abs=1.5)
@@ -161,7 +161,7 @@ def test_a_picture_that_cannot_be_read_any_more_keeps_the_shape_of_the_map(tmp_p
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "bmp"])
 @pytest.mark.parametrize("orientation", [None, *range(1, 9)])
 def test_the_original_size_is_that_of_the_image_as_it_is_read(suffix, orientation, tmp_path):
-    """Turned as EXIF says, or not, as the reader does it."""
+    """Rotated by EXIF or not, like the reader."""
     exif = Image.Exif()
     if orientation:
         exif[0x0112] = orientation
@@ -197,7 +197,7 @@ def test_a_long_name_does_not_widen_the_page():
 
 
 def test_everything_on_the_page_grows_with_the_panels():
-    """What was written for 256 pixels could not be read beside 1024."""
+    """Text of the size for 256 pixels is too small next to 1024."""
     small, large = paper(), paper(size=(1024, 1024))
     assert large.height - 1024 == pytest.approx(4 * (small.height - 256), rel=0.05)
 
@@ -286,7 +286,7 @@ def curves(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     "losses",
     [
-        [2.9, 2.1, 1.4, 0.47],  # once one tick: 10^0
+        [2.9, 2.1, 1.4, 0.47],  # earlier only one tick: 10^0
         [0.3, 0.1, 0.02],  # a decade and a half with a single power of ten
         [0.0019, 0.0018, 0.0017],
         [0.5, 0.5],
@@ -328,7 +328,7 @@ def test_curves_of_several_parts_are_told_apart(tmp_path):
 
 
 def test_pictures_change_no_setting_of_matplotlib_and_load_no_pyplot(tmp_path):
-    """A notebook goes on showing its plots."""
+    """A notebook still shows its plots."""
     script = f"""
 import copy, sys
 import matplotlib

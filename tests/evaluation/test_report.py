@@ -1,4 +1,4 @@
-"""From scored images to metrics, files and a table; nothing of an image is kept that nobody needs."""
+"""From scored images to metrics, files and a table; nothing of an image is kept without need."""
 
 import csv
 import json
@@ -179,16 +179,16 @@ def peak(*of_many, **how):
 
 
 def test_memory_does_not_grow_with_the_number_of_images_without_masks():
-    """A map of 64 x 64 pixels is 16,384 bytes; a score, a label and the name of a type are some dozens."""
+    """A map of 64 x 64 pixels is 16,384 bytes; a score, a label and the name of a type are less than 100."""
     few, all_of_them = peak(500), peak(5000)
     assert all_of_them < few + 4500 * 150
     assert all_of_them < 2**20 * 2
 
 
 def test_memory_with_masks_is_below_two_thirds_of_keeping_maps_masks_and_a_copy_of_the_negatives():
-    """Those take 10 bytes a pixel: 4 for a map, 1 for a mask, 4 for the copy, and one for its making.
+    """They need 10 bytes per pixel: 4 for a map, 1 for a mask, 4 for the copy, and 1 to make it.
 
-    A defect covers a 64th of its image here.
+    Here a defect covers 1/64 of its image.
     """
     count, size = 400, 64
     assert peak(count, size, marked=True) < 2 / 3 * 10 * count * size**2

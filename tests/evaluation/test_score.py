@@ -1,4 +1,4 @@
-"""The score of an image, and what a finished student says of good ones."""
+"""The score of an image, and a finished student's scores of good ones."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from evaluation.score import HELD_OUT, Scored, image_score, yardstick
 
 
 def good(count, size=16):
-    """Maps one by one, the highest value of each of them 0, 1, 2, ... in an order that is not theirs."""
+    """Maps one by one; their highest values are 0, 1, 2, ... in another order."""
     for index in np.random.default_rng(0).permutation(count).tolist():
         anomaly_map = np.zeros((size, size), np.float32)
         anomaly_map[index % size, 3] = index
@@ -15,7 +15,7 @@ def good(count, size=16):
 
 def test_an_image_score_is_the_maximum_of_its_map_as_a_python_number():
     anomaly_map = np.array([[-3.0, 0.25], [0.1, -1.0]], np.float32)
-    assert image_score(anomaly_map) == 0.25 and type(image_score(anomaly_map)) is float  # JSON takes no numpy number
+    assert image_score(anomaly_map) == 0.25 and type(image_score(anomaly_map)) is float  # JSON has no numpy numbers
     assert image_score(-np.ones((2, 2))) == -1
 
 

@@ -1,4 +1,4 @@
-"""The MVTec layout: which images and masks belong to a data set, and what is said of everything else."""
+"""The MVTec layout: which images and masks belong to a data set, and the notes and errors about others."""
 
 import os
 import sys
@@ -28,7 +28,7 @@ def test(root):
     return mvtec.test_samples(config_of(root))
 
 
-test.__test__ = False  # short for the reader's function, and not a test
+test.__test__ = False  # a short name of the reader's function, not a test
 
 
 def write_good(path):
@@ -205,7 +205,7 @@ def test_a_mask_without_image_is_named(tmp_path):
 
 
 def test_masks_of_a_defect_type_without_test_images_are_named(tmp_path):
-    """ground_truth/Square beside test/square would otherwise mean that no image has a mask."""
+    """Otherwise ground_truth/Square next to test/square would mean that no image has a mask."""
     root = write_mvtec(tmp_path)
     (root / "part/ground_truth/square").rename(root / "part/ground_truth/Square")
     with pytest.raises(UserError, match="Square/000_mask.png: there is no image Square/000"):
