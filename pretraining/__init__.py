@@ -1,4 +1,4 @@
-"""How teachers are made, by `recipe`."""
+"""The ways to make a teacher, by `recipe`."""
 
 from pretraining.classify import Classification
 from pretraining.distil import Distillation

@@ -1,4 +1,4 @@
-"""A backbone that tells formula-made pictures apart: which formula drew it, and which picture of it this is."""
+"""A backbone that learns to tell formula-made pictures apart: by their formula, and each single picture."""
 
 from functools import partial
 from typing import Annotated
@@ -22,7 +22,7 @@ from pretraining.job import Job, JobOptions, warm_cosine
 from pretraining.memory import kept_values, parameters
 from utils.config import Count, Levels, NotNegative, Rate, Share, Side, Text
 
-EMBEDDING = 128  # numbers that stand for a picture in the contrastive loss
+EMBEDDING = 128  # values of a picture's embedding in the contrastive loss
 
 
 class Classifier(nn.Module):
@@ -46,8 +46,8 @@ class Classification(Job):
 
     class Options(JobOptions):
         backbone: Text  # a timm name
-        out_indice: Levels = [0, 1, 2, 3]  # the file holds the network up to the last of these
-        weights: Text = "random"  # where to start from: random, bundled or a file; what it lacks starts random
+        out_indice: Levels = [0, 1, 2, 3]  # the file contains the network up to the last of these
+        weights: Text = "random"  # start values: random, bundled or a file; missing ones start random
         classes: Annotated[Count, Field(ge=2)] = 750
         per_class: Count = 110  # pictures of each class; all of them are drawn once and kept in save_path
         img_size: Side = 128  # pixels, of the pictures
@@ -82,7 +82,7 @@ class Classification(Job):
         views, width = 2 * o.batch_size, trunk.channels[-1]
         learned = parameters(trunk) + width * (o.classes + width + EMBEDDING)
         kept = choose_dtype(o.precision, self.device, trunk).itemsize * kept_values(trunk.eval(), o.crop_size)
-        # Logits, their logarithms and gradients; how alike the pictures of a batch are; values, gradients and momentum.
+        # Logits, their logarithms and gradients; similarities within a batch; parameters, gradients and momentum.
         step = views * (kept + 3 * 4 * o.classes) + 4 * o.batch_size**2 + 3 * 4 * learned
         return max(step, views * 2 * 4 * 3 * o.img_size**2)  # the pictures as float32, before and after division
 
@@ -146,8 +146,8 @@ class Classification(Job):
 def random_affine(rng: np.random.Generator, count: int) -> torch.Tensor:
     """Maps from a crop's coordinates to its picture's, both in [-1, 1]: [count,2,3] float32.
 
-    45 to 100 % of the area, both flips, up to half a radian either way. Geometry alone: what changes light and
-    colour would teach the network not to see many a defect.
+    45 to 100 % of the area, both flips, turned by up to 0.5 rad in both directions. Only geometry: changes of light
+    and colour would teach the network to ignore many defects.
     """
     scale = np.sqrt(rng.uniform(0.45, 1, count))
     angle = rng.uniform(-0.5, 0.5, count)
@@ -159,7 +159,7 @@ def random_affine(rng: np.random.Generator, count: int) -> torch.Tensor:
 
 
 def views(pictures: torch.Tensor, theta: torch.Tensor, colourless: torch.Tensor, size: int) -> torch.Tensor:
-    """Crops of pictures [N,3,S,S] uint8, those that are `colourless` [N] gray: [N,3,size,size] in [0,1]."""
+    """Crops of pictures [N,3,S,S] uint8, in gray where `colourless` [N]: [N,3,size,size] in [0,1]."""
     with torch.autocast(pictures.device.type, enabled=False):
         grid = F.affine_grid(theta, (len(theta), 3, size, size), align_corners=False)
         crops = F.grid_sample(unit_range(pictures), grid, padding_mode="reflection", align_corners=False)
@@ -168,8 +168,8 @@ def views(pictures: torch.Tensor, theta: torch.Tensor, colourless: torch.Tensor,
 
 
 def info_nce(one: torch.Tensor, other: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Each picture's two embeddings should find each other among all of the batch: two [B,D] -> scalar."""
-    with torch.autocast(one.device.type, enabled=False):  # which would multiply in half precision
+    """InfoNCE: each picture's two embeddings should be the most similar ones in the batch: two [B,D] -> scalar."""
+    with torch.autocast(one.device.type, enabled=False):  # it would multiply in half precision
         similarity = F.normalize(one.float(), dim=1) @ F.normalize(other.float(), dim=1).T / temperature
     target = torch.arange(len(one), device=one.device)
     return 0.5 * (F.cross_entropy(similarity, target) + F.cross_entropy(similarity.T, target))

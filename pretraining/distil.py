@@ -29,18 +29,18 @@ from utils.progress import progress
 
 
 class Imitation(nn.Module):
-    """The PDN and, kept with it, the statistics of what it imitates."""
+    """The PDN and, saved with it, the statistics of the features that it imitates."""
 
     def __init__(self, kind: str):
         super().__init__()
-        # Padded, so that its maps have the size of the backbone's; the values inside are those of one without.
+        # With padding its maps have the size of the backbone's; values away from the border are as without padding.
         self.pdn = PDN(kind, padding=True)
         self.register_buffer("mean", torch.zeros(1, CHANNELS, 1, 1))
         self.register_buffer("std", torch.zeros(1, CHANNELS, 1, 1))  # zero until measured
 
 
 class Distillation(Job):
-    """The PDN's maps of a picture approach the backbone's of the same picture at twice the size."""
+    """The PDN learns to give the maps that the backbone gives of the same picture at twice the size."""
 
     class Options(JobOptions):
         pdn: Literal["small", "medium"]
@@ -49,13 +49,13 @@ class Distillation(Job):
         weights: Text = "bundled"
         images: Text = "procedural"  # or a folder of any images
         pictures: Count = 20000  # formula-made ones, drawn once and kept in save_path
-        statistics: Count = 10000  # images that the channels' mean and deviation are taken from
+        statistics: Count = 10000  # images for the mean and standard deviation of the channels
         img_size: Side = 256  # pixels, of the PDN's images; the backbone's have twice that
         gray: Share = 0.1  # share of the images without colour
         batch_size: Count = 16
         lr: Rate = 1e-4
         weight_decay: NotNegative = 1e-5
-        cosine: bool = False  # the learning rate falls as a cosine instead of staying
+        cosine: bool = False  # the learning rate falls as a cosine instead of staying constant
 
     base = "pdn_small"
     on_a_gpu = {"img_size": 256, "pictures": 20000, "statistics": 10000, "batch_size": 16, "steps": 60000}
@@ -77,11 +77,11 @@ class Distillation(Job):
         wanted = pdn_size(o.img_size, padding=True)
         if found != wanted:
             raise UserError(
-                f"backbone: '{o.backbone}' makes {found} positions a side of {side} px, a PDN {wanted} of half of "
-                "them; choose a backbone that pads, and an img_size that 8 divides"
+                f"backbone: '{o.backbone}' gives {found} positions per side for {side} px, a PDN {wanted} for half of "
+                "that; choose a backbone with padding, and an img_size that is a multiple of 8"
             )
         kept = choose_dtype(o.precision, self.device, pdn).itemsize * kept_values(pdn, o.img_size)
-        # The image as float32; the target, its difference and the gradient; values, gradients and Adam's two moments.
+        # The image as float32; target, difference and gradient; parameters, their gradients and Adam's two moments.
         image, maps = 4 * 3 * side**2, 3 * 4 * CHANNELS * wanted**2
         return o.batch_size * (image + maps + kept) + 4 * (4 * parameters(pdn) + parameters(features))
 
@@ -125,7 +125,7 @@ class Distillation(Job):
         return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
     def normalised(self, image: torch.Tensor) -> torch.Tensor:
-        """[B,3,H,W] uint8 -> as the backbone sees them, and so the PDN: float32 on the device."""
+        """Images [B,3,H,W] uint8 -> normalised for the backbone and the PDN: float32 on the device."""
         return self.normalise(self.compute.images(image))
 
     @torch.no_grad()
@@ -137,7 +137,7 @@ class Distillation(Job):
     def loss(self, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         large = self.normalised(self.batch(step))
         target = (self.wanted(large).float() - self.net.mean) / self.net.std
-        # Shrunk as the images of a data set are.
+        # Resized like the images of a data set.
         small = F.interpolate(large, scale_factor=0.5, mode="bilinear", antialias=True)
         found = self.net.pdn(small.contiguous(memory_format=torch.channels_last))
         return (target - found.float()).square().mean(), {}
@@ -150,7 +150,7 @@ class Distillation(Job):
         return adam, torch.optim.lr_scheduler.LambdaLR(adam, partial(warm_cosine, steps=o.steps, warmup=0.0))
 
     def notes(self) -> dict[str, list[float]]:
-        """What the PDN's channels mean: its output times `target_std`, plus `target_mean`, is the backbone's."""
+        """The scale of the PDN's channels: its output times `target_std`, plus `target_mean`, is as the backbone's."""
         return {f"target_{key}": getattr(self.net, key).flatten().tolist() for key in ("mean", "std")}
 
     def statistics(self) -> Statistics:

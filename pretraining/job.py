@@ -1,4 +1,4 @@
-"""What the recipes share: a loop over steps that can be interrupted, its log, and the finished teacher's files."""
+"""What all recipes share: a training that can be interrupted, its log, and the finished teacher's files."""
 
 import hashlib
 import json
@@ -32,13 +32,13 @@ from utils.progress import progress
 
 ROOT = Path(__file__).parents[1]
 
-# These say where and how fast; they do not change what is learned.
+# These decide where and how fast; they do not change what is learned.
 WITHOUT_EFFECT = {"save_path", "resume", "log_every", "device", "threads"}
-READ_EVERY = 20  # steps between two looks at the loss, for which a GPU has to be waited for
+READ_EVERY = 20  # steps between two reads of the loss, each of which has to wait for a GPU
 
 
 class JobOptions(Section):
-    """The keys every recipe has."""
+    """The keys of every recipe."""
 
     recipe: Literal["classify", "distil"]
     save_path: Text = "teachers"
@@ -46,22 +46,22 @@ class JobOptions(Section):
     batch_size: Count  # images in a step
     lr: Rate
     weight_decay: NotNegative
-    log_every: Count = 100  # steps to a row of the log, and to a checkpoint
+    log_every: Count = 100  # steps per row of the log, and per checkpoint
     device: Device = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    threads: Threads | Literal["auto"] = "auto"  # of this process on a CPU; auto leaves cores to what else is running
+    threads: Threads | Literal["auto"] = "auto"  # of this process on a CPU; auto leaves busy cores to other processes
     resume: bool = True
 
 
 class Job:
-    """A recipe is a subclass: `net` is what learns, `loss(step)` draws its images from (seed, step) alone."""
+    """A recipe is a subclass: `net` is trained, and the images of `loss(step)` depend on (seed, step) only."""
 
     Options: type[JobOptions]
     name: str  # of the teacher and of its files
     base: str  # the shipped file of this recipe
-    on_a_gpu: dict[str, Any]  # what is changed of it to make more of a GPU
-    sizes: str  # the keys that decide how much memory a step takes
+    on_a_gpu: dict[str, Any]  # keys to change in it on a GPU
+    sizes: str  # the keys that decide how much memory a step needs
     origin: dict[str, str] = {}  # fingerprints of what the teacher is made from
 
     def __init__(self, options: JobOptions):
@@ -80,18 +80,18 @@ class Job:
         self.compute = Compute.chosen(self.device, options.precision, net)
         self.net = self.compute.place(net)
 
-    # ---- what a recipe writes --------------------------------------------------------------------------------
+    # ---- what a recipe implements ----------------------------------------------------------------------------
 
     def memory(self) -> int:
-        """Bytes that a step takes at the least. Comes before all else: raises UserError for what cannot be built."""
+        """Bytes that a step needs at least. It is called first, and raises UserError for what cannot be built."""
         raise NotImplementedError
 
     def build(self) -> nn.Module:
-        """Everything that learns."""
+        """The network to train."""
         raise NotImplementedError
 
     def prepare(self) -> None:
-        """What must be there before the first step: images, statistics."""
+        """Prepare what the first step needs: images, statistics."""
 
     def loss(self, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss of a step, and metrics for the log, scalars without gradients."""
@@ -102,7 +102,7 @@ class Job:
         raise NotImplementedError
 
     def teacher(self) -> dict[str, torch.Tensor]:
-        """The tensors a teacher consists of."""
+        """The tensors of the teacher."""
         raise NotImplementedError
 
     def statistics(self) -> Statistics:
@@ -110,29 +110,29 @@ class Job:
         raise NotImplementedError
 
     def notes(self) -> dict[str, Any]:
-        """What else the manifest should hold."""
+        """Further entries of the manifest."""
         return {}
 
     # ---- the loop --------------------------------------------------------------------------------------------
 
     def run(self) -> Path:
-        """Train, or go on with an interrupted training; returns the teacher's file.
+        """Train, or resume an interrupted training; returns the teacher's file.
 
-        Raises UserError for a folder that cannot be written, is in use or has a finished teacher, or a loss that is
+        Raises UserError for a folder that cannot be written, is in use or has a finished teacher, and if the loss is
         no longer finite.
         """
         check_writable(self.folder)
         with locked(self.folder):
             if self.file.exists():
                 raise UserError(
-                    f"{self.file} is a finished teacher, of hours of work perhaps: move it, or change save_path"
+                    f"{self.file} is a finished teacher, perhaps hours of work: move it, or change save_path"
                 )
             path = self._write(self._train())
             self.checkpoint.unlink(missing_ok=True)
         return path
 
     def _train(self) -> list[dict[str, float]]:
-        """All steps that are left; returns the rows of the log."""
+        """Do all remaining steps; returns the rows of the log."""
         o = self.options
         state = TrainState(self.net, *self.optimizer(), self.compute.dtype == torch.float16)
         settings = o.model_dump(mode="json", exclude=WITHOUT_EFFECT) | self.origin | {"arithmetic": str(self.compute)}
@@ -154,7 +154,7 @@ class Job:
         return state.history
 
     def _row(self, state: TrainState, part: range, bar: tqdm) -> dict[str, float]:
-        """Some steps, and their means as a row of the log."""
+        """Do the steps of `part`; returns their means as a row of the log."""
         begin, sums = time.perf_counter(), {}
         lr = state.optimizer.param_groups[0]["lr"]
         self.net.train()
@@ -176,21 +176,21 @@ class Job:
             raise UserError(f"the loss is {loss} at step {step + 1}: lower lr (now {self.options.lr:g})")
 
     def _with_a_gpu(self) -> str:
-        """The command that makes the most of this recipe on a GPU within an hour or so, by estimate, from the start."""
+        """The command that trains this recipe anew on a GPU, with keys for about an hour by estimate."""
         file = f"configs/teachers/{self.base}.yaml"
         shipped = type(self.options).model_validate(read_config(ROOT / file)).model_dump(mode="json")
         own = self.options.model_dump(mode="json", exclude=WITHOUT_EFFECT | {"precision"})
         changed = {key: value for key, value in own.items() if value != shipped[key]} | self.on_a_gpu
-        changed["save_path"] = "teachers/gpu"  # beside this one, which would not be replaced
+        changed["save_path"] = "teachers/gpu"  # another folder, because a finished teacher is not replaced
         words = [f"{key}={_as_yaml(value)}" for key, value in changed.items()]
         return shlex.join(["python3", "pretrain.py", "--config", file, *words])
 
     def _write(self, history: list[dict[str, float]]) -> Path:
-        """The teacher as float16 .safetensors, and a manifest beside it that says where it comes from."""
+        """Write the teacher as float16 .safetensors, and next to it a manifest on how it was made."""
         tensors = {
             key: tensor.detach().cpu().to(torch.float16 if tensor.is_floating_point() else tensor.dtype).contiguous()
             for key, tensor in self.teacher().items()
-            if not key.endswith("num_batches_tracked")  # plays no part in a frozen network
+            if not key.endswith("num_batches_tracked")  # a frozen network does not use it
         }
         options = self.options.model_dump(mode="json", exclude=WITHOUT_EFFECT)
         content = save(tensors, metadata={"recipe": json.dumps(options)})
@@ -210,7 +210,7 @@ class Job:
             **self.notes(),
         }
         write_json(self.file.with_suffix(".json"), manifest)
-        write_bytes(self.file, content)  # last: where it is, all is finished
+        write_bytes(self.file, content)  # last: if it exists, everything is finished
         return self.file
 
 
@@ -219,7 +219,7 @@ def _as_yaml(value: Any) -> str:
 
 
 def warm_cosine(step: int, steps: int, warmup: float) -> float:
-    """The factor of the learning rate at a step: up to 1 over a share `warmup`, then down to 0."""
+    """The factor of the learning rate at a step: rises to 1 in a share `warmup` of the steps, then falls to 0."""
     rising = warmup * steps
     if step < rising:
         return (step + 1) / (rising + 1)

@@ -1,4 +1,4 @@
-"""How much memory a recipe needs at the least, and how much there is: told before anything is built."""
+"""How much memory a recipe needs at least, and how much there is; checked before anything is built."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from utils.errors import UserError
 
 
 def check_fits(needed: int, device: torch.device, what: str, keys: str) -> None:
-    """Raises UserError where `what` needs more bytes than `device` has in all; `keys` are those to lower."""
+    """Raises UserError if `what` needs more bytes than `device` has in total; `keys` are the keys to lower."""
     there = total_memory(device)
     if needed > there:
         raise UserError(
@@ -22,7 +22,7 @@ def check_fits(needed: int, device: torch.device, what: str, keys: str) -> None:
 
 
 def total_memory(device: torch.device) -> int:
-    """Bytes that a process could have if it were alone; sys.maxsize where the system does not say."""
+    """Bytes that a process could have if it ran alone; sys.maxsize if the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     limits = [sys.maxsize]
@@ -34,9 +34,9 @@ def total_memory(device: torch.device) -> int:
 
 
 def kept_values(net: nn.Module, side: int) -> int:
-    """Values that training `net`, on the meta device, keeps of one image [3,side,side] for its gradients, at the least.
+    """Values that training `net`, on the meta device, keeps at least for the gradients of one image [3,side,side].
 
-    What each convolution gives out is kept, by the norm or the activation behind it.
+    The output of each convolution is kept, by the norm or the activation after it.
     """
     kept = []
     hooks = [

@@ -1,4 +1,4 @@
-"""What a PDN is distilled from (EfficientAD, section 3.1): PatchCore's embedding of a backbone's levels."""
+"""The features a PDN is distilled from (EfficientAD, section 3.1): PatchCore's embedding of a backbone's levels."""
 
 from collections.abc import Sequence
 
@@ -13,21 +13,21 @@ from utils.errors import UserError
 
 
 class TargetFeatures(nn.Module):
-    """What a PDN is distilled from: images [B,3,512,512] -> [B,channels,64,64], PatchCore's embedding.
+    """The features that a PDN is distilled from: images [B,3,512,512] -> [B,channels,64,64], PatchCore's embedding.
 
     PatchCore unfolds 3 x 3 neighbourhoods of two levels, pools each to 1024 values, and both together to `channels`.
-    All of that is linear, and no output has to do with both levels, so each level's way is one fixed 3 x 3 convolution;
-    resizing the deeper level, which treats every channel alike, can come last. Levels that have `channels` channels
-    together (128 and 256 of a ResNet-18) keep each channel's mean of 3 x 3. Raises UserError unless `features` has
-    levels of strides 8 and 16.
+    All of this is linear, and no output depends on both levels, so one fixed 3 x 3 convolution per level does it. The
+    deeper level can be resized last, because resizing treats all channels alike. If the levels together have `channels`
+    channels (128 and 256 of a ResNet-18), the mean over 3 x 3 of each channel is used. Raises UserError unless
+    `features` has levels of strides 8 and 16.
     """
 
     def __init__(self, features: Features, channels: int = CHANNELS):
         super().__init__()
         if features.reduction != [8, 16]:
             raise UserError(
-                f"out_indice: a PDN's teacher has levels of strides 8 and 16 ([2, 3] of a ResNet), "
-                f"these of '{features.backbone}' have {features.reduction}"
+                f"out_indice: a PDN's teacher needs levels with strides 8 and 16 ([2, 3] of a ResNet), "
+                f"but these of '{features.backbone}' have {features.reduction}"
             )
         self.features = features
         keep = sum(features.channels) == channels
@@ -46,7 +46,7 @@ class TargetFeatures(nn.Module):
 
 def pooling_weight(channels: int, sizes: Sequence[int]) -> torch.Tensor:
     """[sizes[-1],channels,3,3]: the convolution that unfolds 3 x 3 and pools adaptively to one size after another."""
-    pooled = torch.eye(channels * 9)  # what each single value of an unfolded neighbourhood makes of the outputs
+    pooled = torch.eye(channels * 9)  # the outputs for each single value of an unfolded neighbourhood
     for size in sizes:
         pooled = F.adaptive_avg_pool1d(pooled, size)
     return pooled.T.reshape(sizes[-1], channels, 3, 3).contiguous()

@@ -1,7 +1,7 @@
-"""Pictures made from formulas: an endless stream of textures, shapes and surfaces in which nothing was photographed.
+"""Pictures made from formulas: any number of textures, shapes and surfaces, without a photograph.
 
-A class is one family with one vector of parameters; its pictures differ by what a camera would change (place, turn,
-size, light) and by chance. Lengths are fractions of the picture's side, so a picture shows the same at any size.
+A class is one family with one vector of parameters; its pictures differ by what a camera would change (position,
+rotation, size, light) and by chance. Lengths are fractions of the side, so a picture looks the same at any size.
 """
 
 import hashlib
@@ -19,10 +19,10 @@ from pretraining.formula.parts import SHIFT, fixed, frame, outlines, patches, st
 
 
 class FormulaImages:
-    """Picture `index` for every index >= 0: [size,size,3] uint8 RGB, fixed by (seed, index) alone.
+    """Picture `index` for every index >= 0: [size,size,3] uint8 RGB, which depends on (seed, index) only.
 
-    With `classes` it is an instance of class `index % classes`, without, every index is a class of its own.
-    ValueError for a size below 32, a negative seed or index, or less than one class.
+    With `classes` it is an instance of class `index % classes`; without, every index is a class of its own.
+    Raises ValueError for a size below 32, a negative seed or index, or less than one class.
     """
 
     def __init__(self, size: int, seed: int = 0, classes: int | None = None):
@@ -43,12 +43,12 @@ class FormulaImages:
         return picture(name, cls, one, self.size)
 
     def fingerprint(self) -> str:
-        """A hash of a small picture of each family: tells whether an index still means the same picture."""
+        """A hash of a small picture of each family: if it is the same, an index still means the same picture."""
         small = (picture(name, default_rng(1), default_rng(2), 32).tobytes() for name in NAMES)
         return hashlib.sha256(b"".join(small)).hexdigest()[:8]
 
     def label(self, index: int) -> int:
-        """The class of picture `index`; ValueError if the pictures have no classes."""
+        """The class of picture `index`. Raises ValueError if the pictures have no classes."""
         if self.classes is None:
             raise ValueError("these pictures have no classes: FormulaImages(..., classes=n)")
         return self._check(index) % self.classes

@@ -1,4 +1,4 @@
-"""Families drawn thing by thing: (cls, one, size) -> field [size,size] or [size,size,3] float32, about 0..1."""
+"""Families drawn object by object: (cls, one, size) -> field [size,size] or [size,size,3] float32, about 0..1."""
 
 import cv2
 import numpy as np
@@ -8,7 +8,7 @@ from pretraining.formula.parts import COARSE, SHIFT, canvas, colours, fixed, jit
 
 
 def leaves(cls, one, size):
-    """Dead leaves: opaque things that fell on one another, sizes after a power law."""
+    """Dead leaves: opaque objects on top of each other, with sizes from a power law."""
     low, high, power = cls.uniform(0.012, 0.06), cls.uniform(0.08, 0.3), cls.uniform(1.5, 3.5)
     n, rim = 260, cls.random() < 0.25
     low, high = low * jitter(one, 0.15), high * jitter(one, 0.15)
@@ -25,7 +25,7 @@ def leaves(cls, one, size):
 
 
 def strokes(cls, one, size):
-    """Curved strokes of a pen: hair, scribble, hatching, noodles."""
+    """Curved strokes of a pen: hair, scribbles, hatching, noodles."""
     n, width, length = int(np.exp(cls.uniform(np.log(10), np.log(110)))), cls.uniform(0.004, 0.03), cls.uniform(0.15, 1)
     aim, scatter, curl = cls.uniform(0, np.pi), cls.choice([0.08, 0.3, 3]), cls.uniform(0, 0.5) ** 1.5
     drift, thicknesses = cls.normal(0, 0.15), cls.uniform(0.1, 0.6)
@@ -45,7 +45,7 @@ def strokes(cls, one, size):
 
 
 def glyphs(cls, one, size):
-    """Marks of a class's own small alphabet, written in lines, on a grid or at random."""
+    """Characters of the class's own small alphabet, in lines, on a grid or at random places."""
     letters, strokes_, across = int(cls.integers(1, 7)), int(cls.integers(2, 4)), int(cls.integers(3, 11))
     alphabet, curved = cls.integers(0, 4, (6, 3, 4, 2)) / 3 - 0.5, cls.random() < 0.5
     layout, fill, width = cls.choice(["lines", "grid", "random"]), cls.uniform(0.55, 0.85), cls.uniform(0.03, 0.1)
@@ -79,7 +79,7 @@ def glyphs(cls, one, size):
 
 
 def shapes(cls, one, size):
-    """A few large shapes, filled or as outlines, apart from each other or not."""
+    """A few large shapes, filled or as outlines, which may overlap."""
     n, radius, spread = int(cls.integers(2, 16)), cls.uniform(0.06, 0.28), cls.uniform(0.05, 0.5)
     hollow, line, inset = cls.uniform(-0.3, 1), cls.uniform(0.008, 0.04), cls.random() < 0.4
     radius = radius * jitter(one, 0.1) * min(1, 2.2 / np.sqrt(n))
@@ -102,7 +102,7 @@ def shapes(cls, one, size):
 
 
 def surface(cls, one, size):
-    """An almost even surface with grain and a few small spots and scratches, whose kind and number are the class's."""
+    """An almost even surface with grain and a few small spots and scratches; the class decides kind and number."""
     grain, blend = cls.uniform(0.012, 0.06), cls.uniform(0, 1)
     spots, scratches = max(0, cls.uniform(-10, 40)), max(0, cls.uniform(-12, 14))
     if spots + scratches < 1:

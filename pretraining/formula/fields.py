@@ -8,7 +8,7 @@ from pretraining.formula.parts import cell_of, filtered, frame, grid, jitter, pa
 
 
 def fractal(cls, one, size):
-    """The attractor of a few affine maps by the chaos game, as log density; the hue tells which maps came last."""
+    """The attractor of a few affine maps by the chaos game, as log density; the hue shows which maps came last."""
     n = int(cls.integers(2, 5))
     turns, sizes = cls.uniform(-np.pi, np.pi, (n, 2)), cls.uniform([0.5, 0.25], [0.88, 0.8], (n, 2))
     sizes = np.minimum(sizes * np.sqrt(cls.uniform(0.6, 1.3) / sizes.prod(axis=1).sum()), 0.9)  # not too thin
@@ -91,7 +91,7 @@ def cloud(cls, one, size):
 
 
 def spots_and_stripes(cls, one, size):
-    """Noise of one wavelength, pushed to two levels: looks like what reaction and diffusion make."""
+    """Noise of one wavelength, pushed to two levels: looks like a reaction-diffusion pattern."""
     frequency, width = np.exp(cls.uniform(np.log(4), np.log(20))), cls.uniform(0.08, 0.3)
     aim, aligned = cls.uniform(0, np.pi), max(0, cls.uniform(-3, 4))
     steep, bias, tones = cls.uniform(0.6, 5), cls.uniform(-0.9, 0.9), max(0, cls.uniform(-0.15, 0.15))
@@ -171,7 +171,7 @@ def bars(cls):
 
 
 def rolled_mean(table, width):
-    """The periodic table [256], each entry the mean of `width` about it."""
+    """The periodic table [256], each entry replaced by the mean of the `width` entries around it."""
     if width <= 1:
         return table
     width = min(width, 255)
@@ -234,7 +234,7 @@ def tiles(cls, one, size):
 
 
 def network(cls, one, size):
-    """A small random network from place to colour (a compositional pattern network), its input bent by noise."""
+    """A small random network from position to colour (a compositional pattern network), its input bent by noise."""
     width, reach, bend = 10, cls.uniform(1.5, 5), max(0, cls.uniform(-0.5, 0.9))
     knots, last, centre = int(cls.integers(4, 9)), cls.uniform(0.6, 2.5), cls.uniform(-0.5, 0.5, 2)
     weights = [cls.normal(0, 1, shape) for shape in ((4, width), (width + 1, width), (width + 1, 3))]

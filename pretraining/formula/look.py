@@ -9,17 +9,17 @@ from pretraining.formula.parts import grid, normal
 
 
 def chromatic(colour):
-    """Colour without its light."""
+    """Colour without its brightness."""
     return colour - colour.mean(axis=-1, keepdims=True)
 
 
 class Look(NamedTuple):
-    """How a field becomes a picture; the class's, with the instance's small changes already in it."""
+    """How a field becomes a picture: chosen by the class, including the small changes of the instance."""
 
     ramp: np.ndarray  # [256,3] colours for a field of one channel
     base: np.ndarray  # [3] and
     axes: np.ndarray  # [3,3]: colour = base + (field - 0.5) @ axes, for three channels, the first of which is light
-    lamp: np.ndarray  # [2] how the light falls off across the picture, in x and y
+    lamp: np.ndarray  # [2] how the light decreases across the picture, in x and y
     blur: float  # sigma in sides
     noise: float  # sigma, white = 1
     gray_noise: bool
@@ -81,7 +81,7 @@ def finish(field, look, one):
 
 
 def enough_contrast(field, least=0.16):
-    """The field, spread about its mean where its light would hardly be seen."""
+    """The field, with more contrast if its brightness varies too little to be seen."""
     light = field if field.ndim == 2 else field[..., 0]
     mean, deviation = (float(value[0, 0]) for value in cv2.meanStdDev(light))
     if deviation < least:

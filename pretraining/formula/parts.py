@@ -1,4 +1,4 @@
-"""What the families of formulas are made of: noise, coordinates, edges, and things to draw."""
+"""The parts of the formula families: noise, coordinates, edges, and objects to draw."""
 
 from functools import lru_cache
 
@@ -35,13 +35,13 @@ def waves(size):
 
 
 def patches(one, size, knots, channels=1):
-    """Smooth noise of about unit spread with `knots` random values a side: [size,size(,channels)] float32."""
+    """Smooth noise of about unit spread with `knots` random values per side: [size,size(,channels)] float32."""
     return cv2.resize(normal(one, (knots, knots, channels)), (size, size), interpolation=cv2.INTER_CUBIC)
 
 
 def filtered(one, size, gain):
     """White noise through a filter with `gain` [size,size//2+1], mean 0 and spread 1: [size,size] float32."""
-    fine = default_rng(one.integers(2**62))  # apart, because how much is drawn from it depends on the size
+    fine = default_rng(one.integers(2**62))  # separate, because the number of values drawn from it depends on the size
     spectrum = coarse = normal(one, (COARSE, COARSE // 2 + 1, 2)).view(np.complex64)[..., 0]
     if size != COARSE:
         k = min(COARSE, size) // 2
@@ -57,7 +57,7 @@ def filtered(one, size, gain):
 
 
 def frame(cls, one, size, turn=0.12, zoom=0.12, warp=1.0):
-    """A class's coordinates u, v [size,size] float32 in sides: turned, moved, zoomed and perhaps bent."""
+    """A class's coordinates u, v [size,size] float32 in sides: rotated, moved, zoomed and perhaps bent."""
     angle, bend, knots = cls.uniform(0, np.pi), max(0, cls.uniform(-0.06, 0.06)) * warp, cls.integers(4, 8)
     angle, zoom, bend = angle + one.normal(0, turn), jitter(one, zoom), bend * one.uniform(0.5, 1.5)
     (dx, dy), bent = one.uniform(1, 5, 2), patches(one, size, int(knots), 2)
@@ -72,13 +72,13 @@ def frame(cls, one, size, turn=0.12, zoom=0.12, warp=1.0):
 
 
 def cell_of(x):
-    """The whole part, int32, and the rest, float32 in 0..1."""
+    """The integer part, int32, and the fraction, float32 in 0..1."""
     whole = np.floor(x)
     return whole.astype(np.int32), x - whole
 
 
 def step(x, width, size):
-    """0 below, 1 above zero, with a ramp of `width`, at least about a pixel; x is in sides."""
+    """0 below zero, 1 above, with a ramp of `width`, at least about a pixel; x is in sides."""
     return np.clip(x / np.float32(max(width, 1.5 / size)) + np.float32(0.5), 0, 1)
 
 
@@ -106,14 +106,14 @@ def unit(drawn):
 
 
 def colours(cls, one, n, spread=1.0):
-    """Values [n,3] for things drawn: a few of the class's, varied."""
+    """Values [n,3] for drawn objects: a few of the class's colours, varied."""
     own, variety = cls.uniform(0, 255, (5, 3)), cls.uniform(2, 40) * spread
     used = cls.integers(1, 6)
     return np.clip(own[one.integers(0, used, n)] + one.normal(0, variety, (n, 3)), 0, 255)
 
 
 def outlines(cls, one, n, points=24):
-    """Closed curves about 0 with a radius of about 1: [n,points,2]. Ellipses, polygons, stars or lobes, stretched."""
+    """Closed curves around 0 with a radius of about 1: [n,points,2]. Ellipses, polygons, stars or lobes, stretched."""
     kind, corners, depth = cls.integers(5), cls.integers(3, 8), cls.uniform(0.25, 0.7)
     stretch, aim, scatter = cls.uniform(1, 3), cls.uniform(0, np.pi), cls.choice([0.1, 0.4, 3])
     lobes, rough = cls.normal(0, 0.2, (2, 4)), max(0, cls.uniform(-0.08, 0.08))

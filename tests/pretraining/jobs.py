@@ -21,7 +21,7 @@ SMALL = {
 
 
 def job(recipe, folder, **keys):
-    """A recipe of four steps, a row of the log for two of them, that writes below `folder`."""
+    """A recipe of four steps that writes to `folder`, with a row of the log per two steps."""
     raw = {"recipe": recipe, "save_path": str(folder), "steps": 4, "log_every": 2, "precision": "fp32", **PLACE}
     return RECIPES[recipe](check_config(raw | SMALL[recipe] | keys, RECIPES[recipe].Options))
 

@@ -1,4 +1,4 @@
-"""A backbone that tells formula-made pictures apart, and the teacher that it becomes."""
+"""A backbone that learns to tell formula-made pictures apart, and the teacher made from it."""
 
 import math
 
@@ -14,7 +14,7 @@ from utils.errors import UserError
 
 
 def test_a_pretrained_backbone_is_a_teacher(tmp_path, config):
-    """Up to the last level asked for, in the names torchvision gives them."""
+    """Up to the last level asked for, with torchvision's names."""
     start = job("classify", tmp_path / "a")
     path = start.run()
     tensors = read_tensors(path)
@@ -23,7 +23,7 @@ def test_a_pretrained_backbone_is_a_teacher(tmp_path, config):
     trained = build_trainer(config("st", weights=str(path)))
     learned = start.net.trunk.net.layer3[1].conv2.weight
     assert torch.equal(trained.teacher.net.net["layer3"][1].conv2.weight, learned.half().float())
-    again = job("classify", tmp_path / "b", weights=str(path))  # what the file lacks starts at random
+    again = job("classify", tmp_path / "b", weights=str(path))  # values that the file lacks start random
     assert torch.equal(again.net.trunk.net.conv1.weight, start.net.trunk.net.conv1.weight.half().float())
 
 
@@ -35,11 +35,11 @@ def test_classification_learns(tmp_path):
 
 
 def test_the_views_of_a_picture(tmp_path):
-    """Crops, turned and flipped; nothing about light or colour, but for those without any."""
+    """Crops, rotated and flipped; light and colour stay the same, except in gray ones."""
     theta = random_affine(np.random.default_rng(0), 2000)
     area = theta[:, :, :2].det().abs()
     assert 0.44 < area.min() < 0.47 and 0.98 < area.max() <= 1
-    assert 0.4 < (theta[:, :, :2].det() > 0).float().mean() < 0.6  # one of two is mirrored
+    assert 0.4 < (theta[:, :, :2].det() > 0).float().mean() < 0.6  # half of them are mirrored
     picture = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
     upright = torch.tensor([[[1.0, 0, 0], [0, 1, 0]]])
     same = views(picture, upright, torch.tensor([False]), 32)

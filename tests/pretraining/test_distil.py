@@ -1,4 +1,4 @@
-"""A PDN that imitates a backbone, and the teacher that it becomes."""
+"""A PDN that imitates a backbone, and the teacher made from it."""
 
 import json
 
@@ -28,7 +28,7 @@ def test_a_distilled_pdn_is_a_teacher(tmp_path, config):
 
 
 def test_distilling_approaches_the_target(tmp_path):
-    """A PDN that says nothing has a loss of 1, the target having mean 0 and deviation 1."""
+    """A PDN with output 0 has a loss of 1, because the target has mean 0 and deviation 1."""
     keys = {"steps": 40, "log_every": 10, "lr": 1e-3, "pictures": 2, "statistics": 20, "gray": 0.0}
     distilling = job("distil", tmp_path, **keys)
     distilling.prepare()
@@ -66,7 +66,7 @@ def test_a_share_of_a_distillations_images_is_gray(tmp_path):
 
 @pytest.mark.parametrize("keys", [{"backbone": "inception_v3"}, {"backbone": "convnext_atto", "out_indice": [1, 2]}])
 def test_maps_that_do_not_fit_a_pdn_are_refused(tmp_path, keys):
-    """Before anything is drawn: a network that does not pad, and a size that is rounded otherwise."""
-    with pytest.raises(UserError, match="backbone: .* positions a side of 260 px, a PDN 33 of half"):
+    """Before anything is drawn: a network without padding, and a size that is rounded in another way."""
+    with pytest.raises(UserError, match="backbone: .* positions per side for 260 px, a PDN 33 for half"):
         job("distil", tmp_path, img_size=130, **keys)
     assert not list(tmp_path.iterdir())

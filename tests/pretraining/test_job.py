@@ -1,4 +1,4 @@
-"""What the recipes share: a training that can be interrupted, its log, and the finished teacher's files."""
+"""What all recipes share: a training that can be interrupted, its log, and the finished teacher's files."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ every_recipe = pytest.mark.parametrize("recipe", RECIPES)
 
 @every_recipe
 def test_every_shipped_recipe_is_complete(recipe):
-    """The file says everything, so that it is the record of how a teacher was made."""
+    """The file has all keys, so that it documents how a teacher was made."""
     files = [path for path in (REPO / "configs/teachers").glob("*.yaml") if read_config(path)["recipe"] == recipe]
     assert files
     without = {"device", "precision", "seed", "threads", "resume", "log_every"}
@@ -100,7 +100,7 @@ def test_the_manifest_says_where_the_teacher_comes_from(recipe, tmp_path):
     [("classify", {"backbone": "resnet34", "out_indice": [1, 2]}), ("distil", {"pdn": "medium", "weights": "random"})],
 )
 def test_the_manifest_says_how_to_make_more_of_it(recipe, changed, tmp_path):
-    """A command that works, of this very recipe but for what a GPU affords."""
+    """A command that works, for this recipe except for the keys that a GPU changes."""
     made = job(recipe, tmp_path, **changed)
     program, script, flag, file, *words = shlex.split(made.with_a_gpu)
     assert (program, script, flag) == ("python3", "pretrain.py", "--config")
@@ -122,7 +122,7 @@ def test_pretrain_says_mistakes_in_a_sentence(tmp_path):
 
 
 def refused(recipe, folder, **keys):
-    """What a user is told instead of a teacher."""
+    """The error that a user gets instead of a teacher."""
     with pytest.raises(UserError) as error:
         job(recipe, folder, **keys).run()
     assert not list(folder.rglob("*.safetensors"))

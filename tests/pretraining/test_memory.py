@@ -1,4 +1,4 @@
-"""What cannot fit into memory is said before anything is built."""
+"""What cannot fit into memory is refused before anything is built."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""What a PDN imitates: PatchCore's embedding (Roth et al., CVPR 2022), as nelson1425/EfficientAD makes it."""
+"""What a PDN imitates: PatchCore's embedding (Roth et al., CVPR 2022), as in nelson1425/EfficientAD."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from utils.errors import UserError
 
 
 def embedding(channels, out=384):
-    """A TargetFeatures for `embed` alone, whose backbone is none."""
+    """A TargetFeatures without a backbone, only for `embed`."""
     features = nn.Module()
     features.channels, features.reduction = list(channels), [8, 16]
     return TargetFeatures(features, out)
@@ -50,7 +50,7 @@ def test_the_embedding_of_known_maps():
     found = embed(maps)[0, :, 4, 4]
     expected = {0: 1.0, 1: 3.5, 2: 6.0, 191: 510.0, 192: 1002.5, 193: 1007.5, 383: 2020.5}
     assert {k: found[k].item() for k in expected} == pytest.approx(expected, rel=1e-5)
-    bins = pooled(torch.arange(2048.0).view(1, -1, 1, 1), 384).flatten()  # what the reference of these tests pools with
+    bins = pooled(torch.arange(2048.0).view(1, -1, 1, 1), 384).flatten()  # the pooling of the reference in these tests
     assert bins[:6].tolist() == [2.5, 7.5, 12.5, 18.5, 23.5, 28.5]
     assert bins[[191, 192, 383]].tolist() == [1020.5, 1026.5, 2044.5]
     alone = embed([maps[0], torch.zeros_like(maps[1])])[0, :, 4, 4]
@@ -58,7 +58,7 @@ def test_the_embedding_of_known_maps():
 
 
 def test_channels_that_fit_are_averaged_one_by_one():
-    """Levels of a ResNet-18: each channel's mean over 3 x 3, zeros beyond the border counted."""
+    """Levels of a ResNet-18: each channel's mean over 3 x 3, with zeros outside the border."""
     maps = [torch.randn(2, 128, 8, 6), torch.randn(2, 256, 4, 3)]
     shallow, deep = (F.avg_pool2d(level, 3, stride=1, padding=1) for level in maps)
     expected = torch.cat([shallow, resize(deep, (8, 6))], dim=1)

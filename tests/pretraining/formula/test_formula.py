@@ -83,7 +83,7 @@ def test_pictures_of_a_class_differ_and_classes_differ_more(name):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_class_draws_the_same_for_every_instance_and_size(name):
-    """What the instance draws must not move the class's own generator."""
+    """Numbers drawn for the instance must not change the class's own generator."""
     ends = set()
     for index, size in ((0, 48), (1, 48), (2, 160)):
         cls = default_rng((0, 1, 4))
@@ -93,7 +93,7 @@ def test_a_class_draws_the_same_for_every_instance_and_size(name):
 
 
 def test_a_larger_picture_shows_the_same():
-    """All families but for what is left to chance at every size: grain, and points of a fractal."""
+    """All families, except for what is random at every size: grain, and points of a fractal."""
     for name in FAMILIES:
         for label in range(3):
             small, large = (draw(name, label, 5, size).astype(np.float32) for size in (96, 192))

@@ -22,7 +22,7 @@ def test_drawn_pictures_are_the_streams(tmp_path):
 
 
 def test_two_processes_want_the_same_pictures(tmp_path, monkeypatch):
-    """The second waits; it would empty the file that the first one is filling."""
+    """The second one waits; otherwise it would empty the file that the first one is filling."""
     images, drawn = FormulaImages(32, 5), []
     draw = store._render
     monkeypatch.setattr(store, "_render", lambda *given: drawn.append(time.sleep(0.2)) or draw(*given))
