@@ -1,4 +1,4 @@
-"""What each method of configs/ costs with the paper's backbone: learned and frozen values, arithmetic per image.
+"""The cost of each method in configs/ with the paper's backbone: learned and frozen values, operations per image.
 
     python3 benchmarks/cost.py
 
@@ -35,7 +35,7 @@ def millions(net: nn.Module) -> float:
 
 
 def gigaflops(trainer) -> float:
-    """A multiplication and an addition are two."""
+    """A multiplication and an addition count as two operations."""
     with FlopCounterMode(display=False) as counter:
         trainer.anomaly_map(torch.zeros(1, 3, *trainer.options.crop_size))
     return counter.get_total_flops() / 1e9

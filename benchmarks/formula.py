@@ -1,9 +1,9 @@
-"""Pictures a second: drawn from formulas, beside reading JPEG files, which is what they stand in for.
+"""Pictures per second: drawn from formulas, compared with reading the JPEG files that they replace.
 
     python3 benchmarks/formula.py [--count 300] [--sizes 128 256 512]
 
-One process on one core. The files are those very pictures at 512 px, written first, in the system's cache when read,
-and resized to the same size; ImageNet's are about as large. `pretrain.py` draws with every core.
+One process on one core. The files are the same pictures at 512 px, read from the system's cache and resized to the
+same size; ImageNet's are about as large. `pretrain.py` draws with all cores.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for index in range(100):
             cv2.imwrite(f"{folder}/{index}.jpg", FormulaImages(512)[index])
-        print("| pixels a side | formulas, pictures a second | JPEG files, pictures a second |\n|---|---|---|")
+        print("| pixels per side | formulas, pictures per second | JPEG files, pictures per second |\n|---|---|---|")
         for size in args.sizes:
             drawn, read = FormulaImages(size), FolderImages("--", folder, (size, size))
             print(f"| {size} | {rate(drawn.__getitem__, args.count):.0f} | {rate(read.__getitem__, args.count):.0f} |")
@@ -48,7 +48,7 @@ def flags() -> argparse.Namespace:
 
 
 def rate(make: Callable[[int], np.ndarray], count: int) -> float:
-    make(0)  # tables that are made once
+    make(0)  # not timed: it also makes tables that are kept
     begin = time.perf_counter()
     for index in range(count):
         make(index)

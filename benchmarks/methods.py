@@ -1,12 +1,12 @@
-"""Every method on the same data with a small backbone: metrics and speed, as the tables of the README.
+"""Every method on the same data with a small backbone: metrics and speed, as in the tables of docs/results.md.
 
     python3 benchmarks/methods.py [--data ../shared/data] [--save results/methods] [--sets weave] [--methods rd rdpp]
 
 The methods are those of the files in configs/. Each run is `trainNet.py` with that file (images of 256 px, the
-method's optimizer and batch), but for the backbone, the teacher's weights and the number of epochs, which is the same
-for all methods on a set (EfficientAD counts steps: 2,000 of its 70,000). A finished run is not repeated, so an
-interrupted table goes on; delete --save to measure anew, and after every change of the code. Whatever else runs on the
-machine spoils the times.
+method's optimizer and batch), except for the backbone, the teacher's weights and the number of epochs, which is the
+same for all methods on a set (EfficientAD counts steps: 2,000 of its 70,000). A finished run is not repeated, so an
+interrupted table continues; delete the folder of --save to measure again, also after every change of the code. Other
+programs on the machine make the times wrong.
 """
 
 import argparse
@@ -23,10 +23,10 @@ from utils.config_file import read_config
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
-EPOCHS = {"weave": 40, "paper_brown": 60, "magnetic_tile": 4}  # by set; weave is drawn, the others are below --data
+EPOCHS = {"weave": 40, "paper_brown": 60, "magnetic_tile": 4}  # by set; weave is drawn, the others are in --data
 RESNET = ["backbone=resnet18.tv_in1k"]
-# What a method needs beside its file, if anything, to run with the bundled teachers: their ResNet-18 ends at layer3,
-# where RNRD's memory 0 would want layer4.
+# Words that a method needs besides its file to run with the bundled teachers: their ResNet-18 ends at layer3, and
+# RNRD's memory 0 would need layer4.
 WORDS = {
     "st": RESNET,
     "rd": RESNET,
@@ -79,7 +79,7 @@ def run(method: str, name: str, args: argparse.Namespace) -> Path:
 
 
 def finished(folder: Path, wanted: dict) -> bool:
-    """Whether the folder holds a tested run of this configuration."""
+    """Whether the folder has a tested run of this configuration."""
     if not (folder / "metrics.json").is_file():
         return False
     done = report_of(folder)["config"]

@@ -1,4 +1,4 @@
-"""Seconds, memory and values of evaluation.metrics beside scikit-learn and a threshold loop, on synthetic maps.
+"""Seconds, memory and values of evaluation.metrics, scikit-learn and a threshold loop, on synthetic maps.
 
     python3 benchmarks/metrics.py [--images 100] [--size 512] [--quick]
 
@@ -23,7 +23,7 @@ THRESHOLDS = 200
 
 
 def make_maps(images, size):
-    """Maps [N,S,S] float32 and masks [N,S,S] bool; filled in place, so that building peaks no higher."""
+    """Maps [N,S,S] float32 and masks [N,S,S] bool; filled in place, so that making them needs no more memory."""
     rng = np.random.default_rng(0)
     maps, masks = np.empty((images, size, size), np.float32), np.zeros((images, size, size), bool)
     for index in range(images):
@@ -90,8 +90,8 @@ def peak_mb():
 
 
 def child(method, images, size):
-    """Measure one method here and print it as JSON; imports and inputs come before the clock and the baseline."""
-    METHODS[method](*make_maps(2, 64))()  # pays for what is imported at the first call
+    """Measure one method here and print it as JSON; imports and inputs are made before time and memory are measured."""
+    METHODS[method](*make_maps(2, 64))()  # not measured: the first call imports modules
     measure = METHODS[method](*make_maps(images, size))
     before, start = peak_mb(), time.perf_counter()
     values = {name: float(value) for name, value in measure().items()}
@@ -137,9 +137,9 @@ def growth(title, cases):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=100, help="maps; the growth goes from a quarter to twice as many")
-    parser.add_argument("--size", type=int, default=512, help="side in pixels; the growth goes likewise")
-    parser.add_argument("--quick", action="store_true", help="16 maps of 128x128: does it run?")
+    parser.add_argument("--images", type=int, default=100, help="maps; growth goes from a quarter to twice as many")
+    parser.add_argument("--size", type=int, default=512, help="side in pixels; growth likewise")
+    parser.add_argument("--quick", action="store_true", help="16 maps of 128x128, to see if it runs")
     parser.add_argument("--child", choices=METHODS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     images, size = (16, 128) if args.quick else (args.images, args.size)

@@ -1,10 +1,10 @@
-"""What half precision costs, for every method: metrics of students trained and tested in it, and their scores.
+"""The effect of half precision, for every method: metrics of students trained and tested in it, and their scores.
 
     python3 benchmarks/precision.py [--epochs 20] [--steps 100] [--seeds 3] [--methods st rd]
 
 Students are trained on the demo weave with the bundled teachers, once in float32 and once in bf16, and tested in the
-same precision: mean and half the spread over the seeds, in percent. The last columns score the test
-images with one student, trained in float32, in bf16 and in float32: the mean and the largest relative difference.
+same precision: mean and half the spread over the seeds, in percent. The last columns compare the scores of
+one student, trained in float32, in bf16 with those in float32: the mean and the largest relative difference.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main() -> None:
 def flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=100, help="of ead, in the place of epochs")
+    parser.add_argument("--steps", type=int, default=100, help="of ead, instead of epochs")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--methods", nargs="+", choices=TRAINERS, default=list(TRAINERS))
     return parser.parse_args()
@@ -62,12 +62,12 @@ def trained(method: str, precision: str, seed: int, folder: str, args: argparse.
 
 
 def cells(metrics: np.ndarray) -> Sequence[str]:
-    """Metrics [seeds, 3] as fractions -> a cell each."""
+    """Metrics [seeds, 3] as fractions -> one cell for each metric."""
     return [f"{100 * column.mean():.1f} ± {50 * np.ptp(column):.1f}" for column in metrics.T]
 
 
 def differences(trainer: BaseTrainer) -> tuple[str, str]:
-    """How far bf16 scores of a student lie from its float32 scores: mean and largest, relative."""
+    """How much a student's bf16 scores differ from its float32 scores: mean and largest, relative."""
     true, half = (scores(trainer, Compute(trainer.device, dtype)) for dtype in (torch.float32, torch.bfloat16))
     relative = np.abs(half / true - 1)
     return f"{100 * relative.mean():.1f} %", f"{100 * relative.max():.1f} %"

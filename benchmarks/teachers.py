@@ -1,16 +1,16 @@
-"""Which teacher to take: frozen features against a small memory of good ones, without training any student.
+"""Which teacher to use: its features compared with a small memory of good ones, without training a student.
 
     python3 benchmarks/teachers.py [--data ../shared/data] [--backbone resnet18] [--teachers random bundled PATH ...]
 
-The levels of an image, each position of unit length and averaged over 3 x 3, are joined on a grid of 28 x 28. A test
-position's distance is that to the nearest of 5,000 positions drawn from good training images; the greatest distance is
-the image's score, the distances at image size and blurred (sigma 4) are its map. A cell is image / pixel AUROC in
-percent; `random` is the mean of --seeds networks, its spread the highest value minus the lowest.
+The levels of an image, each position of unit length and averaged over 3 x 3, are joined on a grid of 28 x 28. The
+distance of a test position is that to the nearest of 5,000 positions drawn from good training images. The largest
+distance is the image's score, the distances at image size and blurred (sigma 4) are its map. A cell is image / pixel
+AUROC in percent; `random` is the mean of --seeds networks, its spread the highest value minus the lowest.
 
-The sets are all below --data and the two demo sets. Of train/good, test/good and each defect type at most --limit
-images are taken, the same for every teacher: with 40, a ResNet-18 takes about a minute for six sets on two cores, and
-`random` as often as it has seeds. Differences under some 5 points of a set mean little, and values of one limit are
-not those of another: it changes the mix of the types (magnetic_tile at random: 44 with 40, 54 with all images).
+The sets are all sets in --data and the two demo sets. At most --limit images of train/good, test/good and each defect
+type are used, the same for every teacher. With 40, a ResNet-18 takes about a minute for six sets on two cores, and
+`random` that for each seed. Differences below about 5 points on a set mean little. Do not compare values of different
+limits: a limit changes the mix of the types (magnetic_tile with `random`: 44 with 40, 54 with all images).
 """
 
 import argparse
@@ -46,9 +46,9 @@ from utils.progress import progress
 
 ROOT = Path(__file__).parents[1]
 LEVELS = [1, 2, 3]  # strides 4, 8 and 16 of most networks
-STRIDE, GRID = 8, 28  # of the joined positions, and how many a side
+STRIDE, GRID = 8, 28  # of the joined positions, and their number per side
 MEMORY, SIGMA, BATCH, SEED = 5000, 4, 16, 0
-WORSE = 5  # points of image AUROC that a teacher may lie below random on a set
+WORSE = 5  # points of image AUROC that a teacher may be below random on a set
 CACHE = 4 * 2**30  # bytes of decoded images per part of a set
 
 Grid = Callable[[torch.Tensor], torch.Tensor]  # images [B,3,H,W], uint8, uint16 or in [0,1] -> [B,C,28,28]
@@ -63,7 +63,7 @@ class DataSet(NamedTuple):
 def main() -> None:
     args = flags()
     keep_freed_memory()
-    # All teachers first: a path that is no file must show before minutes have gone into the others.
+    # All teachers first, so that a path without a file is reported before minutes of work on the others.
     seeds = {teacher: range(args.seeds if teacher == "random" else 1) for teacher in args.teachers}
     grids = {t: [feature_grid(args.backbone, t, seed) for seed in seeds[t]] for t in seeds}
     sets = read_sets(args.data, args.backbone, args.limit)
@@ -86,20 +86,20 @@ def main() -> None:
 def flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data", help="folder of sets in MVTec layout")
-    parser.add_argument("--backbone", default="resnet18", help="of timm, or pdn_small or pdn_medium")
+    parser.add_argument("--backbone", default="resnet18", help="a timm model, pdn_small or pdn_medium")
     parser.add_argument(
         "--teachers",
         nargs="+",
         default=["random", "bundled"],
         help="values for the key weights; a verdict needs random",
     )
-    parser.add_argument("--seeds", type=count, default=3, help="networks that random is the mean of")
+    parser.add_argument("--seeds", type=count, default=3, help="number of networks for the mean of random")
     parser.add_argument("--limit", type=count, default=40, help="images of train/good and of each folder of test/")
     return parser.parse_args()
 
 
 def count(text: str) -> int:
-    """A number from 1 on; argparse makes a sentence of the error."""
+    """A number from 1 on; argparse turns the error into a message."""
     if int(text) < 1:
         raise ValueError
     return int(text)
@@ -111,7 +111,7 @@ def count(text: str) -> int:
 def feature_grid(backbone: str, weights: str, seed: int) -> Grid:
     """A frozen teacher as a function of images; `seed` makes a random one.
 
-    Raises UserError when the weights cannot be had or do not fit.
+    Raises UserError if the weights are not available or do not fit.
     """
     teacher = build(backbone, weights, seed)
     compute = Compute.chosen(choose_device("auto"), "auto", teacher)
@@ -130,7 +130,7 @@ def build(backbone: str, weights: str, seed: int) -> Teacher:
     if is_pdn(backbone):
         kind = backbone.removeprefix("pdn_")
         return build_pdn(kind, find_pdn(kind, weights), seed)
-    outline(backbone, LEVELS)  # refuses an unknown backbone before its weights are looked for
+    outline(backbone, LEVELS)  # refuses an unknown backbone before its weights are searched for
     return build_teacher(backbone, LEVELS, find_source(backbone, weights), seed)
 
 
@@ -141,7 +141,7 @@ def is_pdn(backbone: str) -> bool:
 def on_grid(level: torch.Tensor) -> torch.Tensor:
     """Unit vectors averaged over 3 x 3: [B,C,h,w] -> [B,C,28,28]; halving by `resize` is the mean of 2 x 2."""
     unit = F.normalize(level, dim=1)
-    # Zeros around would make every border vector short, as if the border were a texture of its own.
+    # Padding with zeros would make border vectors shorter, as if the border had another texture.
     return resize(F.avg_pool2d(unit, 3, stride=1, padding=1, count_include_pad=False), (GRID, GRID))
 
 
@@ -149,7 +149,7 @@ def on_grid(level: torch.Tensor) -> torch.Tensor:
 
 
 def read_sets(data: Path, backbone: str, limit: int) -> list[DataSet]:
-    """The sets below `data` and the demo sets, decoded; one without defects or masks is left out and named."""
+    """The sets in `data` and the demo sets, decoded; a note names each set left out, without defects or masks."""
     if not data.is_dir():
         raise UserError(f"--data: there is no folder {data}")
     found = sorted(folder.parents[1] for folder in data.glob("*/train/good") if (folder.parents[1] / "test").is_dir())
@@ -157,12 +157,12 @@ def read_sets(data: Path, backbone: str, limit: int) -> list[DataSet]:
     sets = [read_set(root, name, backbone, limit) for name, root in roots.items()]
     for each in sets:
         if not can_be_measured(each):
-            note(f"{each.name}: left out, it lacks good test images, or defective ones with masks")
+            note(f"{each.name}: left out because it has no good test images, or no defective ones with masks")
     return [each for each in sets if can_be_measured(each)]
 
 
 def read_set(root: str, name: str, backbone: str, limit: int) -> DataSet:
-    side = 256 if is_pdn(backbone) else 224  # either way a grid of 28 x 28 of stride 8
+    side = 256 if is_pdn(backbone) else 224  # both give a grid of 28 x 28 of stride 8
     training = {"epochs": 1, "lr": 1.0, "batch_size": BATCH, "img_size": side, "val_ratio": 0.0}  # nothing is trained
     raw = {"data_path": root, "obj": name, "distillType": "st", "backbone": backbone, "TrainingData": training}
     config = check_config(raw, Config[TrainingData])
@@ -175,7 +175,7 @@ def read_set(root: str, name: str, backbone: str, limit: int) -> DataSet:
 
 
 def choose(samples: Sequence[Sample], limit: int) -> list[Sample]:
-    """At most `limit` of each defect type, always the same ones, with the same chance for all."""
+    """At most `limit` images of each defect type, drawn with equal chance but always the same ones."""
     chosen = []
     for name in sorted({sample.defect_type for sample in samples}):
         own = [sample for sample in samples if sample.defect_type == name]
@@ -185,7 +185,7 @@ def choose(samples: Sequence[Sample], limit: int) -> list[Sample]:
 
 
 def can_be_measured(data: DataSet) -> bool:
-    """Whether there is something to tell apart, in images and in pixels."""
+    """Whether there are good and defective images and pixels to compare."""
     samples = data.test.samples
     return any(sample.defect_type == "good" for sample in samples) and any(sample.mask for sample in samples)
 
@@ -251,7 +251,7 @@ def distances(grid: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
 
 def final_map(near: torch.Tensor, side: int) -> torch.Tensor:
     """[B,1,28,28] -> [B,1,side,side]."""
-    # A PDN does not look beyond the image: its grid ends before the border, where the nearest distance stands in.
+    # A PDN has no padding: its grid ends before the border, where the nearest distance is used.
     margin = (side // STRIDE - GRID) // 2
     return smooth(resize(F.pad(near, [margin] * 4, mode="replicate"), (side, side)), SIGMA)
 
@@ -265,7 +265,7 @@ def row(name: str, values: np.ndarray) -> str:
 
 
 def verdict(teacher: str, rows: dict[str, np.ndarray], names: Sequence[str]) -> str:
-    """Whether a teacher's mean image AUROC is the highest of `rows`, and how far it falls below random on any set."""
+    """Whether a teacher's mean image AUROC is the highest of `rows`, and how far it is below random on any set."""
     image = {name: values[:, 0] for name, values in rows.items()}
     against = image[teacher][:-1] - image["random"][:-1]
     worst = against.argmin()
@@ -273,7 +273,7 @@ def verdict(teacher: str, rows: dict[str, np.ndarray], names: Sequence[str]) -> 
     chosen = highest and against[worst] >= -WORSE
     return (
         f"{teacher}: {'chosen' if chosen else 'not chosen'}; its mean image AUROC, {image[teacher][-1]:.1f}, "
-        f"is {'the' if highest else 'not the'} highest; worst set {names[worst]}, {against[worst]:+.1f} beside random "
+        f"is {'the' if highest else 'not the'} highest; worst set {names[worst]}, {against[worst]:+.1f} from random "
         f"({-WORSE} is allowed)"
     )
 

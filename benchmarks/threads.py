@@ -1,10 +1,10 @@
-"""Two trainings at once on one machine: seconds each, by how many threads they take and how they wait.
+"""Two trainings at once on one machine: seconds of each, by their number of threads and how these wait.
 
     python3 benchmarks/threads.py [--images 32] [--epochs 8]
 
 Each row starts two `trainNet.py` of STPM at the same moment; the last two rows are a single training for comparison.
-OpenMP's threads wait for each other at the end of every operation. Waiting actively, they burn the core that the other
-training needs; `trainNet.py` asks for passive waiting (OMP_WAIT_POLICY) unless the environment says otherwise.
+OpenMP's threads wait for each other at the end of every operation. If they wait actively, they use the core that the
+other training needs; `trainNet.py` sets passive waiting (OMP_WAIT_POLICY) unless the environment already sets it.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from datasets.demo import render
 ROOT = Path(__file__).parents[1]
 CORES = os.cpu_count() or 1
 
-# The script sets a short spin otherwise, which counts for more than the policy.
+# Without it the script sets a short spin, which overrides the policy.
 ACTIVE = {"OMP_WAIT_POLICY": "ACTIVE", "GOMP_SPINCOUNT": "infinity"}
 
 # What a row sets: words for trainNet.py, the environment, how many trainings at once.
@@ -35,7 +35,7 @@ ROWS = {
     "a single training with all cores": ([f"threads={CORES}"], {}, 1),
     "a single training with all cores, waiting actively": ([f"threads={CORES}"], ACTIVE, 1),
 }
-LATER = 10  # seconds, in the row that says so
+LATER = 10  # seconds, in the row that has it in its name
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=32, help="training images")
     parser.add_argument("--epochs", type=int, default=8)
     args = parser.parse_args()
-    print("| | seconds of training, each |\n|---|---|")
+    print("| | seconds per training |\n|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         render(folder, ["weave"], 256, train=args.images, good=2, per_defect=1)
         for name, (words, environment, count) in ROWS.items():
@@ -55,7 +55,7 @@ def main() -> None:
 def trained(
     folder: str, epochs: int, words: list[str], environment: dict[str, str], count: int, later: float
 ) -> list[float]:
-    """Seconds that each of `count` trainings took, epochs alone, the second one started `later` seconds later."""
+    """Seconds that each of `count` trainings took, only the epochs; the second one starts `later` seconds later."""
     env = {
         key: value
         for key, value in os.environ.items()

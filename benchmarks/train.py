@@ -1,12 +1,12 @@
-"""Speed and memory of STPM training and testing, beside a plain loop and with each switch off, in one run.
+"""Speed and memory of STPM training and testing, compared with a plain loop and with each option off, in one run.
 
     python3 benchmarks/train.py [--images 96] [--size 256] [--epochs 3] [--device auto] [--backbone resnet18]
 
 The plain loop is what a straightforward script does: float32, NCHW, files decoded again in every epoch, the
 teacher run on every batch; its test takes one image at a time. Every row runs in a process of its own on the
-same pictures, and its test in another, so that peak memory is its own. The first epoch, which warms up, is not
-counted. `--backbone efficientnet_b0` shows what the precision of `auto` is chosen by: depthwise convolutions gain
-nothing from bfloat16 on a CPU. Needs Linux or macOS.
+same pictures, and its test in another, so that peak memory is its own. The first epoch is a warm-up and is
+not counted. `--backbone efficientnet_b0` shows why `auto` chooses the precision by the network: depthwise convolutions
+gain nothing from bfloat16 on a CPU. Needs Linux or macOS.
 """
 
 import argparse
@@ -84,7 +84,7 @@ def flags() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=3, help="counted epochs")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--backbone", default="resnet18")
-    parser.add_argument("--row", help=argparse.SUPPRESS)  # the parent asks its children for one row each
+    parser.add_argument("--row", help=argparse.SUPPRESS)  # the parent starts one child process for each row
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--data", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -136,7 +136,7 @@ def our_test(trainer: BaseTrainer, compute: Compute, batch_size: int) -> None:
 
 
 def plain_epoch(trainer: BaseTrainer, compute: Compute) -> Callable[[], None]:
-    """As in a script written after the paper: nothing kept, nothing fused, torch's defaults."""
+    """As in a simple script for the paper: nothing kept, nothing fused, torch's defaults."""
     dataset, _ = train_datasets(trainer.config)
     teacher, student = trainer.teacher, trainer.student
     optimizer, _ = trainer.build_optimizer(1)

@@ -1,10 +1,10 @@
-"""Every method's values before and after a change of the code: losses, maps, figures and parameter counts.
+"""Every method's values before and after a change of the code: losses, maps, metrics and parameter counts.
 
     python3 benchmarks/values.py --record before.npz     # in a checkout of the code before the change
-    python3 benchmarks/values.py --compare before.npz    # in the changed one, on the same machine
+    python3 benchmarks/values.py --compare before.npz    # in the changed code, on the same machine
 
 Each case trains three steps on eight drawn pictures in float32 on the CPU with fixed seeds and tests the student.
-Exits with 1 where a value differs by more than 1e-5 of the largest value of its kind in the case.
+Exits with 1 if a value differs by more than 1e-5 of the largest value of its kind in the case.
 """
 
 import argparse
@@ -28,9 +28,9 @@ RESNET = {"backbone": "resnet18.tv_in1k"}
 PAIRS = {"backbone": ["resnet18.tv_in1k", "efficientnet_b0.ra_in1k"], "out_indice": [[1, 2], [3]]}
 DBFAD = RESNET | {"out_indice": [0, 1, 2, 3]}
 
-# Adam's first steps have the size of the learning rate wherever a gradient is not exactly zero, so they amplify
-# rounding: one unit in the last place of the images moves DBFAD's maps by 0.7 % at its own learning rate. With this
-# one a change that only rounds differently stays within the tolerance.
+# Adam's first steps have the size of the learning rate for every gradient that is not exactly zero, so they amplify
+# rounding: one unit in the last place of the images changes DBFAD's maps by 0.7 % at its own learning rate. With this
+# learning rate, a change of the code that only rounds differently stays within the tolerance.
 GENTLY = {"lr": 1e-7}
 
 # Case: method, keys at the top, keys under TrainingData.
@@ -81,7 +81,7 @@ def values(folder: str, case: str, method: str, top: dict, training: dict) -> di
     where = {"data_path": folder, "obj": "weave", "save_path": f"{folder}/{case}"}
     exact = {"device": "cpu", "precision": "fp32", "weights": "bundled", "resume": False}
     trainer = build_trainer({"distillType": method, **top, **where, **exact, "TrainingData": section})
-    torch.set_num_threads(2)  # sums round differently with another number, and `auto` depends on what else runs
+    torch.set_num_threads(2)  # sums round differently with another number, and `auto` depends on other processes
     trainer.train()
     figures = trainer.test()
     with (trainer.run_dir / "training.csv").open(newline="", encoding="utf-8") as file:
@@ -108,7 +108,7 @@ def pictures(folder: str, trainer) -> torch.Tensor:
     images = np.ascontiguousarray(np.stack(shrunk).transpose(0, 3, 1, 2))
     if hasattr(trainer, "detector"):
         return torch.from_numpy(images)
-    from datasets.images import normalise  # before there were detectors, a trainer wanted normalised images
+    from datasets.images import normalise  # before there were detectors, a trainer needed normalised images
 
     return normalise(images)
 

@@ -1,4 +1,4 @@
-"""The table of all methods: which runs it makes, which it does not repeat, what it reads of them."""
+"""The table of all methods: which runs it starts, which it does not repeat, and what it reads from them."""
 
 import argparse
 import json
@@ -21,7 +21,7 @@ def test_every_method_is_found_by_its_file():
 
 @pytest.fixture
 def started(monkeypatch):
-    """The commands that would have been run."""
+    """The commands that would be run."""
     commands = []
     monkeypatch.setattr(methods.subprocess, "run", lambda command, **_: commands.append([*map(str, command)]))
     return commands
@@ -33,7 +33,7 @@ def args(tmp_path):
 
 
 def test_a_method_that_only_has_a_file_is_run_with_its_own_recipe(tmp_path, monkeypatch, started, args):
-    """Nothing here has to be changed for a new method, whatever its file is called."""
+    """A new method needs no change here, with any name of its file."""
     monkeypatch.setattr(methods, "CONFIGS", tmp_path)
     recipe = {"distillType": "my", "backbone": "resnet34", "TrainingData": {"epochs": 7, "lr": 0.1}}
     (tmp_path / "anything.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")

@@ -57,7 +57,7 @@ def test_distances_are_to_the_nearest():
 
 @pytest.mark.parametrize(("side", "at"), [(224, 84), (256, 100)])
 def test_a_map_lies_where_the_grid_looks(side, at):
-    """Position 10 of an image of 224 px stands for pixels 80 to 87, of a PDN's 256 px for those two positions on."""
+    """Position 10 of an image of 224 px is pixels 80 to 87; of a PDN's 256 px, the pixels two positions later."""
     near = torch.zeros(1, 1, 28, 28)
     near[..., 10, 10] = 1
     found = teachers.final_map(near, side)
