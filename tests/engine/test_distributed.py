@@ -26,7 +26,7 @@ def both_ways(words, tmp_path, method="st"):
 
 @pytest.mark.slow
 def test_same_student_and_metrics_without_batch_norm(tiny_mvtec, tmp_path):
-    """LayerNorm does not look across the batch, so two halves of a batch are exactly the whole of it."""
+    """LayerNorm does not depend on the batch, so two halves of a batch are exactly the whole batch."""
     words = [*WORDS, f"data_path={tiny_mvtec}", "backbone=convnext_atto", "out_indice=[0, 1]", "TrainingData.lr=0.05"]
     one, two = both_ways(words, tmp_path)
     a, b = load_file(one / "student.safetensors"), load_file(two / "student.safetensors")
@@ -39,13 +39,13 @@ def test_same_student_and_metrics_without_batch_norm(tiny_mvtec, tmp_path):
 
 @pytest.mark.slow
 def test_scores_by_part_reach_every_process(tiny_mvtec, tmp_path):
-    """MixedTeacher keeps each pair's own best epoch, which all processes must agree on."""
+    """MixedTeacher keeps the best epoch of each pair, which must be the same in all processes."""
     pairs = ["backbone=[convnext_atto, convnext_atto]", "out_indice=[[0], [1]]", "TrainingData.lr=0.004"]
     one, two = both_ways([*WORDS, *pairs, f"data_path={tiny_mvtec}"], tmp_path, "mixed")
     best = [json.loads((run / "metrics.json").read_text())["best_epoch"] for run in (one, two)]
     assert best[0] == best[1] and set(best[0]) == {"first", "second"}
     scores = [[row["val_score_first"] for row in history(run)] for run in (one, two)]
-    assert scores[0] == pytest.approx(scores[1], rel=0.01)  # Adam makes much of a gradient near zero
+    assert scores[0] == pytest.approx(scores[1], rel=0.01)  # Adam takes full steps even for gradients near zero
 
 
 def history(run):
@@ -58,7 +58,7 @@ def history(run):
 def test_batch_norm_trains_in_two_processes(tiny_mvtec, tmp_path, method, lr):
     """On a CPU each process normalises its half of the batch, so the runs agree closely, not exactly.
 
-    RD++ sums two batches to a step and draws noise of its own in each process.
+    RD++ sums two batches per step and draws other noise in each process.
     """
     words = [*WORDS, f"data_path={tiny_mvtec}", "backbone=resnet18", f"TrainingData.lr={lr}"]
     one, two = both_ways(words, tmp_path, method)

@@ -28,7 +28,7 @@ def run_epoch(trainer, loss, train, state, epoch=0):
 
 
 def test_every_epoch_trains_the_student_in_train_mode(config):
-    """Validation leaves it in eval mode; from its second epoch on an earlier toolkit trained so."""
+    """Validation leaves it in eval mode; the earlier toolkit trained in it from the second epoch."""
     trainer = build_trainer(config("st"))
     train, val, state = parts(trainer)
     modes = []
@@ -66,7 +66,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_a_sentence(config):
 
 
 def test_gradients_are_exchanged_when_a_step_follows_or_an_epoch_ends(config, monkeypatch):
-    """What is only added up need not be sent; what a checkpoint keeps must be the same in all processes."""
+    """Gradients that are only added up are not sent; those in a checkpoint must be the same in all processes."""
     trainer = build_trainer(config("rdpp", {"accumulate": 2, "batch_size": 4}))  # 10 images: three batches
     train, _, state = parts(trainer)
     held_back = []

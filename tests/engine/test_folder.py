@@ -1,4 +1,4 @@
-"""A run's folder: one process at a time, and no finished run is lost without being asked."""
+"""A run's folder: one process at a time, and no finished run is lost unless the user asks for it."""
 
 import json
 import os
@@ -71,7 +71,7 @@ def test_other_settings_do_not_replace_a_finished_run(trained, words):
 def test_other_images_do_not_replace_a_finished_run(trained, tmp_path):
     write_mvtec(tmp_path / "other", train=9)
     before = contents(build_trainer(trained).run_dir)
-    with pytest.raises(UserError, match="report of a test on .*overwrite=true"):  # said before anything is read
+    with pytest.raises(UserError, match="report of a test on .*overwrite=true"):  # refused before anything is read
         build_trainer(trained, [f"data_path={tmp_path / 'other'}"]).train()
     build_trainer(trained).folder.metrics_file.unlink()
     with pytest.raises(UserError, match="good images changed"):

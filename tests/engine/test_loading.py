@@ -127,7 +127,7 @@ def test_epochs_of_a_length_go_through_the_same_row_of_passes():
         row += list(whole)
     cut = EpochBatches(5, 2, seed=3, length=4)
     assert len(cut) == 4
-    for cut.epoch in (2, 0, 1):  # each without the others
+    for cut.epoch in (2, 0, 1):  # each works without the others
         assert list(cut) == row[4 * cut.epoch : 4 * cut.epoch + 4]
 
 
@@ -143,7 +143,7 @@ def test_images_kept_in_memory_are_not_read_again(tiny_mvtec, monkeypatch):
 
 
 def test_reading_processes_can_be_spawned(tiny_mvtec):
-    """macOS and Windows start workers from scratch: the data set must travel to them."""
+    """macOS and Windows start new processes as workers: the data set must be sent to them."""
     train, _ = train_datasets(make_config(tiny_mvtec))
     spawned = DataLoader(train, batch_size=4, num_workers=2, collate_fn=as_it_is, multiprocessing_context="spawn")
     images = torch.cat([batch["image"] for batch in spawned])
@@ -161,7 +161,7 @@ def test_an_error_in_a_reading_process_stays_one_sentence(tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_reading_leaves_torchs_random_numbers_alone(tiny_mvtec, workers):
-    """Dropout draws from them, and a resumed run has other reading processes."""
+    """Dropout uses them, and a resumed run has other reading processes."""
     config = make_config(tiny_mvtec, workers=workers)
     train, _ = train_datasets(config)
     before = torch.get_rng_state()
@@ -173,7 +173,7 @@ def test_reading_leaves_torchs_random_numbers_alone(tiny_mvtec, workers):
 
 
 class Teacher(nn.Module):
-    """Two maps that tell images and places apart; counts the images it has seen."""
+    """Two maps that differ by image and position; counts the images it has seen."""
 
     def __init__(self):
         super().__init__()
@@ -202,7 +202,7 @@ def test_batches_hold_fractions_and_the_teachers_maps_of_them(tiny_mvtec, cache_
             assert batch["image"].dtype == torch.float32 and 0 <= batch["image"].min() <= batch["image"].max() <= 1
             for map_of_batch, expected in zip(batch["teacher"], Teacher()(batch["image"]), strict=True):
                 torch.testing.assert_close(map_of_batch, expected)
-    assert (teacher.seen == before) == (cache_mb > 0)  # a frozen teacher says the same again
+    assert (teacher.seen == before) == (cache_mb > 0)  # a frozen teacher gives the same maps again
 
 
 @pytest.mark.parametrize("cache_mb", [0, 100])

@@ -1,4 +1,4 @@
-"""An interrupted training goes on as if nothing had happened."""
+"""An interrupted training continues as if it had not been interrupted."""
 
 import signal
 import subprocess
@@ -18,7 +18,7 @@ WORDS += ["TrainingData.batch_size=4", "TrainingData.img_size=64", "TrainingData
 
 
 def start_and_kill(words, checkpoint):
-    """Start a training and kill -9 it once its first checkpoint is there."""
+    """Start a training and kill -9 it after its first checkpoint."""
     process = subprocess.Popen(
         [sys.executable, "trainNet.py", *words], cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -30,7 +30,7 @@ def start_and_kill(words, checkpoint):
 
 
 def rows(folder):
-    """training.csv without the seconds, which are never the same."""
+    """training.csv without the seconds, which differ each time."""
     return [line.rpartition(",")[0] for line in (folder / "training.csv").read_text().splitlines()]
 
 

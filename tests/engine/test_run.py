@@ -1,4 +1,4 @@
-"""Training and test as a whole: nothing is lost, whatever goes wrong when."""
+"""Training and test as a whole: nothing is lost, whatever fails and whenever."""
 
 import json
 import shutil
@@ -105,7 +105,7 @@ def test_a_finished_run_is_kept_until_the_one_that_replaces_it_is_tested(config,
 
 
 def test_a_training_is_resumed_with_the_threads_it_began_with(config, monkeypatch):
-    """The teacher's maps, too, round differently with another number: an EfficientNet's do, image by image."""
+    """The teacher's maps also round differently with another number of threads, such as an EfficientNet's."""
     own = torch.get_num_threads()
     raw = config("st", {"epochs": 2}, threads="auto")
     seen = []

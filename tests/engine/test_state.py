@@ -1,4 +1,4 @@
-"""What an interrupted training is taken up from."""
+"""The state from which an interrupted training is resumed."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def test_gradients_wait_until_enough_batches_are_together():
 
 
 def test_a_step_that_overflows_leaves_the_schedule_where_it_is():
-    """float16 gradients overflow now and then; GradScaler leaves the step out."""
+    """float16 gradients sometimes overflow; GradScaler then skips the step."""
     student = nn.Linear(1, 1)
     optimizer = torch.optim.SGD(student.parameters(), 0.1)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
@@ -102,7 +102,7 @@ def test_another_number_of_threads_is_said(saved, capsys):
 
 
 def test_a_checkpoint_holds_the_random_state_of_one_gpu(monkeypatch):
-    """Of the one in use: a machine with fewer GPUs could not go on with the states of all."""
+    """Only of the GPU in use: a machine with fewer GPUs could not use the states of all."""
     told = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: torch.tensor([7], dtype=torch.uint8))

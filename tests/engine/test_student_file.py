@@ -1,4 +1,4 @@
-"""student.safetensors: what it says of itself, and what is refused."""
+"""student.safetensors: its metadata, and what is refused."""
 
 import json
 

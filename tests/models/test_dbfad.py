@@ -1,4 +1,4 @@
-"""DBFAD's networks: sizes and values of the authors' code (SimonThomine/DBFAD), and what it is easy to get wrong."""
+"""DBFAD's networks: sizes and values of the authors' code (SimonThomine/DBFAD), and common mistakes."""
 
 import pytest
 import torch
@@ -164,7 +164,7 @@ def test_links_are_added_after_the_relu_and_decoded_further():
 
 
 def test_every_parameter_learns_but_four():
-    """A softmax is blind to a constant, so the last bias of each attention learns nothing (there as published)."""
+    """A softmax ignores a constant, so the last bias of each attention learns nothing (as in the public code)."""
     torch.manual_seed(0)
     student = DBFADStudent(SMALL)
     teacher = [torch.randn(2, c, *size) for c, size in zip(SMALL, level_sizes(96, 96), strict=True)]

@@ -1,4 +1,4 @@
-"""A detector takes images as they are read; what is done to their values is its teacher's affair."""
+"""A detector takes images as they are read; its teacher normalises them."""
 
 import copy
 import re
@@ -55,7 +55,7 @@ def test_the_same_picture_in_any_dtype_has_the_same_map(detector, image):
 
 @torch.inference_mode()
 def test_the_student_sees_what_the_teacher_sees(detector, image):
-    """Normalised by the teacher's own statistics, here 0.5 for all."""
+    """Normalised with the teacher's own statistics, here 0.5 for all."""
     seen = []
     handles = [net.register_forward_pre_hook(lambda _, args: seen.append(args[0])) for net in nets(detector)]
     detector(image)
@@ -109,8 +109,8 @@ def test_forward_is_pairs_levels_and_the_final_map(image):
 
 
 def test_no_module_has_a_mean_and_std_for_all_teachers():
-    """Normalisation is the teacher's; a constant to import would be wrong for every fourth of timm's networks."""
-    name = re.compile(r"\b(?:MEA[N]|ST[D])\b")  # written so that this line does not match itself
+    """Normalisation is the teacher's; a constant to import would be wrong for a quarter of timm's networks."""
+    name = re.compile(r"\b(?:MEA[N]|ST[D])\b")  # written so that it does not match this line
     sources = [path.relative_to(REPO) for path in REPO.rglob("*.py")]
     ours = [path for path in sources if not path.parts[0].startswith((".", "venv"))]
     assert len(ours) > 80

@@ -109,7 +109,7 @@ def test_dropout_works_in_training_alone():
 
 
 def test_student_and_autoencoder_learn_from_each_other():
-    """The gradient of mean((A - S2)^2) reaches both, and of the student only the half that is compared."""
+    """The gradient of mean((A - S2)^2) reaches both, but in the student only the half that is compared."""
     net = EfficientADStudent("small")
     _, student, autoencoder = net(torch.randn(1, 3, 256, 256))
     (autoencoder - student).square().mean().backward()
@@ -159,12 +159,12 @@ def test_the_hard_loss_of_known_values():
 def test_the_hard_loss_is_the_mean_above_the_quantile(n):
     values = torch.randperm(n).double()
     bound = np.quantile(np.arange(n), 0.999)
-    expected = values[values >= bound - 1e-6].mean()  # a whole rank may come out of numpy a little above itself
+    expected = values[values >= bound - 1e-6].mean()  # numpy may round an exact rank up slightly
     assert hard_feature_loss(values).item() == pytest.approx(expected.item(), rel=1e-12)
 
 
 def test_the_hard_loss_of_more_elements_than_a_quantile_takes():
-    """torch.quantile stops at 2^24 elements in many versions: those of three images of 512 px."""
+    """In many versions torch.quantile takes at most 2^24 elements, which three images of 512 px have."""
     n = 2**24 + 1000
     values = torch.zeros(n)
     kept = n - math.ceil(0.999 * (n - 1))
@@ -180,7 +180,7 @@ def test_quantiles_become_0_and_a_tenth():
     torch.testing.assert_close(values, torch.tensor([[0, 0.1], [0.2, -0.05]]))
     local, context = calibrated(torch.tensor(10.0), quantiles), calibrated(torch.tensor(2.0), quantiles)
     assert (0.5 * local + 0.5 * context).item() == pytest.approx(0.1)
-    flat = calibrated(torch.tensor([3.0, 3.5]), torch.tensor([3.0, 3.0]))  # quantiles of a map that is constant
+    flat = calibrated(torch.tensor([3.0, 3.5]), torch.tensor([3.0, 3.0]))  # quantiles of a constant map
     assert flat.isfinite().all() and flat[0] == 0 and flat[1] > 0
 
 
@@ -211,7 +211,7 @@ def test_channel_statistics_of_small_deviations_and_uneven_chunks():
 
 
 def test_channel_statistics_of_half_precision():
-    values = torch.full((1, 1, 300, 300), 300.0, dtype=torch.float16)  # whose squares and sums float16 cannot hold
+    values = torch.full((1, 1, 300, 300), 300.0, dtype=torch.float16)  # their squares and sums overflow in float16
     values[..., ::2] = 302
     mean, std = channel_statistics([values, values])
     assert (mean.item(), std.item()) == (301, 1)

@@ -1,4 +1,4 @@
-"""Distances between feature maps, in the exact form that scores and in the fast one that trains."""
+"""Distances between feature maps, in the exact form for scores and in the fast form for training."""
 
 import pytest
 import torch
@@ -50,7 +50,7 @@ def test_cosine_distance_is_one_minus_the_cosine_and_its_gradient_too(exact):
 
 @pytest.mark.parametrize(("step", "size"), [(1e-2, 1e-4), (1e-3, 1e-6)])
 def test_a_small_distance_is_not_lost_in_rounding(step, size):
-    """|t|^2 + |s|^2 - 2 t.s in float32 is a third off where unit vectors differ by 1e-3, and STPM multiplies three."""
+    """|t|^2 + |s|^2 - 2 t.s in float32 is wrong by a third if unit vectors differ by 1e-3, and STPM has three."""
     t = torch.randn(4, 128, 8, 8)
     s = t + step * t.norm(dim=1, keepdim=True) * F.normalize(torch.randn_like(t), dim=1)
     for distance in (squared_distance, cosine_distance):
@@ -63,7 +63,7 @@ def test_a_small_distance_is_not_lost_in_rounding(step, size):
 
 @both_forms
 def test_a_dead_position_has_a_distance_and_no_wild_gradient(exact):
-    """With one vector all zero the squared form gives 1, the cosine form 1 too (and not a half)."""
+    """If one vector is zero, the squared form gives 1, and the cosine form also 1 (not 0.5)."""
     for distance in (squared_distance, cosine_distance):
         s = torch.zeros(1, 2, 1, 1, requires_grad=True)
         found = distance(vectors((3, 4)), s, exact=exact)
@@ -114,7 +114,7 @@ def test_cosine_of_whole_maps_and_of_positions_differ():
 
 
 def test_a_short_batch_counts_as_much_as_a_whole_one():
-    """Mean over levels and positions, sum over the batch that is meant."""
+    """Mean over levels and positions, sum over the batch, as intended."""
     levels = [torch.full((3, 1, 4, 4), 2.0), torch.full((3, 1, 2, 2), 4.0)]
     assert batch_sum(levels, 8).item() == 8 * 3
     assert batch_sum([level[:1] for level in levels], 8).item() == 8 * 3

@@ -47,7 +47,7 @@ def macs(net, image):
 @pytest.mark.parametrize("kind", KINDS)
 @torch.inference_mode()
 def test_a_pdn_layer_by_layer(kind):
-    """As the tables say, with the padding; nothing but the last layer goes without a ReLU."""
+    """As in the tables, with the padding; only the last layer has no ReLU."""
     net, image = PDN(kind, 9, padding=True), torch.randn(1, 3, 96, 80)
     values = list(net.parameters())
     layers = list(zip(values[::2], values[1::2], strict=True))
@@ -81,7 +81,7 @@ def without_relu(net):
 
 
 def seen_by(image, maps, at):
-    """First and last row and column that position (at, at) depends on, all those between included."""
+    """First and last row and column that position (at, at) depends on, and all between them."""
     (gradient,) = torch.autograd.grad(maps[0, :, at, at].sum(), image, retain_graph=True)
     spans = []
     for other in (2, 1):

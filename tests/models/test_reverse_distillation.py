@@ -65,7 +65,7 @@ def test_the_largest_maps_get_the_most_blocks():
 
 
 def test_initial_weights():
-    """Transposed convolutions keep PyTorch's default, plain ones are Kaiming-normal (fan out)."""
+    """Transposed convolutions keep PyTorch's default, normal ones are Kaiming-normal (fan out)."""
     torch.manual_seed(0)
     decoder = Decoder(resnet_plan("wide_resnet50_2"), [256, 512, 1024])
     block = decoder.stages[0][0]
@@ -86,7 +86,7 @@ def test_a_projections_parameters(channels, parameters):
 
 
 def test_a_projection_is_the_same_in_training_and_testing():
-    """Instance norm makes it so, and cancels every bias."""
+    """This is the effect of instance norm, which also cancels every bias."""
     torch.manual_seed(0)
     net, maps = projection(256), torch.randn(2, 256, 32, 32)
     with torch.inference_mode():

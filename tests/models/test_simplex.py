@@ -1,6 +1,6 @@
 """OpenSimplex noise (2014): values of the generator that RD++'s public code draws its patches with.
 
-The tolerance is that of a sum over the lattice, where that code tells cases apart.
+The tolerance is needed because this code sums over the lattice, and that code distinguishes cases.
 """
 
 from itertools import product
@@ -54,7 +54,7 @@ def test_one_octave_has_the_known_range_and_spread(scattered):
 
 
 def test_fields_of_many_seeds_have_the_known_range_and_spread():
-    """0.415 over 300 seeds; every field is one smooth patch, so 40 seeds leave it a little open."""
+    """0.415 over 300 seeds; every field is one smooth patch, so 40 seeds give only about that."""
     fields = np.stack([fractal(permutation(seed), (3, 31, 31)) for seed in range(1, 41)])
     assert fields.std() == pytest.approx(0.415, abs=0.03)
     assert 0.9 < fields.max() < 1.5 and -1.5 < fields.min() < -0.9

@@ -53,7 +53,7 @@ def test_each_branch_sees_its_corner(corner, position):
     [(1, 0, [1]), (1, 1, [2]), (1, 2, [3]), (2, 1, [2, 3]), (3, 2, [3, 4, 5])],
 )
 def test_the_receptive_field_is_four_corners(kernel_dim, dilation, offsets):
-    """The gate is constant, so what is left is the masked convolution: neither the centre nor an edge is read."""
+    """The gate is constant, so only the masked convolution is left: it reads neither the centre nor an edge."""
     block = filled(SSPCAB(1, kernel_dim, dilation), 1, 0)
     x = torch.ones(1, 1, 15, 15, requires_grad=True)
     block(x)[0, 0, 7, 7].backward()
@@ -88,10 +88,10 @@ def test_output_with_known_weights():
 
 
 def test_the_gate_weighs_each_channel_of_each_image():
-    """Gates from the mean of the rectified sum; one image's must not depend on the others."""
+    """Gates come from the mean of the rectified sum; one image's gates must not depend on the others."""
     torch.manual_seed(0)
     block, x = SSPCAB(16), torch.randn(3, 16, 6, 6)
-    nn.init.ones_(block.gate[2].bias)  # above the ReLU, or the gates would be constants
+    nn.init.ones_(block.gate[2].bias)  # above the ReLU; otherwise the gates would be constant
     together = block(x)
     torch.testing.assert_close(together, torch.cat([block(image) for image in x.split(1)]))
     restored = filled(SSPCAB(16), 0, 0)
@@ -118,15 +118,15 @@ def test_the_loss_is_the_mean_squared_difference():
 
 
 def test_the_losss_gradient_reaches_the_input():
-    """Not detached: the target is drawn towards what can be predicted, besides what comes through the block."""
-    block = filled(SSPCAB(2), 0, -1)  # the output is zero whatever the input: only the target can learn
+    """Not detached: the loss also trains the target, besides the gradient through the block."""
+    block = filled(SSPCAB(2), 0, -1)  # the output is zero for any input: only the target can learn
     x = torch.randn(1, 2, 4, 4, requires_grad=True)
     prediction_loss(x, block(x)).backward()
     torch.testing.assert_close(x.grad, 2 * x.detach() / x.numel())
 
 
 def test_the_loss_is_float32_under_autocast():
-    """Squares of half-precision maps overflow: 300^2 is beyond what float16 holds."""
+    """Squares of half-precision maps overflow: 300^2 is too large for float16."""
     block, x = filled(SSPCAB(8), 0, 0), torch.full((1, 8, 4, 4), 300.0, dtype=torch.float16)
     with torch.autocast("cpu", dtype=torch.float16):
         loss = prediction_loss(x, block(x))
@@ -156,7 +156,7 @@ def dbfad_student():
     [(reverse_student, [(8, 16), (8, 8), (16, 4)]), (dbfad_student, [(8, 24), (8, 24), (16, 12), (32, 6)])],
 )
 def test_a_students_loss_comes_back_beside_its_maps(make, sizes):
-    """As a value: nothing listens to a module, and nothing of a forward pass is kept on one."""
+    """As a return value: without hooks on modules, and without results stored on them."""
     student, teacher = make(), teacher_maps(sizes)
     before = [set(vars(module)) for module in student.modules()]
     maps, loss = student.forward_with_loss(teacher)

@@ -18,7 +18,7 @@ def test_clouds_of_one_point_cost_half_the_squared_distance():
 
 
 def test_a_permutation_of_the_same_points_costs_nothing_and_pulls_nowhere():
-    """What RD++'s public code computes; points as near as the blur, so that the plan really mixes them."""
+    """Values of RD++'s public code; points are as near as the blur, so that the plan really mixes them."""
     x = (torch.rand(6, 4) * 0.1).requires_grad_()
     value = sinkhorn_divergence(x, x[torch.randperm(6)])
     (gradient,) = torch.autograd.grad(value, x)
@@ -52,14 +52,14 @@ def test_a_shift_costs_half_its_square_and_pulls_along_it():
 
 
 def test_far_points_are_matched_at_least_cost():
-    """With a blur far below the distances the entropy is nothing: two points move by 0.5, two stay."""
+    """With a blur far below the distances the entropy is negligible: two points move by 0.5, two stay."""
     x = torch.tensor([(0.0,), (2.0,), (4.0,), (6.0,)])
     y = torch.tensor([(6.5,), (0.0,), (2.0,), (4.5,)])
     assert sinkhorn_divergence(x, y).item() == pytest.approx((0.125 + 0.125) / 4, rel=1e-3)
 
 
 def test_gradient_is_the_slope_of_the_value():
-    """Fine scaling, because the gradient is that of potentials that have settled."""
+    """Fine scaling, because the gradient is that of converged potentials."""
     x, step = torch.rand(4, 2).double(), torch.randn(3, 2).double()
     y = torch.rand(3, 2).double().requires_grad_()
     settings = {"blur": 0.5, "diameter": 10, "scaling": 0.997}

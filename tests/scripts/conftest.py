@@ -1,4 +1,4 @@
-"""A folder with a small data set, a config.yaml and the finished run of it, and scripts called in this process."""
+"""A folder with a small data set, a config.yaml and its finished run, and scripts called in this process."""
 
 import shutil
 import sys
@@ -37,7 +37,7 @@ class Workplace(NamedTuple):
         return self.path / "results/st/part"
 
     def kept(self) -> dict[str, bytes]:
-        """All that the finished run has left."""
+        """All files of the finished run."""
         return {str(path.relative_to(self.run)): path.read_bytes() for path in self.run.rglob("*") if path.is_file()}
 
 
@@ -65,7 +65,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def workplace(finished, tmp_path, monkeypatch):
-    """A copy of the finished run and of all it needs, which is the current folder."""
+    """A copy of the finished run and all it needs, in the current folder."""
     here = tmp_path / "here"
     shutil.copytree(finished, here)
     monkeypatch.chdir(here)
@@ -74,7 +74,7 @@ def workplace(finished, tmp_path, monkeypatch):
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """call(script, *words): what main() of this module says and its exit code."""
+    """call(script, *words): what main() of this module prints, and its exit code."""
 
     def call(script, *words):
         monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, words)])

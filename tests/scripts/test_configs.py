@@ -1,4 +1,4 @@
-"""Every shipped configuration is complete, uses only keys its method knows, and names a real method."""
+"""Every shipped configuration is complete, uses only keys that its method has, and names an existing method."""
 
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def test_a_teachers_file_parses(path: Path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_the_backbone_tag_has_weights(path: Path):
-    """timm's default tags are other files than the papers'; a tag must be given and exist."""
+    """timm's default tags are other weights than the papers'; a tag must be given and exist."""
     if not issubclass(method_of(path).Config, Config):
         pytest.skip("its backbone is none of timm's")
     backbones = read_config(path)["backbone"]

@@ -27,7 +27,7 @@ from utils.command import recipes
 pytestmark = pytest.mark.slow
 
 CASES = 300
-AS_PROCESS = 43  # every so many of them as a process of its own
+AS_PROCESS = 43  # one in so many runs as a process of its own
 
 ODD = ["", "null", "true", "[", "{a: 1}", "*x", "&x", "!!python/name:os.system x", "2024-13-45", "10 # ten", "²", "١"]
 ODD += ["9" * 5000, "0x" + "f" * 5000, "[" * 2000, "a: b", "'", "%s", "- 1", "\udce9"]
@@ -95,12 +95,12 @@ FLAGS = {
 class Case(NamedTuple):
     script: ModuleType
     words: list[str | Path]
-    names: list[str]  # one of which the sentence must hold
+    names: list[str]  # the sentence must contain one of them
     damage: Callable[[Workplace], None] = lambda workplace: None
 
 
 def pick_value(rng: random.Random, field, key: str, texts: dict[str, list[str]]) -> str:
-    """What `key` cannot be."""
+    """Values that `key` cannot have."""
     if key in texts:
         return rng.choice(texts[key])
     kinds = kinds_of(field.annotation)
@@ -108,7 +108,7 @@ def pick_value(rng: random.Random, field, key: str, texts: dict[str, list[str]])
 
 
 def kinds_of(annotation) -> set:
-    """int, list and their like that a field may be."""
+    """The types that a field may have, such as int and list."""
     origin = get_origin(annotation)
     if origin in (Annotated, Union, UnionType):
         return set().union(*map(kinds_of, get_args(annotation)))
@@ -116,7 +116,7 @@ def kinds_of(annotation) -> set:
 
 
 def wrong_value(rng: random.Random) -> Case:
-    """Of any key of any method, on the command line."""
+    """A wrong value of any key of any method, on the command line."""
     script = rng.choice([trainNet, visualization])
     method, file, _ = rng.choice(list(recipes("configs", "distillType")))
     trainer = TRAINERS[method]
@@ -127,7 +127,7 @@ def wrong_value(rng: random.Random) -> Case:
     value = pick_value(rng, (fields | below)[key], key.rpartition(".")[2], TEXT)
     words = [f"{key}={value}"]
     if method != "st" and key not in ("data_path", "obj", "save_path", "weights", "device"):
-        words = ["--config", REPO / file, *words]  # otherwise of the run that is there, so that it gets as far as that
+        words = ["--config", REPO / file, *words]  # otherwise of the existing run, so that it gets that far
     return Case(script, words, [key.rpartition(".")[2], value or key])
 
 
@@ -152,7 +152,7 @@ def wrong_flag(rng: random.Random) -> Case:
 
 
 def wrong_job(rng: random.Random) -> Case:
-    """A value of a recipe that makes teachers."""
+    """A wrong value in a recipe for a teacher."""
     recipe = rng.choice(list(RECIPES))
     file = {"classify": "resnet18", "distil": "pdn_small"}[recipe]
     fields = RECIPES[recipe].Options.model_fields
@@ -163,7 +163,7 @@ def wrong_job(rng: random.Random) -> Case:
 
 
 def wrong_file(rng: random.Random) -> Case:
-    """A config.yaml that somebody has edited."""
+    """A config.yaml with an editing mistake."""
 
     def twice(lines):
         line = rng.choice([line for line in lines if ":" in line])

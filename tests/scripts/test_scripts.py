@@ -41,7 +41,7 @@ def test_train_test_and_visualise_from_the_command_line(tiny_mvtec, tmp_path, ca
 
 
 def test_the_quick_start_draws_its_own_data(tmp_path):
-    """In an empty folder: nothing downloaded, nothing there before, the config.yaml is the toolkit's."""
+    """In an empty folder: no download, no files before, and the toolkit's config.yaml."""
     words = ["weights=auto", "TrainingData.epochs=1", "TrainingData.img_size=64"]
     process = run_script(REPO / "trainNet.py", *words, cwd=tmp_path, HF_HUB_OFFLINE="1")
     assert process.returncode == 0, process.stderr
@@ -206,7 +206,7 @@ def test_help_names_the_methods_the_keys_and_an_example(script):
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGINT to send")
 @pytest.mark.parametrize("script", ["trainNet.py", "visualization.py", "pretrain.py", "makeDemo.py"])
 def test_ctrl_c_in_the_first_seconds_is_one_word(script, tmp_path):
-    """While Python imports what a script needs, too, which takes some seconds."""
+    """Also while Python imports what a script needs, which takes some seconds."""
     for delay in (0.15, 0.5, 1):
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         process = subprocess.Popen([sys.executable, REPO / script], cwd=tmp_path, **pipes)

@@ -1,4 +1,4 @@
-"""visualization.py: which images and levels it shows, and what it says of mistakes."""
+"""visualization.py: which images and levels it shows, and its messages about mistakes."""
 
 from pathlib import Path
 
@@ -126,7 +126,7 @@ def pages(workplace):
 
 @pytest.mark.parametrize("spelled", ["{here}/data", "./data", "../{name}/data"])
 def test_pages_show_the_highest_score_of_each_type_however_data_path_is_spelled(spelled, workplace, call):
-    path = workplace.run / "scores.csv"  # which of two images scores higher is luck
+    path = workplace.run / "scores.csv"  # which of two images has the higher score is random
     rows = [f"data/test/{name}.png,{label},{score}" for name, label, score in RANKED]
     path.write_text("\n".join(["path,label,score", *rows]))
     data_path = spelled.format(here=workplace.path, name=workplace.path.name)

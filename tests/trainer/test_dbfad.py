@@ -80,7 +80,7 @@ def test_optimizer_plateau_and_defaults(trainer):
 
 
 def run(trainer, scores):
-    """Epochs with these validation scores; the learning rate after each, and how many were trained."""
+    """Epochs with these validation scores; the learning rate after each, and the number of trained epochs."""
     state, rates = TrainState(trainer.student, *trainer.build_optimizer(1)), []
     for score in scores:
         if state.is_stale(trainer.recipe().patience):
@@ -116,7 +116,7 @@ def test_without_held_out_images_it_trains_to_the_end(config):
 
 
 def test_plateau_goes_on_in_a_resumed_run(config, monkeypatch):
-    """Five epochs without a better loss lie before the interruption, the sixth, which lowers the rate, after it."""
+    """Five epochs without a better loss are before the interruption; the sixth, which lowers the rate, is after it."""
     raw = config("dbfad", {"epochs": 8, "early_stop": 20})
     save = TrainState.save
 
@@ -138,7 +138,7 @@ def test_plateau_goes_on_in_a_resumed_run(config, monkeypatch):
 
 
 def test_validation_sees_images_as_precise_as_training_does(config, monkeypatch):
-    """Blurred in half precision they would be other images."""
+    """Blurring in half precision would change the images."""
     trainer, seen = build_trainer(config("dbfad", precision="bf16")), []
     monkeypatch.setattr("trainer.dbfad.blur", lambda image: seen.append(blur(image).dtype) or image)
     trainer.train()

@@ -31,7 +31,7 @@ from visualization import look
 
 
 class Constant(nn.Module):
-    """A learned value that stands for every channel and position of the maps of a 256-px image."""
+    """One learned value for every channel and position of the maps of a 256-px image."""
 
     def __init__(self, value, channels=384):
         super().__init__()
@@ -42,7 +42,7 @@ class Constant(nn.Module):
 
 
 class Halves(nn.Module):
-    """A student whose first half says 2 and whose second half says 3."""
+    """A student whose first half gives 2 and whose second half gives 3."""
 
     def head(self, image, part):
         return torch.full((len(image), 384, 56, 56), 2.0 if part.start == 0 else 3.0, device=image.device)
@@ -55,7 +55,7 @@ def trainer(config):
 
 @pytest.fixture
 def by_hand(trainer):
-    """Teacher 0, student 2 and 3, autoencoder 1: every loss can be told."""
+    """Teacher 0, student 2 and 3, autoencoder 1: every loss is different."""
     replace_networks(trainer)
     return trainer
 
@@ -68,7 +68,7 @@ def replace_networks(trainer):
 
 
 def batch(trainer, size=(256, 256)):
-    """What the engine gives in the first step, without the statistics of a data set."""
+    """The batch that the engine gives in the first step, without the statistics of a data set."""
     trainer.teacher_maps = trainer.teacher
     image = trainer.compute.images(torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)))
     return {"image": image, "teacher": trainer.teacher(image), "step": 0}
@@ -117,7 +117,7 @@ def test_without_a_penalty_its_term_is_missing(config):
 
 
 def test_half_precision_squares_in_single(by_hand, monkeypatch):
-    """The square of 300 is beyond float16."""
+    """The square of 300 is too large for float16."""
     large = torch.full((1, 384, 56, 56), 300, dtype=torch.float16, device=by_hand.device)
     for half in ("local", "global_head"):
         monkeypatch.setattr(by_hand.student, half, lambda image: large)
@@ -128,7 +128,7 @@ def test_half_precision_squares_in_single(by_hand, monkeypatch):
 
 def test_the_teacher_is_compared_by_its_statistics(by_hand):
     by_hand.student.mean += 4
-    by_hand.student.std *= 2  # the teacher now says (0 - 4) / 2 = -2
+    by_hand.student.std *= 2  # the teacher now gives (0 - 4) / 2 = -2
     assert by_hand.loss(batch(by_hand)).item() == pytest.approx(16 + 4 + 9 + 4)
 
 
@@ -209,7 +209,7 @@ def test_the_teachers_maps_of_unchanged_images_are_computed_once(config, device,
     calls, forward = [], trainer.teacher.net.forward
     monkeypatch.setattr(trainer.teacher.net, "forward", lambda image: calls.append(len(image)) or forward(image))
     trainer.train()
-    # Per set one to learn the size and each image once; in training the changed images; the held-out ones as tested.
+    # Per set one for the size and each image once; in training the changed images; the held-out ones as in a test.
     assert sum(calls) == (1 + 8) + (1 + 2) + 2 + 2
 
 
@@ -224,7 +224,7 @@ def test_a_tenth_of_mvtec_is_held_out(size, validation):
 
 
 def test_maps_are_brought_to_one_scale(trainer):
-    """Each map by its own quantiles, local first: 0.2 and 0 by equal ones, 0.2 and 0.02 by others."""
+    """Each map with its own quantiles, local first: 0.2 and 0 with equal ones, 0.2 and 0.02 with others."""
     detector = trainer.detector.cpu()
     levels = [torch.full((1, 1, 56, 56), value) for value in (10.0, 2.0)]
     for pairs, mean in (([[2.0, 6.0], [2.0, 6.0]], 0.1), ([[2.0, 6.0], [0.0, 10.0]], 0.11)):
@@ -238,7 +238,7 @@ def test_maps_are_brought_to_one_scale(trainer):
 
 
 def test_border_and_resize(trainer):
-    """A cell of the map lands where the cell's 33 x 33 pixels are."""
+    """A cell of the map is placed where its 33 x 33 pixels are."""
     detector = trainer.detector.cpu()
     trainer.student.quantiles.copy_(torch.tensor([[0.0, 0.1], [0.0, 0.1]]))
     spot, one = torch.zeros(1, 1, 56, 56), torch.ones(1, 1, 56, 56)
@@ -333,7 +333,7 @@ def test_three_in_ten_penalty_images_are_gray(tmp_path, config):
 
 
 def test_a_folder_of_penalty_images(tmp_path):
-    """Read from all levels below, the aspect ratio not kept; the middle of twice the size."""
+    """Read from all subfolders, the aspect ratio not kept; the middle of twice the size."""
     image = np.zeros((64, 128, 3), np.uint8)
     image[16:48, 32:96] = (200, 100, 50)
     write_image(tmp_path / "deep/er/a.PNG", image)
@@ -352,7 +352,7 @@ def test_a_penalty_folder_without_images_is_named(tmp_path, config):
 
 
 def test_other_penalty_files_do_not_go_on_with_an_interrupted_run(tmp_path, config, monkeypatch):
-    """One file more, and every step would draw another image than before."""
+    """With one more file, every step would draw another image than before."""
     rng = np.random.default_rng(0)
     for i in range(2):
         write_image(tmp_path / f"any/{i}.png", rng.integers(0, 255, (20, 30, 3), dtype=np.uint8))
@@ -365,7 +365,7 @@ def test_other_penalty_files_do_not_go_on_with_an_interrupted_run(tmp_path, conf
 
 
 def test_a_damaged_penalty_image_is_named(tmp_path, config):
-    """And does not end the training while there is another."""
+    """The training continues as long as there is another file."""
     (tmp_path / "any").mkdir()
     (tmp_path / "any/half.jpg").write_bytes(b"rubbish")
     (tmp_path / "any/._a.jpg").write_bytes(b"what a file browser leaves")
@@ -391,7 +391,7 @@ def test_a_test_needs_no_penalty_images(tmp_path, config):
 
 
 def test_a_trainer_built_to_test_trains_with_the_penalty(config):
-    """It once left the penalty out without a word."""
+    """Earlier it left the penalty out without a message."""
     trainer = build_trainer(config("ead", precision="fp32", phase="test"))
     replace_networks(trainer)
     assert trainer.loss(batch(trainer)).item() == pytest.approx(13)  # 9 without the penalty

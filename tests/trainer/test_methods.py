@@ -1,4 +1,4 @@
-"""Every method in TRAINERS, present and future, goes through the same life: train, save, reload, same scores."""
+"""Every method in TRAINERS, also a new one, passes the same steps: train, save, reload, same scores."""
 
 import copy
 import json
@@ -39,7 +39,7 @@ def finished(tiny_mvtec, tmp_path_factory):
 
 
 def files(trainer):
-    """Of its run, but for the log, where also failed attempts are told."""
+    """The files of its run, except the log, which also contains failed attempts."""
     return {path for path in trainer.run_dir.iterdir() if path.name != "train.log"}
 
 
@@ -120,7 +120,7 @@ def test_a_detector_keeps_nothing_between_calls(finished, method):
 
 
 def attributes(net):
-    """What the attributes of a network and of all its parts are, and what their lists and dicts hold."""
+    """The attributes of a network and all its parts, and the items of their lists and dicts."""
     found = {}
     for name, module in net.named_modules():
         for key, value in vars(module).items():
@@ -200,7 +200,7 @@ def test_a_planted_defect_is_found_once_the_normals_are_fitted(tmp_path, method)
 @every_method
 def test_what_follows_the_networks_is_the_same_from_every_side(config, method):
     """Distance, combination and blur of transposed maps give the transposed map; the earlier toolkit blurred rows."""
-    top = {"fusion": "product"} if method == "mixed" else {}  # the published fusion is bound to columns, and so tested
+    top = {"fusion": "product"} if method == "mixed" else {}  # the published fusion depends on columns, as tested
     trainer = build_trainer(config(method, top | {"sigma": 2.0}, precision="fp32"))
     height, width = (256, 320) if method == "ead" else (96, 128)
     detector = trainer.detector
@@ -212,8 +212,8 @@ def test_what_follows_the_networks_is_the_same_from_every_side(config, method):
 
 @every_method
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(config, tmp_path, monkeypatch, method):
-    """Weights, optimizer, schedule, waiting gradients, exemplars and noise all go on where they were."""
-    training = {"epochs": 2, "batch_size": 3}  # 8 images are 3 batches: with two to a step one is left over
+    """Weights, optimizer, schedule, waiting gradients, exemplars and noise all continue where they were."""
+    training = {"epochs": 2, "batch_size": 3}  # 8 images are 3 batches: with two per step one is left over
     runs = [config(method, training, save_path=str(tmp_path / name)) for name in ("straight", "broken")]
     straight = build_trainer(runs[0])
     straight.train()
@@ -228,7 +228,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(config, tmp_path, mon
 
 @every_method
 def test_the_teacher_stays_as_it_is_and_the_student_trains_in_train_mode(config, method, monkeypatch):
-    """From its second epoch on the earlier toolkit trained its students in eval mode."""
+    """The earlier toolkit trained its students in eval mode from the second epoch."""
     trainer = build_trainer(config(method))
     before, loss, modes = fingerprint(trainer.teacher), trainer.loss, []
 
@@ -249,11 +249,11 @@ def test_the_teacher_stays_as_it_is_and_the_student_trains_in_train_mode(config,
 # RD++ draws its noise per process, and EfficientAD's batches are single images.
 @pytest.mark.parametrize("method", [method for method in TRAINERS if method not in ("rdpp", "ead")])
 def test_halves_of_a_batch_average_to_the_whole(config, method):
-    """What makes several processes, and a short last batch, weigh every image the same."""
+    """So every image has the same weight with several processes and with a short last batch."""
     trainer = build_trainer(config(method, precision="fp32"))
     train, _ = training_batches(trainer.config, trainer.teacher, trainer.compute)
     trainer.on_fit_start(train)
-    trainer.student.eval()  # batch norm looks across the batch
+    trainer.student.eval()  # batch norm depends on the batch
     image = trainer.compute.images(torch.rand(4, 3, 96, 96))
     teacher = trainer.teacher(image)
 
@@ -289,7 +289,7 @@ def test_a_student_of_another_teacher_is_refused(finished):
 
 
 def test_auto_weights_are_those_of_the_training(config, monkeypatch):
-    """ImageNet weights that turn up later must not be used to test a run trained with the bundled teacher."""
+    """ImageNet weights that are found later must not be used to test a run trained with the bundled teacher."""
     raw = config("st", weights="auto")
     trained = build_trainer(raw)
     assert [each["weights"] for each in trained.metadata["teachers"]] == ["bundled"]
@@ -323,7 +323,7 @@ def test_an_unknown_method_lists_the_known_ones(config):
 
 
 def test_another_method_with_this_ones_recipe_is_noted(config, capsys):
-    """config.yaml's lr of 0.4 is STPM's; Adam makes nothing good of it."""
+    """config.yaml's lr of 0.4 is STPM's, and too high for Adam."""
     build_trainer(config("st"), ["distillType=rd"])
     assert "has another method's recipe" in capsys.readouterr().err
     build_trainer(config("rd"), ["distillType=rd", "seed=1"])
@@ -399,7 +399,7 @@ def test_teacher_features_are_computed_once(config, device, monkeypatch):
 
 
 def test_what_is_cached_does_not_change_the_result(config):
-    """cache_mb says how much may be kept, not what is computed."""
+    """cache_mb decides how much may be kept, not what is computed."""
     scores = []
     for cache_mb in (0, 4096):
         trainer = build_trainer(

@@ -97,7 +97,7 @@ def test_only_product_is_the_same_from_every_side():
 
 @pytest.mark.parametrize("how", ["reference", "product"])
 def test_each_image_has_its_own_range(how):
-    """The published code takes one range for the whole batch."""
+    """The published code uses one range for the whole batch."""
     local, context = torch.rand(2, 2, 1, 5, 5)
     context[1] *= 100
     alone = torch.cat([fuse(local[i : i + 1], context[i : i + 1], how) for i in range(2)])

@@ -1,4 +1,4 @@
-"""Someone new adds a method exactly as the README says: one file, one import, one line, one config."""
+"""A new user adds a method exactly as in the README: one file, one import, one line, one config."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def copy(tmp_path_factory):
         assert methods.count(line) == 1
         methods = methods.replace(line, more + line)
     (copy / "trainer/__init__.py").write_text(methods, encoding="utf-8")
-    complete = read_config(REPO / "configs/configSTPM.yaml")  # a method with the common keys alone, as the new one
+    complete = read_config(REPO / "configs/configSTPM.yaml")  # a method with only the common keys, like the new one
     complete |= {"distillType": "my", "TrainingData": complete["TrainingData"] | {"lr": 1e-3}}
     (copy / "configs/configMyMethod.yaml").write_text(yaml.safe_dump(complete), encoding="utf-8")
     return copy
@@ -53,7 +53,7 @@ def test_the_readmes_method_trains_tests_and_shows_itself(copy, tiny_mvtec):
 
 
 def test_the_tests_of_every_method_pass_for_the_readmes_method(copy, device):
-    """Whoever runs pytest after adding a method finds it green, and the method was in it."""
+    """After a method is added, pytest passes, and tests the method."""
     files = ["tests/trainer/test_methods.py", "tests/scripts/test_configs.py", "-k", "my or every_method"]
     words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", f"--device={device.type}"]
     process = run_script(*words, *files, cwd=copy)

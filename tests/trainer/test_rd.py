@@ -19,7 +19,7 @@ def loss_of(trainer, teacher, student, monkeypatch):
 
 
 def map_of(trainer, teacher, student):
-    """The anomaly map of a 64-px image whose levels these are."""
+    """The anomaly map of a 64-px image with these levels."""
     return trainer.detector.final_map(trainer.detector.levels(teacher, student), (64, 64))
 
 
@@ -154,7 +154,7 @@ def test_other_resnets_and_levels_train_and_come_back(config, backbone, levels):
 
 
 def test_sspcab_in_the_decoder(config):
-    """It takes the place of the last but one convolution, and its loss takes part by its weight."""
+    """It replaces the second-to-last convolution, and its loss is added with its weight."""
     raw = config("rd", {"sspcab": True, "sspcab_weight": 0.0}, precision="fp32")
     losses = []
     for weight in (0.0, 0.1, 0.2):

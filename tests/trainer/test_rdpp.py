@@ -14,7 +14,7 @@ from utils.errors import UserError
 
 
 class Training(NamedTuple):
-    """All that RD++ asks of its training batches."""
+    """All that RD++ needs of its training batches."""
 
     teacher: torch.nn.Module
 
@@ -49,7 +49,7 @@ def test_both_terms_by_hand(rdpp):
 
 
 def test_transport_changes_nothing_but_time(config):
-    """The reason why it is off: a batch and the same batch in another order are one cloud of points."""
+    """The reason why it is off: a batch and the same batch in another order are the same cloud of points."""
     trainer = build_trainer(config("rdpp", {"transport": True}, precision="fp32"))
     without = build_trainer(config("rdpp", precision="fp32"))
     maps = [[torch.randn(3, 4, 8, 8) for _ in range(3)] for _ in range(3)]
@@ -73,7 +73,7 @@ def test_noise_patches_are_rectangles_of_10_to_31_px_off_the_border():
 
 
 def test_patches_are_not_all_the_same_corner_of_the_noise():
-    """The published code's pitfall: one field, always cut at its origin."""
+    """The published code's mistake: one field, always cut at its origin."""
     noise = torch.arange(FIELD * FIELD, dtype=torch.float32).view(1, FIELD, FIELD).repeat(3, 1, 1) + 1
     changed = add_noise(torch.zeros(8, 3, 64, 64), noise, np.random.default_rng(0))
     assert len({picture[picture > 0].min().item() for picture in changed}) == 8
@@ -87,7 +87,7 @@ def test_patches_fit_into_the_smallest_images(size):
 
 
 def test_the_noise_is_that_of_pixels_in_the_unit_range(rdpp):
-    """0.2 of the field in [0, 1], before normalisation; much the same in all channels."""
+    """0.2 of the field in [0, 1], before normalisation; similar in all channels."""
     rdpp.on_fit_start(Training(rdpp.teacher))
     in_unit_range = rdpp.noise.cpu()
     assert in_unit_range.std().item() == pytest.approx(0.083, abs=0.02)

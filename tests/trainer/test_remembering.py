@@ -1,4 +1,4 @@
-"""RNST and RNRD (Gu et al., ICCV 2023), by hand and as in the only public code, and what earlier codes got wrong.
+"""RNST and RNRD (Gu et al., ICCV 2023), by hand and as in the only public code, and mistakes of earlier codes.
 
 The public code is not the authors' (github.com/SimonThomine/RememberingNormality, b851e06).
 """
@@ -33,7 +33,7 @@ def query(*vector):
 
 
 def test_a_memory_is_learned_and_saved():
-    """The earlier toolkit's were tensors on the GPU that no optimizer and no file knew."""
+    """The earlier toolkit's were tensors on the GPU that were in no optimizer and no file."""
     net = NormalityMemory(50, 64)
     assert count(net) == 6400 and set(net.state_dict()) == {"keys", "values"}
 
@@ -44,7 +44,7 @@ def test_a_memory_is_learned_and_saved():
         ("resnet18", 3_192_384, 19_200),
         ("resnet34", 8_579_904, 19_200),
         ("resnet50", 9_362_496, 76_800),
-        ("wide_resnet50_2", 9_362_496, 76_800),  # a wide teacher has a student of ordinary width
+        ("wide_resnet50_2", 9_362_496, 76_800),  # a wide teacher has a student of normal width
     ],
 )
 def test_parameters_of_forward_students(config, backbone, without, memories):
@@ -161,7 +161,7 @@ def mean_and_centre(maps):
 
 @torch.inference_mode()
 def test_values_of_unit_filled_networks():
-    """Derivable by hand away from the border; the public code gives the same means."""
+    """Computed by hand away from the border; the public code gives the same means."""
     plan = resnet_plan("resnet18")
     forward = fill_memories(RememberingStudent(plan, R18, [NormalityMemory(50, c) for c in R18[:-1]]))
     found = mean_and_centre(forward(torch.ones(1, 3, 256, 256)))
@@ -212,7 +212,7 @@ def test_loss_and_maps_of_orthogonal_features(config, monkeypatch):
         student, image = one_hot(1, images), torch.zeros(images, 3, 64, 64)
         monkeypatch.setattr(trainer.detector, "student_maps", lambda image, teacher, maps=student: maps)
         loss = trainer.loss({"image": image, "teacher": one_hot(0, images), "step": 0})
-        assert loss.item() == pytest.approx(images)  # summed over the batch: the lambdas belong to that
+        assert loss.item() == pytest.approx(images)  # summed over the batch: the lambdas are chosen for this
     for weight, value in (("none", 3.0), ("1/hw", 0.005126953)):
         detector = rnst(config, {"layer_weight": weight}).detector
         final = detector.final_map(detector.levels(one_hot(0), one_hot(1)), (256, 256))
@@ -239,7 +239,7 @@ def gradients(config, **weights):
 
 def test_which_term_teaches_what(config, monkeypatch):
     assert gradients(config, lambda1=0.0, lambda2=0.0) == {"keys": True, "values": True, "stages": True}
-    # Without distillation: the embedding term teaches values alone, the orthogonality term keys and values.
+    # Without distillation: the embedding term trains only values, the orthogonality term keys and values.
     monkeypatch.setattr("trainer.remembering.RNSTDetector.levels", lambda self, t, s: [torch.zeros(1, 1, 1, 1)])
     assert gradients(config, lambda1=1.0, lambda2=0.0) == {"keys": False, "values": True, "stages": False}
     assert gradients(config, lambda1=0.0, lambda2=1.0) == {"keys": True, "values": True, "stages": False}
@@ -279,7 +279,7 @@ def test_exemplars_go_round_through_all_images():
     flat = sum(drawn, [])
     assert [sorted(flat[k : k + 5]) for k in (0, 5, 10)] == [list(range(5))] * 3
     assert flat[:5] != flat[5:10]
-    assert drawn[3] == exemplars(3, 3, 5, 0)  # of the step alone, so a resumed run repeats it
+    assert drawn[3] == exemplars(3, 3, 5, 0)  # depends on the step only, so a resumed run repeats it
     assert len(exemplars(0, count=16, images=5, seed=0)) == 16  # more than there are images, more than a batch
 
 
@@ -348,7 +348,7 @@ def test_other_errors_do_not_blame_the_memory(config):
 
 
 def test_reading_is_done_in_full_precision():
-    """The weights are nearly equal; in half precision what tells them apart would be lost."""
+    """The weights are nearly equal; in half precision their difference would be lost."""
     net, maps = NormalityMemory(50, 64), torch.rand(1, 64, 4, 4)
     exact = net.recall(maps)
     with torch.autocast("cpu", torch.bfloat16):

@@ -99,14 +99,14 @@ def test_optimizer_is_sgd_at_a_constant_rate(trainer):
 
 
 def test_the_lr_of_the_file_is_the_lr_used(config):
-    """The earlier toolkit trained with ten times the value in the file."""
+    """The earlier toolkit used ten times the value in the file."""
     trainer = build_trainer(config("st", {"lr": 0.07}))
     assert trainer.build_optimizer(10)[0].param_groups[0]["lr"] == 0.07
 
 
 @pytest.mark.parametrize("weights", ["bundled", "random"])
 def test_the_student_is_never_the_teacher(config, weights):
-    """With the teacher's weights in the student too, the map is zero everywhere and training teaches nothing."""
+    """If the student has the teacher's weights, the map is zero everywhere and it learns nothing."""
     trainer = build_trainer(config("st", weights=weights))
     assert not torch.equal(trainer.student.net["conv1"].weight, trainer.teacher.net.net["conv1"].weight)
     assert trainer.anomaly_map(torch.rand(1, 3, 64, 64)).max() > 0.01

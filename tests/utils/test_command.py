@@ -17,7 +17,7 @@ from utils.errors import UserError
 
 
 def ended(main, capsys):
-    """(exit code, what was said on stderr) of a script with this `main`."""
+    """(exit code, text on stderr) of a script with this `main`."""
     with pytest.raises(SystemExit) as stop:
         run(main)
     return stop.value.code, capsys.readouterr().err
@@ -142,7 +142,7 @@ run(main)
 
 
 def started(body):
-    """A script whose main does this, as a process that has begun it."""
+    """A script with this main, as a process that has started it."""
     code = SCRIPT.format(body=body)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen([sys.executable, "-c", code], cwd=REPO, **pipes)

@@ -41,7 +41,7 @@ def test_training_data_is_another_name_of_the_section():
 
 @pytest.mark.parametrize("text", ["4e-4", "4.0e-4", "0.0004", "4E-4"])
 def test_the_value_in_the_file_is_the_value_used(text):
-    """YAML 1.1 reads 4e-4 as text; it means a number all the same."""
+    """YAML 1.1 reads 4e-4 as text, but it means a number."""
     assert check([f"TrainingData.lr={text}"]).TrainingData.lr == 0.0004
 
 

@@ -4,7 +4,7 @@ from utils.errors import IncompleteWeights, UserError, reason
 
 
 def test_an_error_that_comes_wrapped_in_a_traceback_is_its_sentence():
-    """As torch's DataLoader hands it over from an image-reading process."""
+    """As torch's DataLoader passes it on from an image-reading process."""
     wrapped = "Caught UserError in DataLoader worker process 0.\n  ...\nutils.errors.UserError: a.png: bad\n"
     assert str(UserError(wrapped)) == "a.png: bad"
 

@@ -1,4 +1,4 @@
-"""Files are there whole or not at all, and a refusal of the disk is a sentence."""
+"""Files are complete or do not exist, and a failed write is a sentence."""
 
 import csv
 import json
@@ -11,7 +11,7 @@ from utils.files import check_writable, replacing, write_atomic, write_csv, writ
 
 
 class Killed(Exception):
-    """Stands for whatever ends a process in the middle of its work."""
+    """Stands for anything that ends a process during its work."""
 
 
 def half_written(temporary):
@@ -36,7 +36,7 @@ def test_a_file_is_replaced_when_it_is_complete(tmp_path):
         seen.append((temporary.suffix, temporary.parent, path.read_text()))
 
     write_atomic(path, write)
-    # The suffix tells savefig the format; only within one folder is a rename one step.
+    # The suffix tells savefig the format; a rename is atomic only within one folder.
     assert seen == [(".png", tmp_path, "old")]
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
 

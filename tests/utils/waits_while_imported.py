@@ -1,4 +1,4 @@
-"""For a test: an import that takes long, and turns an interruption into an error of its own."""
+"""For a test: an import that takes long, and turns an interruption into its own error."""
 
 import time
 

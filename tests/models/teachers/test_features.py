@@ -18,7 +18,7 @@ from utils.errors import UserError
     ],
 )
 def test_a_network_ends_at_its_last_level(backbone, levels, parameters):
-    """Parameters of the papers' teachers: what lies behind the last level is cut away."""
+    """Parameters of the papers' teachers, without the layers after the last level."""
     with torch.device("meta"):
         assert count(Features(backbone, levels)) == parameters
 

@@ -1,4 +1,4 @@
-"""A PDN as a teacher, and its weight files in every layout they come in."""
+"""A PDN as a teacher, and its weight files in all their layouts."""
 
 import pytest
 import torch

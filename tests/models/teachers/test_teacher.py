@@ -1,4 +1,4 @@
-"""The frozen half: it stays frozen, and normalises as its own weights want it."""
+"""The teacher stays frozen, and normalises with the statistics of its own weights."""
 
 import pytest
 import timm
@@ -49,13 +49,13 @@ def test_each_of_a_pair_normalises_for_itself(teachers, image):
 
 
 def test_statistics_travel_with_the_network(teachers):
-    """As buffers, so that a copy on another device or in a file normalises alike."""
+    """As buffers, so that a copy on another device or in a file normalises in the same way."""
     assert {"normalise.mean", "normalise.std"} <= set(teachers[TAGS[0]].state_dict())
 
 
 @pytest.mark.parametrize("wrap", [lambda teacher: teacher, lambda teacher: TeacherPair(teacher, teacher)])
 def test_a_teacher_stays_frozen(wrap, image):
-    """A parent's .train() must not wake it: neither weights nor running statistics move."""
+    """A parent's .train() has no effect on it: neither weights nor running statistics change."""
     parent = nn.Module()
     net = Features("resnet18", LEVELS)
     parent.teacher = wrap(Teacher("resnet18", net, Statistics((0.5,) * 3, (0.5,) * 3), "random"))
@@ -69,7 +69,7 @@ def test_a_teacher_stays_frozen(wrap, image):
 
 
 def test_a_student_may_learn_from_a_teachers_maps(teachers, image):
-    """Autograd refuses inference tensors; a student that reads the teacher's maps needs ordinary ones."""
+    """Autograd refuses inference tensors; a student that reads the teacher's maps needs normal ones."""
     maps = teachers[TAGS[2]](image)
     conv = nn.Conv2d(64, 1, 1)
     conv(maps[0]).sum().backward()
