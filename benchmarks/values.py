@@ -90,9 +90,7 @@ def values(folder: str, case: str, method: str, top: dict, training: dict) -> di
         "losses": np.array(losses),
         "maps": trainer.anomaly_map(pictures(folder, trainer)).numpy(),
         "figures": np.array([figures[key] for key in sorted(figures)]),
-        "parameters": np.array(
-            [sum(p.numel() for p in net.parameters()) for net in (trainer.teacher, trainer.student)]
-        ),
+        "parameters": np.array([parameters(trainer.teacher), parameters(trainer.student)]),
     }
 
 

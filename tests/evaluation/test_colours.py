@@ -40,7 +40,7 @@ def test_one_odd_good_image_changes_no_colour(images):
 
 
 def test_a_weak_defect_that_is_above_half_of_the_good_images_can_be_seen():
-    """The products of three levels of an STPM student on magnetic tiles: scores of good images span a decade."""
+    """The products of three levels of an STPM student on magnetic tiles: scores of good images span a factor of 60."""
     scale = colour_scale(normal(np.geomspace(0.02, 1.2, 151)), MAP)
     background, defect = brightness(scale, 0.002, 0.17)
     assert background < 30 and defect > 150
