@@ -8,11 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from engine.loading import split_train
 from engine.student_file import read_metadata
-from models.blocks import BASIC
-from models.mixed import HalvedFeatures, ReducedResNet
+from models.mixed import ReducedResNet
 from models.teachers.features import Features
 from tests.conftest import HeldOut, count
-from tests.unit_fill import unit_fill
 from trainer import build_trainer
 from trainer.mixed import MixedTrainer, fuse
 from utils.errors import UserError
@@ -43,23 +41,6 @@ def test_parameters(trainer):
 def test_shapes(trainer, size, shapes):
     teacher, student = trainer.features(torch.rand(1, 3, size, size))
     assert [tuple(m.shape[1:]) for m in teacher] == [tuple(m.shape[1:]) for m in student] == shapes
-
-
-@pytest.mark.parametrize("size", [(100, 76), (33, 65), (200, 72)])
-def test_odd_sizes_fit_too(size):
-    image = torch.rand(1, 3, *size)
-    teacher, student = HalvedFeatures(Features("resnet18", [1, 2])).eval(), ReducedResNet([1, 2]).eval()
-    assert [m.shape for m in teacher(image)] == [m.shape for m in student(image)]
-
-
-@torch.inference_mode()
-def test_values_of_the_unit_filled_student():
-    maps = unit_fill(ReducedResNet([1, 2]))(torch.ones(1, 3, 256, 256))
-    expected = [(1.934356, 1.999976), (3.676733, 3.999918)]
-    for level, (mean, centre) in zip(maps, expected, strict=True):
-        middle = level.shape[-1] // 2
-        assert level.mean().item() == pytest.approx(mean, rel=1e-4)
-        assert level[0, 0, middle, middle].item() == pytest.approx(centre, rel=1e-4)
 
 
 def one_hot(channel, batch=1):
@@ -260,8 +241,3 @@ def test_the_deep_pair_is_of_one_architecture_even_as_a_resnet18(config):
     trainer = build_trainer(config("mixed", backbone=["resnet18", "resnet18"], out_indice=[[1, 2], [3]]))
     assert isinstance(trainer.student.first, ReducedResNet) and isinstance(trainer.student.second, Features)
     assert [m.shape[-1] for m in trainer.features(torch.rand(1, 3, 64, 64))[1]] == [8, 4, 4]
-
-
-def test_the_reduced_student_is_made_of_ordinary_blocks():
-    with torch.device("meta"):
-        assert count(BASIC.stage(64, 64, 1, "down")) == 78_208

@@ -3,39 +3,16 @@
 The public code is not the authors' (github.com/SimonThomine/RememberingNormality, b851e06).
 """
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
-from models.blocks import resnet_plan
-from models.losses import squared_distance
-from models.memory import NormalityMemory, RememberingStudent
-from models.reverse_distillation import Bottleneck, Decoder
-from models.teachers.features import Features
 from tests.conftest import count, run_script, small
-from tests.unit_fill import unit_fill
+from tests.memories import memory
 from trainer import build_trainer
 from trainer.remembering import alignment, exemplars
 from utils.errors import UserError
 
 R18 = [64, 128, 256]
-
-
-def memory(keys, values):
-    net = NormalityMemory(*torch.as_tensor(keys).shape)
-    net.load_state_dict({"keys": torch.as_tensor(keys, dtype=torch.float32), "values": torch.as_tensor(values).float()})
-    return net
-
-
-def query(*vector):
-    return torch.tensor(vector, dtype=torch.float32).view(1, -1, 1, 1)
-
-
-def test_a_memory_is_learned_and_saved():
-    """The earlier toolkit's were tensors on the GPU that were in no optimizer and no file."""
-    net = NormalityMemory(50, 64)
-    assert count(net) == 6400 and set(net.state_dict()) == {"keys", "values"}
 
 
 @pytest.mark.parametrize(
@@ -52,73 +29,13 @@ def test_parameters_of_forward_students(config, backbone, without, memories):
     assert count(student.memories) == memories and count(student) == without + memories
 
 
-def test_parameters_of_the_forward_students_parts():
-    with torch.device("meta"):
-        net = RememberingStudent(resnet_plan("resnet18"), R18, [NormalityMemory(50, c) for c in R18[:-1]])
-    assert [count(part) for part in (net.stem, *net.stages)] == [9_408 + 128, 147_968, 607_488, 2_427_392]
-
-
-@pytest.mark.parametrize(
-    ("backbone", "without", "memories"),
-    [
-        ("resnet18", 5_079_424, 89_600),
-        ("resnet34", 7_146_880, 89_600),
-        ("resnet50", 27_520_000, 358_400),
-        ("wide_resnet50_2", 37_303_808, 358_400),
-    ],
-)
-def test_parameters_of_reverse_decoders(backbone, without, memories):
-    with torch.device("meta"):
-        channels = Features(backbone, [1, 2, 3]).channels
-        sizes = [2 * channels[2], channels[2], channels[1]]
-        memory = {k: NormalityMemory(50, n) for k, n in enumerate(sizes)}
-        decoder = Decoder(resnet_plan(backbone), channels, memory)
-    assert count(decoder.memories) == memories and count(decoder) == without + memories
-
-
-def test_a_memory_of_two_items_by_hand():
-    net = memory([[0.0, 1.0], [1.0, 0.0]], [[2.0, 0.0], [0.0, 4.0]])
-    q = query(3, 0)
-    torch.testing.assert_close(net.recall(q), query(0.537883, 2.924234), atol=1e-5, rtol=0)
-    torch.testing.assert_close(net.embed(q), query(1.462117, 1.075766), atol=1e-5, rtol=0)
-    assert 0.5 * squared_distance(q, net.embed(q)).item() == pytest.approx(0.194528, abs=1e-5)
-    assert alignment(net, "signed").item() == pytest.approx(0.5)
-
-
-def test_weights_of_50_items_are_nearly_uniform_at_temperature_1():
-    keys, values = -torch.ones(50, 1), torch.zeros(50, 1)
-    keys[0], values[0] = 1, 1
-    assert memory(keys, values).recall(query(5)).item() == pytest.approx(0.1310371, abs=1e-6)
-    one_hot = memory(torch.eye(50), torch.eye(50)).recall(query(*torch.eye(50)[0])).flatten()
-    assert one_hot[0].item() == pytest.approx(0.0525594, abs=1e-6)
-    torch.testing.assert_close(one_hot[1:], torch.full((49,), 0.0193355), atol=1e-6, rtol=0)
-
-
-def test_a_low_temperature_picks_one_item():
-    net = memory(torch.eye(50), torch.eye(50))
-    net.temperature = 0.1
-    assert net.recall(query(*torch.eye(50)[0])).flatten()[0].item() == pytest.approx(0.9978, abs=1e-4)
-
-
-def test_alignment_of_equal_and_of_opposite_keys_and_values():
+def test_alignment_of_equal_opposite_and_swapped_keys_and_values():
+    assert alignment(memory([[0.0, 1.0], [1.0, 0.0]], [[2.0, 0.0], [0.0, 4.0]]), "signed").item() == pytest.approx(0.5)
     same = memory(torch.eye(64)[:50], torch.eye(64)[:50])
-    maps = torch.randn(2, 64, 3, 3)
-    torch.testing.assert_close(same.recall(maps), same.embed(maps))
     assert alignment(same, "signed").item() == pytest.approx(0.02)
     opposite = memory(torch.ones(50, 4), -torch.ones(50, 4))
     assert alignment(opposite, "signed").item() == pytest.approx(-1)
     assert alignment(opposite, "abs").item() == pytest.approx(1)
-
-
-def test_recall_by_its_definition():
-    torch.manual_seed(0)
-    net, maps = NormalityMemory(50, 64), torch.randn(3, 64, 4, 5)
-    expected = torch.empty_like(maps)
-    for b, y, x in np.ndindex(3, 4, 5):
-        weights = F.cosine_similarity(maps[b, :, y, x][None], net.keys).softmax(0)
-        expected[b, :, y, x] = net.values.T @ weights
-    torch.testing.assert_close(net.recall(maps), expected)
-    torch.testing.assert_close(net(maps), torch.cat([maps, expected], dim=1))  # features first, then the recalled
 
 
 @pytest.mark.parametrize(("size", "sides"), [(256, (64, 32, 16)), (224, (56, 28, 14))])
@@ -129,51 +46,12 @@ def test_shapes_of_the_forward_maps(config, size, sides):
     assert [tuple(m.shape[1:]) for m in student] == [(c, s, s) for c, s in zip(R18, sides, strict=True)]
 
 
-@torch.inference_mode()
-def test_shapes_for_a_wide_teacher():
-    plan, channels = resnet_plan("wide_resnet50_2"), [256, 512, 1024]
-    forward = RememberingStudent(plan, channels, [NormalityMemory(50, c) for c in channels[:-1]])
-    reverse = Decoder(plan, channels, {k: NormalityMemory(50, n) for k, n in enumerate((2048, 1024, 512))})
-    for maps in (forward(torch.ones(1, 3, 256, 256)), reverse(torch.ones(1, 2048, 8, 8))):
-        assert [tuple(m.shape[1:]) for m in maps] == [(256, 64, 64), (512, 32, 32), (1024, 16, 16)]
-
-
 def test_shapes_of_the_reverse_maps(config):
     trainer = build_trainer(config("rnrd", {"img_size": 224, "memories": [0, 1, 2]}))
     teacher, student = trainer.features(torch.rand(1, 3, 224, 224))
     assert [m.shape for m in teacher] == [m.shape for m in student]
     with torch.inference_mode():
         assert trainer.student.bottleneck([maps.float() for maps in teacher]).shape == (1, 512, 7, 7)
-
-
-def fill_memories(net):
-    for module in net.modules():
-        if isinstance(module, NormalityMemory):
-            with torch.no_grad():
-                module.keys.fill_(1)
-                module.values.fill_(0.5)
-    return unit_fill(net)
-
-
-def mean_and_centre(maps):
-    return [(m.mean().item(), m[0, 0, m.shape[2] // 2, m.shape[3] // 2].item()) for m in maps]
-
-
-@torch.inference_mode()
-def test_values_of_unit_filled_networks():
-    """Computed by hand away from the border; the public code gives the same means."""
-    plan = resnet_plan("resnet18")
-    forward = fill_memories(RememberingStudent(plan, R18, [NormalityMemory(50, c) for c in R18[:-1]]))
-    found = mean_and_centre(forward(torch.ones(1, 3, 256, 256)))
-    expected = [(3.864365, 3.999941), (8.325092, 8.999775), (16.062340, 18.999344)]
-    assert np.allclose(found, expected, rtol=1e-4)
-    decoder = fill_memories(Decoder(plan, R18, {k: NormalityMemory(50, c) for k, c in enumerate((512, 256, 128))}))
-    found = mean_and_centre(decoder(torch.ones(1, 512, 8, 8)))
-    expected = [(13.133232, 14.999414), (6.164651, 6.999824), (2.705761, 2.999964)]
-    assert np.allclose(found, expected, rtol=1e-4)
-    bottleneck = unit_fill(Bottleneck(plan, R18))
-    ones = [torch.ones(1, c, n, n) for c, n in zip(R18, (64, 32, 16), strict=True)]
-    assert np.allclose(mean_and_centre([bottleneck(ones)]), [(3.048546, 3.999923)], rtol=1e-4)
 
 
 def rnst(config, training=None, **top):
@@ -345,14 +223,6 @@ def test_other_errors_do_not_blame_the_memory(config):
         build_trainer(config("rnrd", {"memories": [0]}, out_indice=[3, 4]))
     with pytest.raises(UserError, match="out_indice: memories lie between levels"):
         build_trainer(config("rnst", out_indice=[1]))
-
-
-def test_reading_is_done_in_full_precision():
-    """The weights are nearly equal; in half precision their difference would be lost."""
-    net, maps = NormalityMemory(50, 64), torch.rand(1, 64, 4, 4)
-    exact = net.recall(maps)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(net.recall(maps), exact) and net.alignment().dtype == torch.float32
 
 
 def test_scale_of_the_loss_beside_its_hosts(config, monkeypatch):
