@@ -17,14 +17,9 @@ from models.teachers.weights import build_teacher, find_source
 from trainer import build_trainer
 from utils.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("no_cache")
 LITES = [name.removesuffix(".in1k") for name in PACKAGES]
 CLASSES = {"coffee": {967}, "chelsea": {281, 282, 285}}  # espresso; tabby, tiger cat, Egyptian cat
-
-
-@pytest.fixture(autouse=True)
-def no_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda repo, file: None)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
 
 
 def photograph(name):

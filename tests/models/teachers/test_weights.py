@@ -2,21 +2,16 @@
 
 import hashlib
 import json
-import socket
-import time
 
 import pytest
 import timm
 import torch
-from huggingface_hub import constants
 from safetensors.torch import save_file
 
-from models.teachers import hub
 from models.teachers.features import Features
 from models.teachers.teacher import IMAGENET
 from models.teachers.weights import (
     BUNDLED_FOLDER,
-    build_teacher,
     bundled_backbones,
     bundled_names,
     find_source,
@@ -24,37 +19,14 @@ from models.teachers.weights import (
     read_tensors,
 )
 from tests.conftest import REPO
+from tests.models.teachers.conftest import LEVELS, same, teacher_of
 from trainer import build_trainer
 from utils.config_file import read_config
 from utils.errors import UserError
 
-LEVELS = [1, 2, 3]
-
-
-@pytest.fixture(scope="module")
-def whole():
-    """A random whole ResNet-18 as a state dict, classifier and all, as a published file would hold."""
-    torch.manual_seed(3)
-    return timm.create_model("resnet18").state_dict()
-
-
-@pytest.fixture(scope="module")
-def whole_file(whole, tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "whole.safetensors"
-    save_file(whole, path)
-    return path
-
-
-def teacher_of(backbone, weights, levels=LEVELS, seed=0):
-    return build_teacher(backbone, levels, find_source(backbone, str(weights)), seed)
-
 
 def load_file_into(net, path):
     load_weights(net, read_tensors(path), path)
-
-
-def same(net: Features, state: dict) -> bool:
-    return all(torch.equal(value, state[key].float()) for key, value in net.net.state_dict().items())
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
@@ -243,75 +215,6 @@ def test_the_bundled_resnet_ends_at_layer3():
 # ImageNet's
 
 
-@pytest.fixture
-def no_cache(tmp_path, monkeypatch):
-    """Empty caches; returns the folder torchvision's files would lie in."""
-    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda repo, file: None)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    return tmp_path / "hub/checkpoints"
-
-
-def test_imagenet_weights_from_the_hub_cache(whole, whole_file, monkeypatch):
-    asked = []
-
-    def cached(repo, file):
-        asked.append((repo, file))
-        return str(whole_file)
-
-    monkeypatch.setattr(hub, "try_to_load_from_cache", cached)
-    teacher = teacher_of("resnet18.tv_in1k", "imagenet")
-    assert asked == [("timm/resnet18.tv_in1k", "model.safetensors")]
-    assert same(teacher.net, whole) and teacher.weights == "imagenet"
-
-
-def test_imagenet_weights_from_torchvisions_cache(no_cache, whole):
-    no_cache.mkdir(parents=True)
-    torch.save(whole, no_cache / "resnet18-f37072fd.pth")
-    assert same(teacher_of("resnet18.tv_in1k", "imagenet").net, whole)
-
-
-def test_imagenet_weights_are_downloaded_when_the_hub_answers(no_cache, whole, whole_file, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    address = "timm/resnet18.tv_in1k/resolve/main/model.safetensors"
-    monkeypatch.setattr(hub, "_answers", lambda url: url.endswith(address))
-    monkeypatch.setattr(hub, "hf_hub_download", lambda repo, file: str(whole_file))
-    assert same(teacher_of("resnet18.tv_in1k", "imagenet").net, whole)
-
-
-def test_without_weights_the_error_says_which_file_goes_where(no_cache):
-    with pytest.raises(UserError) as error:
-        find_source("resnet18.tv_in1k", "imagenet")
-    for words in ("resnet18.tv_in1k/resolve/main/model.safetensors", "weights=PATH", "resnet18-f37072fd.pth", no_cache):
-        assert str(words) in str(error.value)
-
-
-def test_a_file_that_only_the_hub_has_gets_a_place_too(no_cache, whole):
-    """timm knows no other address of it: the error says under which name it is looked for."""
-    backbone = "mobilenetv4_conv_small.e2400_r224_in1k"
-    with pytest.raises(UserError, match=f"put it as {backbone}.safetensors into {no_cache}"):
-        find_source(backbone, "imagenet")
-    no_cache.mkdir(parents=True)
-    save_file(whole, no_cache / f"{backbone}.safetensors")
-    assert find_source(backbone, "imagenet").path == no_cache / f"{backbone}.safetensors"
-
-
-def test_a_silent_hub_costs_seconds(no_cache, monkeypatch):
-    """A server that takes the connection and says nothing, as firewalls do."""
-    assert hub.PATIENCE <= 5  # seconds; less here, to wait less
-    monkeypatch.setattr(hub, "PATIENCE", 1)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
-        begin = time.monotonic()
-        with pytest.raises(UserError, match="neither cached nor reachable"):
-            find_source("resnet18.tv_in1k", "imagenet")
-        assert time.monotonic() - begin < 2 * hub.PATIENCE
-        begin = time.monotonic()
-        with pytest.raises(UserError, match="efficientnet_b0.ra_in1k.* neither cached nor reachable"):
-            find_source("efficientnet_b0.ra_in1k", "imagenet")  # as the second of a pair
-        assert time.monotonic() - begin < hub.PATIENCE / 2
-
-
 def test_auto_falls_back_to_the_bundled_teacher_and_says_so(no_cache, capsys):
     source = find_source("resnet18.tv_in1k", "auto")
     assert source.name == "bundled" and source.path.parent == BUNDLED_FOLDER
@@ -331,8 +234,3 @@ def test_auto_falls_back_to_the_bundled_teacher_and_says_so(no_cache, capsys):
 def test_a_backbone_nobody_made_is_said_before_weights_are_looked_for(no_cache, config, backbone, weights, words):
     with pytest.raises(UserError, match=words):
         build_trainer(config("st", backbone=backbone, weights=weights))
-
-
-def test_a_network_without_published_weights_is_refused(no_cache):
-    with pytest.raises(UserError, match="no pretrained weights for backbone 'convnext_atto_rms'"):
-        find_source("convnext_atto_rms", "imagenet")

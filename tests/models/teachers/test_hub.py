@@ -1,0 +1,80 @@
+"""ImageNet weights from caches and hubs. Nothing here asks a hub: a local file stands in for a download."""
+
+import socket
+import time
+
+import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.torch import save_file
+
+from models.teachers import hub
+from models.teachers.weights import find_source
+from tests.models.teachers.conftest import same, teacher_of
+from utils.errors import UserError
+
+
+def test_imagenet_weights_from_the_hub_cache(whole, whole_file, monkeypatch):
+    asked = []
+
+    def cached(repo, file):
+        asked.append((repo, file))
+        return str(whole_file)
+
+    monkeypatch.setattr(hub, "try_to_load_from_cache", cached)
+    teacher = teacher_of("resnet18.tv_in1k", "imagenet")
+    assert asked == [("timm/resnet18.tv_in1k", "model.safetensors")]
+    assert same(teacher.net, whole) and teacher.weights == "imagenet"
+
+
+def test_imagenet_weights_from_torchvisions_cache(no_cache, whole):
+    no_cache.mkdir(parents=True)
+    torch.save(whole, no_cache / "resnet18-f37072fd.pth")
+    assert same(teacher_of("resnet18.tv_in1k", "imagenet").net, whole)
+
+
+def test_imagenet_weights_are_downloaded_when_the_hub_answers(no_cache, whole, whole_file, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    address = "timm/resnet18.tv_in1k/resolve/main/model.safetensors"
+    monkeypatch.setattr(hub, "_answers", lambda url: url.endswith(address))
+    monkeypatch.setattr(hub, "hf_hub_download", lambda repo, file: str(whole_file))
+    assert same(teacher_of("resnet18.tv_in1k", "imagenet").net, whole)
+
+
+def test_without_weights_the_error_says_which_file_goes_where(no_cache):
+    with pytest.raises(UserError) as error:
+        find_source("resnet18.tv_in1k", "imagenet")
+    for words in ("resnet18.tv_in1k/resolve/main/model.safetensors", "weights=PATH", "resnet18-f37072fd.pth", no_cache):
+        assert str(words) in str(error.value)
+
+
+def test_a_file_that_only_the_hub_has_gets_a_place_too(no_cache, whole):
+    """timm knows no other address of it: the error says under which name it is looked for."""
+    backbone = "mobilenetv4_conv_small.e2400_r224_in1k"
+    with pytest.raises(UserError, match=f"put it as {backbone}.safetensors into {no_cache}"):
+        find_source(backbone, "imagenet")
+    no_cache.mkdir(parents=True)
+    save_file(whole, no_cache / f"{backbone}.safetensors")
+    assert find_source(backbone, "imagenet").path == no_cache / f"{backbone}.safetensors"
+
+
+def test_a_silent_hub_costs_seconds(no_cache, monkeypatch):
+    """A server that takes the connection and says nothing, as firewalls do."""
+    assert hub.PATIENCE <= 5  # seconds; less here, to wait less
+    monkeypatch.setattr(hub, "PATIENCE", 1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        begin = time.monotonic()
+        with pytest.raises(UserError, match="neither cached nor reachable"):
+            find_source("resnet18.tv_in1k", "imagenet")
+        assert time.monotonic() - begin < 2 * hub.PATIENCE
+        begin = time.monotonic()
+        with pytest.raises(UserError, match="efficientnet_b0.ra_in1k.* neither cached nor reachable"):
+            find_source("efficientnet_b0.ra_in1k", "imagenet")  # as the second of a pair
+        assert time.monotonic() - begin < hub.PATIENCE / 2
+
+
+def test_a_network_without_published_weights_is_refused(no_cache):
+    with pytest.raises(UserError, match="no pretrained weights for backbone 'convnext_atto_rms'"):
+        find_source("convnext_atto_rms", "imagenet")
