@@ -121,19 +121,6 @@ def test_a_training_is_resumed_with_the_threads_it_began_with(config, monkeypatc
         torch.set_num_threads(own)
 
 
-def test_a_test_takes_the_threads_of_the_training(config):
-    own = torch.get_num_threads()
-    raw = config("st", {"epochs": 1}, threads=2)
-    build_trainer(raw).train()
-    try:
-        torch.set_num_threads(1)
-        again = build_trainer(raw | {"threads": "auto", "phase": "test"})
-        again.load()
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(own)
-
-
 def test_a_checkpoint_of_another_number_of_processes_is_refused(config, monkeypatch):
     raw = config("st", {"epochs": 3})
     with killed_at_the_first_checkpoint(monkeypatch):

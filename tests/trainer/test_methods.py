@@ -12,7 +12,6 @@ from torch import nn
 from engine.loading import training_batches
 from engine.student_file import fingerprint
 from evaluation.score import TRAINING
-from models.detector import Detector
 from tests.conftest import draw_defect, draw_good, killed_at_the_first_checkpoint, small, write_image, write_mvtec
 from trainer import TRAINERS, build_trainer
 from utils.errors import UserError
@@ -288,29 +287,6 @@ def test_a_student_of_another_teacher_is_refused(finished):
             build_trainer(raw | change).load()
 
 
-def test_auto_weights_are_those_of_the_training(config, monkeypatch):
-    """ImageNet weights that are found later must not be used to test a run trained with the bundled teacher."""
-    raw = config("st", weights="auto")
-    trained = build_trainer(raw)
-    assert [each["weights"] for each in trained.metadata["teachers"]] == ["bundled"]
-    trained.run_dir.mkdir(parents=True)
-    trained.save()
-    monkeypatch.setattr(
-        "models.teachers.weights._imagenet", lambda backbone: pytest.fail("looked for ImageNet weights")
-    )
-    build_trainer(raw, ["phase=test"]).load()
-
-
-def test_a_missing_and_a_damaged_student_file_are_named(config):
-    trainer = build_trainer(config("st"))
-    with pytest.raises(UserError, match="student.safetensors does not exist: train first"):
-        trainer.load()
-    trainer.run_dir.mkdir(parents=True)
-    trainer.folder.student_file.write_bytes(b"rubbish")
-    with pytest.raises(UserError, match="student.safetensors.*damaged"):
-        trainer.load()
-
-
 def test_two_methods_on_one_object_have_folders_of_their_own(config, monkeypatch):
     monkeypatch.setitem(TRAINERS, "st2", TRAINERS["st"])
     folders = {build_trainer(config("st", distillType=name)).run_dir for name in ("st", "st2")}
@@ -426,25 +402,6 @@ def test_testing_with_other_map_settings_says_that_scores_cannot_be_compared(fin
     other.load()
     assert "sigma was 0.0, is 4.0" in capsys.readouterr().err
     assert other.metadata["normal"]["source"] == "good images, other settings"
-
-
-class ConstantDetector(Detector):
-    def final_map(self, levels, size):
-        return torch.full((len(levels[0]), 1, *size), 7.0, device=levels[0].device)
-
-
-def test_a_detectors_own_map_is_used_everywhere(config, monkeypatch):
-    class Constant(TRAINERS["st"]):
-        def build_detector(self):
-            ordinary = super().build_detector()
-            return ConstantDetector(ordinary.teacher, ordinary.student)
-
-    monkeypatch.setitem(TRAINERS, "constant", Constant)
-    trainer = build_trainer(config("st", {"epochs": 1}, distillType="constant"))
-    trainer.train()
-    assert trainer.test()["image_auroc"] == 0.5
-    assert trainer.metadata["normal"]["scores"] == [7, 7]
-    assert ",7.0," in (trainer.run_dir / "training.csv").read_text()
 
 
 def test_a_new_student_takes_the_old_report_away(config):
