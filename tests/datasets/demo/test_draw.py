@@ -41,9 +41,9 @@ def test_noise_is_around_0_and_of_spread_1():
 
 
 def test_a_ramp_rises_or_falls_between_its_ends():
-    values = np.array([0.0, 1.0, 1.5, 2.0, 3.0])
-    assert ramp(values, 1, 2).tolist() == [0, 0, 0.5, 1, 1]
-    assert ramp(values, 2, 1).tolist() == [1, 1, 0.5, 0, 0]
+    values = np.array([0.0, 1.0, 1.25, 1.5, 2.0, 3.0])
+    assert ramp(values, 1, 2).tolist() == [0, 0, 0.15625, 0.5, 1, 1]  # flat at its ends
+    assert ramp(values, 2, 1).tolist() == [1, 1, 0.84375, 0.5, 0, 0]
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -50,10 +50,10 @@ def test_a_profile_is_read_by_its_phase_in_periods():
 def test_of_scattered_copies_the_brightest_is_seen():
     field = np.zeros((64, 64, 3), np.float32)
     field[..., 1] = 0.5
-    field[24:40, 24:40] = (1, 0.9, 1)
+    field[24:40, 24:40] = (1, 0.1, 1)
     light, hue, _ = cv2.split(scattered(default_rng(3), field, 6))
     assert light.max() == pytest.approx(1)
-    np.testing.assert_allclose(hue, 0.5 + 0.4 * light, atol=1e-5)  # every position is of one copy
+    np.testing.assert_allclose(hue, 0.5 - 0.4 * light, atol=1e-5)  # every position is of one copy
     assert cv2.connectedComponents((light > 0.5).astype(np.uint8))[0] - 1 > 2  # several, which may overlap
 
 
