@@ -100,6 +100,7 @@ class Batches:
     def __init__(self, loader: DataLoader, teacher: nn.Module, compute: Compute, augment: Augment | None = None):
         self.loader, self.teacher, self.compute, self.augment = loader, teacher, compute, augment
         self.cached: list[torch.Tensor] | None = None  # L x [N,h,w,C]: the teacher's maps of the whole set
+        self.spare = 0  # bytes that another teacher's maps may take
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -119,6 +120,12 @@ class Batches:
     def maps_of(self, indices: list[int]) -> list[torch.Tensor]:
         """The teacher's maps of any images of the set, by index: L x [B,C,h,w]."""
         return self._from_cache(indices) if self.cached else self._compute_at(indices)
+
+    def with_teacher(self, teacher: nn.Module) -> "Batches":
+        """The same images with the maps of another teacher on the device; they are cached, too, if there is room."""
+        other = Batches(self.loader, self.compute.frozen(teacher), self.compute, self.augment)
+        self.spare -= other.cache_teacher(self.spare)
+        return other
 
     def maps_by_step(self, choose: Callable[[int], list[int]]) -> Callable[[int], list[torch.Tensor]]:
         """`maps_of` the indices that `choose` gives for a step; threads read the images of the next steps."""
@@ -228,3 +235,4 @@ def cache_teacher(config: RunConfig, train: Batches, val: Batches, test_set: Ima
     budget = config.cache_mb * 2**20 - sum(dataset.nbytes for dataset in datasets)
     for batches in (train, val) if is_main() else (train,):
         budget -= batches.cache_teacher(budget)
+    train.spare = budget

@@ -1,5 +1,6 @@
-"""Residual blocks that halve, keep or double the size of a map, and the structure of a ResNet."""
+"""Residual blocks that halve, keep or double the size of a map, and the structure of students that mirror a teacher."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import timm
@@ -9,6 +10,7 @@ from timm.models.resnet import BasicBlock, Bottleneck
 from torch import nn
 
 from models.sspcab import SSPCAB, prediction_loss
+from models.teachers.features import outline
 from utils.errors import UserError
 
 Resample = Literal["down", "same", "up"]
@@ -30,7 +32,7 @@ class PredictiveResidual(nn.Module):
 
     def __init__(self, block: Residual):
         super().__init__()
-        *before, (conv, norm), relu, last = block.main  # the layout that ResNetPlan.block gives
+        *before, (conv, norm), relu, last = block.main  # the layout that StudentPlan.block gives
         self.before = nn.Sequential(*before)
         self.sspcab = SSPCAB(conv.out_channels)
         self.after = nn.Sequential(norm, relu, last)
@@ -46,11 +48,32 @@ class PredictiveResidual(nn.Module):
         return F.relu(self.after(output) + self.skip(x)), prediction_loss(inputs, output)
 
 
-class ResNetPlan(NamedTuple):
-    """The structure of a ResNet, for students that are built like it."""
+class StudentPlan(NamedTuple):
+    """The structure of a student that mirrors its teacher.
+
+    A ResNet's student is built like it. Other teachers have few channels, or values of both signs: their students are
+    built like a ResNet-18, with their own channels, and 1 x 1 convolutions translate between both.
+    """
 
     depths: tuple[int, ...]  # blocks of layer1 to layer4
     width: float | None  # a bottleneck block's inner channels per output channel; None: basic blocks
+    inner: tuple[int, ...] | None = None  # the student's channels at each level; None: the teacher's
+
+    def channels(self, teacher: Sequence[int]) -> list[int]:
+        """The student's channels at each level, of the teacher's."""
+        return list(self.inner or teacher)
+
+    def enter(self, teacher: Sequence[int]) -> nn.ModuleList:
+        """For each level, a layer from the teacher's channels to the student's: [B,C_t,h,w] -> [B,C_s,h,w]."""
+        if self.inner is None:
+            return nn.ModuleList(nn.Identity() for _ in teacher)
+        return nn.ModuleList(_conv(*pair, 1) for pair in zip(teacher, self.inner, strict=True))
+
+    def leave(self, teacher: Sequence[int]) -> nn.ModuleList:
+        """For each level, a layer from the student's channels to the teacher's; its outputs may be negative."""
+        if self.inner is None:
+            return nn.ModuleList(nn.Identity() for _ in teacher)
+        return nn.ModuleList(nn.Conv2d(*pair, 1) for pair in zip(self.inner, teacher, strict=True))
 
     def stage(self, inputs: int, outputs: int, depth: int, resample: Resample) -> nn.Sequential:
         """`depth` blocks, the first of which changes size and channels: [B,inputs,h,w] -> [B,outputs,h',w']."""
@@ -67,22 +90,28 @@ class ResNetPlan(NamedTuple):
         return Residual(nn.Sequential(*layers), _skip(inputs, outputs, resample))
 
 
-BASIC = ResNetPlan((2, 2, 2, 2), None)  # ResNet-18
+BASIC = StudentPlan((2, 2, 2, 2), None)  # ResNet-18
+INNER = 16  # default channels of a student's level per pixel of its stride, as in ResNet-18: 64 at stride 4
 
 
-def resnet_plan(backbone: str) -> ResNetPlan:
-    """The structure of the ResNet with this timm name. Raises UserError for any other network of timm."""
+def student_plan(backbone: str, out_indice: Sequence[int], widths: Sequence[int] | None = None) -> StudentPlan:
+    """The structure of a student for these levels of a timm network.
+
+    `widths` are the student's channels at each level, if the teacher is no ResNet. Raises UserError if they do not fit.
+    """
     with torch.device("meta"):  # shapes only, no memory
         net = timm.create_model(backbone, pretrained=False)
     stages = [getattr(net, f"layer{k}", None) for k in (1, 2, 3, 4)]
     if any(stage is None or not isinstance(stage[0], BasicBlock | Bottleneck) for stage in stages):
-        raise UserError(
-            f"backbone '{backbone}' is not a ResNet; this method mirrors one: resnet18, resnet34, resnet50, "
-            "wide_resnet50_2 and similar ones"
-        )
+        if widths and len(widths) != len(out_indice):
+            raise UserError(f"TrainingData.widths {list(widths)}: give one for each level of out_indice {out_indice}")
+        strides = outline(backbone, out_indice).reduction
+        return BASIC._replace(inner=tuple(widths or (INNER * stride for stride in strides)))
+    if widths:
+        raise UserError(f"TrainingData.widths: the student of a ResNet ('{backbone}') has the channels of its teacher")
     block = stages[0][0]
     width = block.conv1.out_channels / block.conv3.out_channels if isinstance(block, Bottleneck) else None
-    return ResNetPlan(tuple(map(len, stages)), width)
+    return StudentPlan(tuple(map(len, stages)), width)
 
 
 def stem() -> nn.Sequential:

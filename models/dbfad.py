@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.blocks import BASIC, init_convolutions
+from models.blocks import BASIC, StudentPlan, init_convolutions
 from models.sspcab import SSPCAB, prediction_loss
 from models.teachers.features import Features
 from utils.errors import UserError
@@ -15,15 +15,16 @@ from utils.errors import UserError
 class PooledFeatures(nn.Module):
     """A backbone's pooled stem and its next three levels: [B,3,H,W] -> maps of strides 4, 4, 8 and 16.
 
-    Raises UserError unless `features` has levels of strides 2, 4, 8 and 16.
+    Levels of strides 4, 8, 16 and 32, for networks without a level of stride 2, give maps of twice these strides.
+    Raises UserError for other levels.
     """
 
     def __init__(self, features: Features):
         super().__init__()
-        if features.reduction != [2, 4, 8, 16]:
+        if features.reduction not in ([2, 4, 8, 16], [4, 8, 16, 32]):
             raise UserError(
-                f"out_indice: this method needs levels of strides 2, 4, 8 and 16 ([0, 1, 2, 3] of a ResNet), "
-                f"but these of '{features.backbone}' have {features.reduction}"
+                f"out_indice: this method needs levels of strides 2, 4, 8 and 16 ([0, 1, 2, 3] of a ResNet) "
+                f"or 4, 8, 16 and 32, but these of '{features.backbone}' have {features.reduction}"
             )
         self.features, self.channels = features, features.channels
 
@@ -48,20 +49,20 @@ class WidthAttention(nn.Module):
 class DBFADStudent(nn.Module):
     """Fuses the teacher's four maps and decodes them with links from one level up: maps -> maps of the same shapes.
 
-    `channels` are those of the maps, of strides 4, 4, 8 and 16. The image's sides are multiples of 32, at least 96:
-    from 64 pixels, SSPCAB would get 2 positions and read only padding. `residual=False` removes the links, for fabrics
-    that are not in the training data (domain generalisation).
+    `teacher` are the channels of the maps, of strides 4, 4, 8 and 16. The image's sides are multiples of 32, at least
+    96: from 64 pixels, SSPCAB would get 2 positions and read only padding. `residual=False` removes the links, for
+    fabrics that are not in the training data (domain generalisation).
     """
 
-    def __init__(self, channels: Sequence[int], residual: bool = True):
+    def __init__(self, teacher: Sequence[int], residual: bool = True, plan: StudentPlan = BASIC):
         super().__init__()
-        c0, c1, c2, c3 = channels
+        (t0, t1, t2, t3), (c0, c1, c2, c3) = teacher, plan.channels(teacher)
         self.shrink = nn.ModuleList(
             [
-                nn.Sequential(_conv_relu_norm(c0, c2, 1, 2), _conv_relu_norm(c2, c3, 1, 2)),
-                nn.Sequential(_conv_relu_norm(c1, c2, 1, 2), _conv_relu_norm(c2, c3, 1, 2)),
-                _conv_relu_norm(c2, c3, 1, 2),
-                _conv_relu_norm(c3, c3, 1),
+                nn.Sequential(_conv_relu_norm(t0, c2, 1, 2), _conv_relu_norm(c2, c3, 1, 2)),
+                nn.Sequential(_conv_relu_norm(t1, c2, 1, 2), _conv_relu_norm(c2, c3, 1, 2)),
+                _conv_relu_norm(t2, c3, 1, 2),
+                _conv_relu_norm(t3, c3, 1),
             ]
         )
         self.points = nn.Sequential(
@@ -69,10 +70,11 @@ class DBFADStudent(nn.Module):
         )
         self.sspcab = SSPCAB(2 * c3)
         self.attention = _embedding_attention(2 * c3)
-        self.links = nn.ModuleList([_link(c0, c1, 1), _link(c1, c2, 2), _link(c2, c3, 2)] if residual else [])
-        self.stages = nn.ModuleList(BASIC.stage(a, b, 2, "up") for a, b in [(2 * c3, c3), (c3, c2), (c2, c1)])
-        self.stages.append(BASIC.stage(c1, c0, 2, "same"))
+        self.links = nn.ModuleList([_link(t0, c1, 1), _link(t1, c2, 2), _link(t2, c3, 2)] if residual else [])
+        self.stages = nn.ModuleList(plan.stage(a, b, 2, "up") for a, b in [(2 * c3, c3), (c3, c2), (c2, c1)])
+        self.stages.append(plan.stage(c1, c0, 2, "same"))
         init_convolutions(self)
+        self.leave = plan.leave(teacher)[::-1]
 
     def forward(self, teacher: list[torch.Tensor]) -> list[torch.Tensor]:
         return self.forward_with_loss(teacher)[0]
@@ -84,11 +86,11 @@ class DBFADStudent(nn.Module):
         x = self.attention(restored)
         links = [link(maps) for link, maps in zip(self.links, teacher, strict=False)]  # the deepest level has none
         outputs = []
-        for stage in self.stages:
+        for stage, leave in zip(self.stages, self.leave, strict=True):
             x = stage(x)
             if links:
                 x = x + links.pop()  # added after the stage's ReLU: the sum is compared and decoded further
-            outputs.append(x)
+            outputs.append(leave(x))
         return outputs[::-1], prediction_loss(embedding, restored)
 
 

@@ -6,24 +6,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.blocks import ResNetPlan, init_convolutions, stem
-from models.teachers.features import Features
+from models.blocks import StudentPlan, init_convolutions, stem
 
 
 class NormalityMemory(nn.Module):
-    """`size` learned keys and values: [B,C,h,w] -> [B,2C,h,w], the features and the memory's output for them."""
+    """`size` learned keys and values: [B,C,h,w] -> same, the values weighted by the similarity of their keys."""
 
     def __init__(self, size: int, channels: int, temperature: float = 1.0):
         super().__init__()
         self.keys = nn.Parameter(torch.randn(size, channels))
         self.values = nn.Parameter(torch.randn(size, channels))
-        self.temperature = temperature
+        self.channels, self.temperature = channels, temperature
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        return torch.cat([maps, self.recall(maps)], dim=1)
-
-    def recall(self, maps: torch.Tensor) -> torch.Tensor:
-        """Values weighted by the similarity of their keys to each position: [B,C,h,w] -> same."""
         return self._read(maps, self.keys)
 
     def embed(self, maps: torch.Tensor) -> torch.Tensor:
@@ -44,36 +39,25 @@ class NormalityMemory(nn.Module):
             return torch.einsum("blhw,lc->bchw", weights, self.values).to(maps.dtype)
 
 
-class ExemplarTeacher(nn.Module):
-    """A ResNet teacher without its last level, which is only for exemplars: [B,3,H,W] -> the levels before it."""
-
-    def __init__(self, features: Features):
-        super().__init__()
-        # timm's ResNets are a dict of modules in order; without its last entry the last level is not computed.
-        self.deepest = features.net.pop(list(features.net)[-1])
-        features.channels.pop()
-        features.reduction.pop()
-        self.features, self.channels = features, features.channels
-
-    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
-        return self.features(image)
-
-
 class RememberingStudent(nn.Module):
     """An untrained ResNet with a memory after each level except the last: [B,3,H,W] -> L x [B,C_l,h_l,w_l]."""
 
-    def __init__(self, plan: ResNetPlan, channels: Sequence[int], memories: Sequence[NormalityMemory]):
+    def __init__(self, plan: StudentPlan, teacher: Sequence[int], memories: Sequence[NormalityMemory]):
         super().__init__()
         self.stem = stem()
-        inputs = [64, *(2 * c for c in channels[:-1])]
+        channels = plan.channels(teacher)
+        inputs = [64, *(c + memory.channels for c, memory in zip(channels[:-1], memories, strict=True))]
         sizes = ["same", *["down"] * len(memories)]
         stages = zip(inputs, channels, plan.depths[: len(channels)], sizes, strict=True)
         self.stages = nn.ModuleList(plan.stage(*stage) for stage in stages)
         self.memories = nn.ModuleList(memories)
         init_convolutions(self)
+        self.leave = plan.leave(teacher)
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
-        maps = [self.stages[0](self.stem(image))]
-        for memory, stage in zip(self.memories, self.stages[1:], strict=True):
-            maps.append(stage(memory(maps[-1])))
+        x = self.stages[0](self.stem(image))
+        maps = [self.leave[0](x)]
+        for memory, stage, leave in zip(self.memories, self.stages[1:], self.leave[1:], strict=True):
+            x = stage(torch.cat([x, memory(maps[-1])], dim=1))
+            maps.append(leave(x))
         return maps

@@ -1,18 +1,24 @@
 """The trainable half of reverse distillation: a bottleneck that merges the teacher's levels, and a decoder."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from models.blocks import PredictiveResidual, ResNetPlan, halving, init_convolutions, resnet_plan
+from models.blocks import PredictiveResidual, StudentPlan, halving, init_convolutions, student_plan
 from models.teachers.features import outline
 from utils.errors import UserError
 
+if TYPE_CHECKING:
+    from models.memory import NormalityMemory
 
-def mirrored(backbone: str, out_indice: Sequence[int], size: Sequence[int]) -> ResNetPlan:
-    """The structure of the teacher to mirror. Raises UserError unless backbone, levels and image size allow it."""
-    shapes, plan = outline(backbone, out_indice), resnet_plan(backbone)
+
+def mirrored(
+    backbone: str, out_indice: Sequence[int], size: Sequence[int], widths: Sequence[int] | None = None
+) -> StudentPlan:
+    """The structure of the student of a teacher. Raises UserError unless backbone, levels and image size allow one."""
+    shapes, plan = outline(backbone, out_indice), student_plan(backbone, out_indice, widths)
     if len(out_indice) > len(plan.depths):
         raise UserError(f"out_indice: this method takes up to {len(plan.depths)} levels (got {list(out_indice)})")
     shapes.check_neighbours()
@@ -23,46 +29,56 @@ def mirrored(backbone: str, out_indice: Sequence[int], size: Sequence[int]) -> R
 class Bottleneck(nn.Module):
     """One-class bottleneck embedding, MFF then OCE (Deng & Li, CVPR 2022, section 3.2).
 
-    Teacher's maps L x [B,C_l,h_l,w_l], each level half the size of the one before -> [B,2*C_L,h_L/2,w_L/2].
+    Teacher's maps L x [B,C_l,h_l,w_l], each level half the size of the one before -> [B,embedding,h_L/2,w_L/2].
     """
 
     # The published class also has a 1x1 convolution and its norm (conv4, bn4) that no forward pass uses.
     # They are left out: for wide_resnet50_2 there are 58,885,120 parameters instead of 67,277,824.
 
-    def __init__(self, plan: ResNetPlan, channels: Sequence[int]):
+    def __init__(self, plan: StudentPlan, teacher: Sequence[int], embedding: int | None = None):
         super().__init__()
+        channels = plan.channels(teacher)
+        self.enter = plan.enter(teacher)
         self.shrink = nn.ModuleList(
             nn.Sequential(*(_halving_relu(a, b) for a, b in zip(channels[k:], channels[k + 1 :], strict=False)))
             for k in range(len(channels))  # nothing to do for the last
         )
         merged = channels[-1] * len(channels)
-        self.embed = plan.stage(merged, 2 * channels[-1], plan.depths[-1], "down")
+        self.embed = plan.stage(merged, embedding or 2 * channels[-1], plan.depths[-1], "down")
         init_convolutions(self)
 
     def forward(self, teacher: list[torch.Tensor]) -> torch.Tensor:
-        return self.embed(torch.cat([shrink(maps) for shrink, maps in zip(self.shrink, teacher, strict=True)], dim=1))
+        entered = (enter(maps) for enter, maps in zip(self.enter, teacher, strict=True))
+        return self.embed(torch.cat([shrink(maps) for shrink, maps in zip(self.shrink, entered, strict=True)], dim=1))
 
 
 class Decoder(nn.Module):
     """A ResNet in reverse: embedding [B,2*C_L,h,w] -> maps of the teacher's shapes, shallow to deep.
 
-    No output convolution: the maps are outputs of residual blocks, as the teacher's are, and never negative.
-    `memories` by stage (stage 0 reads the embedding) double the stage's input channels (Remembering Normality).
+    For a ResNet the maps are outputs of residual blocks, as the teacher's are, and never negative. `memories` by stage
+    (stage 0 reads the embedding) read what the stage reads, and it reads their output too (Remembering Normality).
     With `sspcab` an SSPCAB replaces the second-to-last convolution.
     """
 
     def __init__(
-        self, plan: ResNetPlan, channels: Sequence[int], memories: Mapping[int, nn.Module] = {}, sspcab: bool = False
+        self,
+        plan: StudentPlan,
+        teacher: Sequence[int],
+        memories: Mapping[int, "NormalityMemory"] = {},
+        sspcab: bool = False,
+        embedding: int | None = None,
     ):
         super().__init__()
-        outputs = list(reversed(channels))
-        inputs = [c * (2 if k in memories else 1) for k, c in enumerate([2 * channels[-1], *outputs[:-1]])]
+        outputs = plan.channels(teacher)[::-1]
+        inputs = [embedding or 2 * outputs[0], *outputs[:-1]]
+        inputs = [c + (memories[k].channels if k in memories else 0) for k, c in enumerate(inputs)]
         # Depths in decoding order, as published: the largest maps get the most blocks.
         depths = plan.depths[: len(outputs)]
         stages = zip(inputs, outputs, depths, strict=True)
         self.stages = nn.ModuleList(plan.stage(*stage, "up") for stage in stages)
         self.memories = nn.ModuleDict({str(k): memory for k, memory in memories.items()})
         init_convolutions(self)
+        self.leave = plan.leave(teacher)[::-1]
         if sspcab and depths[-1] < 2:
             raise UserError("TrainingData.sspcab: the last stage has one block, whose convolutions change the size")
         last = self.stages[-1]
@@ -73,14 +89,14 @@ class Decoder(nn.Module):
 
     def forward_with_loss(self, embedding: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor | float]:
         """(maps, the SSPCAB's self-supervised loss, 0 without one)."""
-        maps, loss = [embedding], 0.0
-        for k, stage in enumerate(self.stages):
-            x = maps[-1]
+        x, maps, loss = embedding, [embedding], 0.0
+        for k, (stage, leave) in enumerate(zip(self.stages, self.leave, strict=True)):
             if str(k) in self.memories:
-                x = self.memories[str(k)](x)
-            maps.append(stage(x))
-        if self.predictive is not None:
-            maps[-1], loss = self.predictive.forward_with_loss(maps[-1])
+                x = torch.cat([x, self.memories[str(k)](maps[-1])], dim=1)
+            x = stage(x)
+            if self.predictive is not None and stage is self.stages[-1]:
+                x, loss = self.predictive.forward_with_loss(x)
+            maps.append(leave(x))
         return maps[:0:-1], loss
 
 

@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from engine.method import Recipe
 from engine.scoring import mean_loss
 from models.anomaly_map import share_out, sum_levels
+from models.blocks import BASIC, student_plan
 from models.dbfad import DBFADStudent, PooledFeatures
 from models.detector import Detector
 from models.losses import batch_sum, squared_distance
 from models.teachers.features import outline
 from trainer.base import BaseTrainer
-from utils.config import Count, NotNegative, Rate, Share, TrainingData
+from utils.config import Count, NotNegative, Rate, Share, TrainingData, Widths
 from utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 FACTOR, PATIENCE = 0.1, 5  # factor of the learning rate, and epochs without a better loss before it
 SIGMA = 0.8  # pixels, of the blur
-SMALLEST = 96  # pixels; with less, 2 x 2 positions are left, and SSPCAB would see only its padding
+SMALLEST = 3  # positions per side that SSPCAB needs: with 2 it would see only its padding
 
 
 class DBFADDetector(Detector):
@@ -50,6 +51,7 @@ class DBFADTrainer(BaseTrainer):
         val_ratio: Share = 0.3
         sigma: NotNegative = 4.0
         residual: bool = True
+        widths: Widths = None
         sspcab_weight: NotNegative = 0.0
 
     def build_detector(self) -> DBFADDetector:
@@ -57,11 +59,13 @@ class DBFADTrainer(BaseTrainer):
         shapes = outline(c.backbone, c.out_indice)
         PooledFeatures(shapes)  # refuses other levels
         shapes.check_multiple(o.crop_size)
-        if min(o.crop_size) < SMALLEST:
-            raise UserError(f"TrainingData.crop_size {o.crop_size}: this method needs at least {SMALLEST}")
+        smallest = SMALLEST * 2 * shapes.reduction[-1]
+        if min(o.crop_size) < smallest:
+            raise UserError(f"TrainingData.crop_size {o.crop_size}: this method needs at least {smallest}")
+        plan = BASIC._replace(inner=student_plan(c.backbone, c.out_indice, o.widths).inner)
         teacher = self.pretrained(c.backbone, c.out_indice)
         teacher.net = PooledFeatures(teacher.net)
-        return DBFADDetector(teacher, DBFADStudent(teacher.channels, o.residual), o.norm, o.sigma)
+        return DBFADDetector(teacher, DBFADStudent(teacher.channels, o.residual, plan), o.norm, o.sigma)
 
     def recipe(self) -> Recipe:
         """Training images are slightly blurred, as published, so the student learns no noise; test images are not."""

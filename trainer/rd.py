@@ -12,7 +12,7 @@ from models.detector import Detector
 from models.losses import cosine_distance, flat_cosine_distance
 from models.reverse_distillation import Bottleneck, Decoder, ReverseStudent, mirrored
 from trainer.base import BaseTrainer
-from utils.config import Count, NotNegative, Rate, Share, TrainingData
+from utils.config import Count, NotNegative, Rate, Share, TrainingData, Widths
 
 
 class RDDetector(Detector):
@@ -38,12 +38,13 @@ class RDTrainer(BaseTrainer):
         norm: Literal[True] = True  # the distance is one minus the cosine
         val_ratio: Share = 0.0  # the last epoch is kept, so all images may train
         sigma: NotNegative = 4.0
+        widths: Widths = None
         sspcab: bool = False  # SSPCAB as the decoder's second-to-last convolution
         sspcab_weight: NotNegative = 0.1  # of its self-supervised loss
 
     def build_detector(self) -> RDDetector:
         c = self.config
-        plan = mirrored(c.backbone, c.out_indice, self.options.crop_size)
+        plan = mirrored(c.backbone, c.out_indice, self.options.crop_size, self.options.widths)
         teacher = self.pretrained(c.backbone, c.out_indice)
         decoder = Decoder(plan, teacher.channels, sspcab=self.options.sspcab)
         student = ReverseStudent(Bottleneck(plan, teacher.channels), decoder)

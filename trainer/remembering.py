@@ -1,7 +1,7 @@
 """RNST and RNRD: Remembering Normality, memory-guided knowledge distillation (Gu et al., ICCV 2023)."""
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -9,16 +9,17 @@ import torch
 from torch import nn
 
 from engine.method import Recipe
+from engine.student_file import fingerprint
 from models.anomaly_map import share_out, sum_levels
-from models.blocks import resnet_plan
+from models.blocks import student_plan
 from models.detector import Detector
 from models.losses import batch_sum, cosine_distance, squared_distance
-from models.memory import ExemplarTeacher, NormalityMemory, RememberingStudent
+from models.memory import NormalityMemory, RememberingStudent
 from models.reverse_distillation import Bottleneck, Decoder, ReverseStudent, mirrored
-from models.teachers.features import outline
+from models.teachers.features import Features, outline
 from models.teachers.teacher import Teacher
 from trainer.base import BaseTrainer
-from utils.config import Count, Levels, NotNegative, Rate, Share, TrainingData
+from utils.config import Count, Levels, NotNegative, Rate, Share, TrainingData, Widths
 from utils.errors import IncompleteWeights, UserError
 
 if TYPE_CHECKING:
@@ -62,11 +63,12 @@ class RNSTTrainer(BaseTrainer):
         orth: Literal["abs", "signed"] = "abs"
         temperature: Rate = 1.0  # of the memories' softmax
         layer_weight: Literal["none", "1/hw"] = "none"  # of a level in the map
+        widths: Widths = None
         one_cycle: bool = False  # Adam with lr as the peak of one cycle, instead of the optimizer of STPM or RD
 
     def build_detector(self) -> RNSTDetector:
         c, o = self.config, self.options
-        shapes, plan = outline(c.backbone, c.out_indice), resnet_plan(c.backbone)
+        shapes, plan = outline(c.backbone, c.out_indice), student_plan(c.backbone, c.out_indice, o.widths)
         shapes.check_neighbours(first=4)
         if len(c.out_indice) < 2:
             raise UserError("out_indice: memories lie between levels, so at least two are needed, such as [1, 2]")
@@ -80,10 +82,12 @@ class RNSTTrainer(BaseTrainer):
         return NormalityMemory(self.options.embedDim, channels, self.options.temperature)
 
     def on_fit_start(self, train: "Batches") -> dict[str, str]:
-        self.frozen_teacher = train.teacher  # whose weights are cast already
-        choose = partial(exemplars, count=self.options.n_embed, images=train.images, seed=self.config.seed)
-        self.exemplar_maps = train.maps_by_step(choose)
+        self.exemplar_maps = train.maps_by_step(self.choose(train.images))
         return {}
+
+    def choose(self, images: int) -> Callable[[int], list[int]]:
+        """The exemplars of a step, as indices of training images."""
+        return partial(exemplars, count=self.options.n_embed, images=images, seed=self.config.seed)
 
     def loss(self, batch: dict) -> torch.Tensor:
         """Scalar: distillation, lambda1 x normality embedding, lambda2 x orthogonality.
@@ -93,15 +97,15 @@ class RNSTTrainer(BaseTrainer):
         """
         o = self.options
         levels = self.detector.levels(*self.detector.pairs(batch["image"], batch["teacher"]))
-        pairs = self.reminders(self.exemplar_maps(batch["step"]))
+        pairs = list(zip(*self.reminders(batch["step"]), strict=True))
         embedding = [0.5 * squared_distance(maps, memory.embed(maps), exact=False) for memory, maps in pairs]
         orthogonality = sum(alignment(memory, o.orth) for memory, _ in pairs)
         distillation, reminding = batch_sum(levels, o.batch_size), batch_sum(embedding, o.n_embed)
         return distillation + o.lambda1 * reminding + o.lambda2 * orthogonality
 
-    def reminders(self, teacher: list[torch.Tensor]) -> list[tuple[NormalityMemory, torch.Tensor]]:
-        """Each memory with the teacher's maps of the exemplars that it should learn, L x [N,C,h,w]."""
-        return list(zip(self.student.memories, teacher[:-1], strict=True))
+    def reminders(self, step: int) -> tuple[Iterable[NormalityMemory], Iterable[torch.Tensor]]:
+        """The memories, and for each the teacher's maps of the exemplars that it should learn, [N,C,h,w]."""
+        return self.student.memories, self.exemplar_maps(step)[:-1]
 
     def build_optimizer(self, total_steps: int) -> tuple[torch.optim.Optimizer, object]:
         if not self.options.one_cycle:
@@ -125,41 +129,60 @@ class RNRDTrainer(RNSTTrainer):
 
     def build_detector(self) -> RNRDDetector:
         c, o = self.config, self.options
-        plan = mirrored(c.backbone, c.out_indice, o.crop_size)
+        plan = mirrored(c.backbone, c.out_indice, o.crop_size, o.widths)
         if o.memories[0] < 0 or o.memories[-1] >= len(c.out_indice):
             raise UserError(
                 f"TrainingData.memories {o.memories}: the decoder's stages are 0 to {len(c.out_indice) - 1}"
             )
-        teacher = self.exemplar_teacher() if 0 in o.memories else self.pretrained(c.backbone, c.out_indice)
-        channels = [2 * teacher.channels[-1], *reversed(teacher.channels)]  # of the input of each decoder stage
-        decoder = Decoder(plan, teacher.channels, {k: self.memory(channels[k]) for k in o.memories})
-        student = ReverseStudent(Bottleneck(plan, teacher.channels), decoder)
+        teacher, embedding = self.pretrained(c.backbone, c.out_indice), None
+        if 0 in o.memories:
+            embedding = self.next_level().channels[0]
+            if c.phase == "train":
+                self.deep_teacher  # noqa: B018 -- weights without that level must be reported now
+        channels = [embedding, *reversed(teacher.channels)]  # of the maps that each memory learns
+        memories = {k: self.memory(channels[k]) for k in o.memories}
+        decoder = Decoder(plan, teacher.channels, memories, embedding=embedding)
+        student = ReverseStudent(Bottleneck(plan, teacher.channels, embedding), decoder)
         return RNRDDetector(teacher, student, o.layer_weight, o.sigma)
 
     def recipe(self) -> Recipe:
         """The last epoch is kept, as in RD. Held-out images only show which scores good parts get."""
         return Recipe(epochs=self.options.epochs, keep="last")
 
-    def exemplar_teacher(self) -> Teacher:
-        """A teacher with one more level, which the memory before the first decoder stage learns."""
+    def next_level(self) -> Features:
+        """The shapes of the teacher's next level, which memory 0 learns. Raises UserError if there is none."""
         c = self.config
-        levels = [*c.out_indice, c.out_indice[-1] + 1]
-        if levels[0] == 0 or levels[-1] > 4:
-            raise UserError(
-                "out_indice: with memory 0 the levels must be from 1 to 3, because it learns from the next level"
-            )
         try:
-            teacher = self.pretrained(c.backbone, levels)
-        except IncompleteWeights as error:
-            without = [k for k in self.options.memories if k]
-            raise UserError(f"{error}; TrainingData.memories={without} does not need level {levels[-1]}") from None
-        teacher.net = ExemplarTeacher(teacher.net)
-        return teacher
+            shapes = outline(c.backbone, [c.out_indice[-1], c.out_indice[-1] + 1])
+            shapes.check_neighbours()
+        except UserError as error:
+            raise UserError(f"{error}; memory 0 learns from the level after the last one: {self.advice()}") from None
+        return outline(c.backbone, [c.out_indice[-1] + 1])
 
-    def reminders(self, teacher: list[torch.Tensor]) -> list[tuple[NormalityMemory, torch.Tensor]]:
+    @cached_property
+    def deep_teacher(self) -> Teacher:
+        """The teacher with only that level."""
+        c = self.config
+        try:
+            return self.pretrained(c.backbone, [c.out_indice[-1] + 1])
+        except IncompleteWeights as error:
+            raise UserError(f"{error}; {self.advice()}") from None
+
+    def advice(self) -> str:
+        without = [k for k in self.options.memories if k]
+        return f"TrainingData.memories={without} does not need it" if without else "choose other levels"
+
+    def on_fit_start(self, train: "Batches") -> dict[str, str]:
+        if 0 not in self.options.memories:
+            return super().on_fit_start(train)
+        deep = train.with_teacher(self.compute.place(self.deep_teacher))
+        self.deepest_maps = deep.maps_by_step(self.choose(train.images))
+        return super().on_fit_start(train) | {"teacher of memory 0": fingerprint(self.deep_teacher)}
+
+    def reminders(self, step: int) -> tuple[Iterable[NormalityMemory], Iterable[torch.Tensor]]:
         memories = {int(k): memory for k, memory in self.student.decoder.memories.items()}
-        inputs = [self.frozen_teacher.net.deepest(teacher[-1]) if 0 in memories else None, *reversed(teacher)]
-        return [(memory, inputs[k]) for k, memory in memories.items()]
+        inputs = [*(self.deepest_maps(step) if 0 in memories else [None]), *reversed(self.exemplar_maps(step))]
+        return memories.values(), [inputs[k] for k in memories]
 
     def host_optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.student.parameters(), self.options.lr, betas=(0.5, 0.999))

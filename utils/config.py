@@ -85,6 +85,7 @@ Side = Annotated[int, Field(ge=SIDES[0], le=SIDES[1])]
 Threads = Annotated[int, Field(gt=0, le=1024)]
 Device = Annotated[str, AfterValidator(_device_name)]
 Levels = Annotated[list[Annotated[int, Field(ge=0, le=99)]], Field(min_length=1), AfterValidator(_increasing)]
+Widths = Annotated[list[Annotated[int, Field(gt=0, le=8192)]], Field(min_length=1)] | None
 Size = Annotated[
     tuple[int, int],
     BeforeValidator(_height_width),

@@ -5,31 +5,55 @@ import timm
 import torch
 from torch import nn
 
-from models.blocks import BASIC, PredictiveResidual, Residual, ResNetPlan, init_convolutions, resnet_plan, stem
+from models.blocks import BASIC, PredictiveResidual, Residual, StudentPlan, init_convolutions, stem, student_plan
 from tests.conftest import count
 from tests.unit_fill import unit_fill
 from utils.errors import UserError
 
-NARROW = ResNetPlan((1, 1, 1, 1), 0.25)  # of bottleneck blocks
+NARROW = StudentPlan((1, 1, 1, 1), 0.25)  # of bottleneck blocks
 
 
 @pytest.mark.parametrize(
     ("backbone", "plan"),
     [
         ("resnet18", BASIC),
-        ("resnet34", ((3, 4, 6, 3), None)),
-        ("resnet50", ((3, 4, 6, 3), 0.25)),
-        ("wide_resnet50_2", ((3, 4, 6, 3), 0.5)),
+        ("resnet34", StudentPlan((3, 4, 6, 3), None)),
+        ("resnet50", StudentPlan((3, 4, 6, 3), 0.25)),
+        ("wide_resnet50_2", StudentPlan((3, 4, 6, 3), 0.5)),
     ],
 )
 def test_the_plan_of_a_resnet(backbone, plan):
-    assert resnet_plan(backbone) == plan
+    assert student_plan(backbone, [1, 2, 3]) == plan
 
 
-@pytest.mark.parametrize("backbone", ["efficientnet_b0", "convnext_atto", "regnetx_002"])
-def test_other_networks_have_no_plan(backbone):
-    with pytest.raises(UserError, match=f"'{backbone}' is not a ResNet; this method mirrors one: resnet18"):
-        resnet_plan(backbone)
+@pytest.mark.parametrize(
+    ("backbone", "levels", "inner"),
+    [
+        ("efficientnet_b0", [1, 2, 3], (64, 128, 256)),
+        ("convnext_atto", [0, 1, 2, 3], (64, 128, 256, 512)),  # whose level 0 has stride 4
+        ("regnetx_002", [0, 1], (32, 64)),
+    ],
+)
+def test_the_student_of_another_network_has_the_channels_of_a_resnet18_at_these_strides(backbone, levels, inner):
+    assert student_plan(backbone, levels) == ((2, 2, 2, 2), None, inner)
+    assert student_plan(backbone, levels, [9] * len(levels)).inner == (9,) * len(levels)
+
+
+def test_widths_that_fit_no_student():
+    with pytest.raises(UserError, match=r"widths \[8\]: give one for each level of out_indice \[1, 2\]"):
+        student_plan("efficientnet_b0", [1, 2], [8])
+    with pytest.raises(UserError, match="widths: the student of a ResNet .'resnet18'. has the channels of its teacher"):
+        student_plan("resnet18", [1, 2], [8, 8])
+
+
+def test_layers_between_teacher_and_student_exist_only_where_channels_are_their_own():
+    own, plan = [4, 6], BASIC._replace(inner=(8, 16))
+    assert all(isinstance(layer, nn.Identity) for layer in (*BASIC.enter(own), *BASIC.leave(own)))
+    maps = [torch.randn(2, c, 5, 5) for c in own]
+    entered = [layer(m) for layer, m in zip(plan.enter(own), maps, strict=True)]
+    assert [m.shape[1] for m in entered] == [8, 16]
+    left = [layer(m) for layer, m in zip(plan.leave(own), entered, strict=True)]
+    assert [m.shape[1] for m in left] == own and all(m.min() < 0 for m in left)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +61,7 @@ def test_other_networks_have_no_plan(backbone):
 )
 def test_stages_are_as_large_as_those_of_the_resnet(backbone, channels):
     with torch.device("meta"):
-        net, plan = timm.create_model(backbone), resnet_plan(backbone)
+        net, plan = timm.create_model(backbone), student_plan(backbone, [1, 2, 3])
         assert count(stem()) == count(net.conv1) + count(net.bn1)
         for k, resample in ((0, "same"), (1, "down"), (2, "down")):
             stage = plan.stage(channels[k], channels[k + 1], plan.depths[k], resample)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from models.blocks import resnet_plan
+from models.blocks import student_plan
 from models.reverse_distillation import Bottleneck, Decoder, projection
 from models.teachers.features import Features
 from tests.conftest import count
@@ -13,7 +13,7 @@ from tests.conftest import count
 
 def networks(backbone, levels=(1, 2, 3)):
     channels = Features(backbone, levels).channels
-    plan = resnet_plan(backbone)
+    plan = student_plan(backbone, [1, 2, 3])
     return Bottleneck(plan, channels), Decoder(plan, channels)
 
 
@@ -67,7 +67,7 @@ def test_the_largest_maps_get_the_most_blocks():
 def test_initial_weights():
     """Transposed convolutions keep PyTorch's default, normal ones are Kaiming-normal (fan out)."""
     torch.manual_seed(0)
-    decoder = Decoder(resnet_plan("wide_resnet50_2"), [256, 512, 1024])
+    decoder = Decoder(student_plan("wide_resnet50_2", [1, 2, 3]), [256, 512, 1024])
     block = decoder.stages[0][0]
     # The 512 -> 512 of the main path and 2048 -> 1024 of the shortcut.
     for weight, outputs, spread in ((block.main[2][0].weight, 512, 0.012758), (block.skip[0].weight, 1024, 0.009021)):

@@ -73,6 +73,9 @@ class Exemplars:
     def __init__(self, teacher, image):
         self.teacher, self.image = teacher, image
 
+    def with_teacher(self, teacher):
+        return Exemplars(teacher, self.image)
+
     def maps_by_step(self, choose):
         return lambda step: self.teacher(self.image.expand(len(choose(step)), -1, -1, -1))
 
@@ -141,15 +144,19 @@ def test_lambda1_and_lambda2_are_two_keys(config, monkeypatch):
 def test_reminders_pair_each_memory_with_its_level(config):
     forward = build_trainer(config("rnst", precision="fp32"))
     image = forward.compute.images(torch.rand(1, 3, 64, 64))
-    teacher = forward.teacher(image)
-    assert [maps is teacher[k] for k, (_, maps) in enumerate(forward.reminders(teacher))] == [True, True]
+    fit_starts(forward, image)
+    memories, maps = forward.reminders(0)
+    assert list(memories) == list(forward.student.memories)
+    for m, t in zip(maps, forward.teacher(image)[:2], strict=True):
+        torch.testing.assert_close(m[:1], t)
     for places in ([0, 1, 2], [1, 2], [2]):
-        reverse = build_trainer(config("rnrd", {"memories": places}, precision="fp32"))
+        reverse = build_trainer(config("rnrd", {"memories": places}, weights="random", precision="fp32"))
         fit_starts(reverse, image)
-        teacher = reverse.teacher(image)
-        pairs = reverse.reminders(teacher)
-        assert [memory.keys.shape[1] for memory, _ in pairs] == [(512, 256, 128)[k] for k in places]
-        assert [maps.shape[1] for _, maps in pairs] == [(512, 256, 128)[k] for k in places]
+        memories, maps = reverse.reminders(0)
+        assert [memory.channels for memory in memories] == [(512, 256, 128)[k] for k in places]
+        whole = reverse.pretrained("resnet18", [2, 3, 4]).to(image.device)(image)[::-1]
+        for k, m in zip(places, maps, strict=True):
+            torch.testing.assert_close(m[:1], whole[k], rtol=1e-3, atol=1e-4)
 
 
 def test_exemplars_go_round_through_all_images():
@@ -161,17 +168,32 @@ def test_exemplars_go_round_through_all_images():
     assert len(exemplars(0, count=16, images=5, seed=0)) == 16  # more than there are images, more than a batch
 
 
-def test_layer4_is_for_exemplars_alone(config):
+def test_layer4_is_only_for_exemplars(config):
     """The earlier code computed it for every test image."""
-    trainer = build_trainer(config("rnrd", {"memories": [0, 1, 2]}))
-    computed = []
-    trainer.teacher.net.deepest.register_forward_hook(lambda *_: computed.append(1))
-    image = trainer.compute.images(torch.rand(1, 3, 64, 64))
-    trainer.anomaly_map(image)
-    assert not computed
-    fit_starts(trainer, image)
-    trainer.reminders(trainer.teacher(image))
-    assert computed == [1]
+    trainer = build_trainer(config("rnrd", {"memories": [0, 1, 2]}, weights="random"))
+    assert not any("layer4" in name for name, _ in trainer.teacher.named_modules())
+    assert "layer4" in dict(trainer.deep_teacher.net.net.named_modules())
+    assert len(trainer.teacher(trainer.compute.images(torch.rand(1, 3, 64, 64)))) == 3
+
+
+def test_a_trainer_built_for_a_test_does_not_load_layer4_but_may_train(config):
+    raw = config("rnrd", {"memories": [0, 1, 2], "epochs": 1}, weights="random")
+    trainer = build_trainer(raw | {"phase": "test"})
+    assert "deep_teacher" not in vars(trainer)
+    trainer.train()
+    assert "deep_teacher" in vars(trainer)
+
+
+@pytest.mark.parametrize(("cache_mb", "computed"), [(500, 1 + 10), (0, 1 + 2 * 3 * 3)])
+def test_layer4_of_exemplars_is_computed_once_if_it_fits_into_the_cache(config, device, cache_mb, computed):
+    if device.type == "cuda":
+        pytest.skip("maps are cached only on a CPU")
+    training = {"memories": [0, 1, 2], "epochs": 2, "batch_size": 4, "n_embed": 3}
+    trainer = build_trainer(config("rnrd", training, weights="random", precision="fp32", cache_mb=cache_mb))
+    seen = []
+    trainer.deep_teacher.net.register_forward_hook(lambda _, inputs, maps: seen.append(len(inputs[0])))
+    trainer.train()
+    assert sum(seen) == computed  # one to see the size, and then all 10 images, or 3 exemplars a step
 
 
 @pytest.mark.parametrize("method", ["rnst", "rnrd"])
@@ -206,7 +228,7 @@ def test_a_fresh_process_reproduces_the_scores(tiny_mvtec, tmp_path):
 
 
 def test_memory_0_needs_a_teacher_with_layer4(config):
-    with pytest.raises(UserError, match=r"end at level 3; TrainingData.memories=\[1, 2\] does not need level 4"):
+    with pytest.raises(UserError, match=r"end at level 3; TrainingData.memories=\[1, 2\] does not need it"):
         build_trainer(config("rnrd", {"memories": [0, 1, 2]}, weights="bundled"))
 
 
@@ -219,7 +241,7 @@ def test_memories_that_the_decoder_has_no_place_for(config, places):
 def test_other_errors_do_not_blame_the_memory(config):
     with pytest.raises(UserError, match="no.* 'resnet81'; did you mean [^;]*$"):
         build_trainer(config("rnrd", {"memories": [0, 1, 2]}, backbone="resnet81"))
-    with pytest.raises(UserError, match="out_indice: with memory 0 the levels must be from 1 to 3"):
+    with pytest.raises(UserError, match="no level 5.* memory 0 learns from the level after the last one: choose other"):
         build_trainer(config("rnrd", {"memories": [0]}, out_indice=[3, 4]))
     with pytest.raises(UserError, match="out_indice: memories lie between levels"):
         build_trainer(config("rnst", out_indice=[1]))
