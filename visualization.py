@@ -10,7 +10,12 @@ from utils.command import run, run_flags, whole_number
 from utils.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
     from datasets.dataset import ImageDataset, Sample
+    from datasets.fit import Box
     from evaluation.feature_pages import ImageView
     from trainer.base import BaseTrainer
 
@@ -70,7 +75,7 @@ def look(trainer: "BaseTrainer", dataset: "ImageDataset", index: int) -> "ImageV
     from utils.config import joined
 
     sample, item = dataset.samples[index], dataset[index]
-    size = item["image"].shape[-2:]
+    size, box = item["image"].shape[-2:], item["inside"].tolist()
     detector = trainer.detector
     teacher, student = trainer.features(item["image"][None])
     distances = detector.levels(teacher, student)
@@ -83,17 +88,26 @@ def look(trainer: "BaseTrainer", dataset: "ImageDataset", index: int) -> "ImageV
         importance = channel_importance(t, s, final, detector.border)
         # Where it lies in the image.
         placed = pad(distance[0, 0].float().cpu(), [detector.border] * 4)
-        levels.append(LevelView(references[k], t[0].cpu(), s[0].cpu(), placed, importance.cpu(), share))
+        maps = (part(m, box, size) for m in (t[0].cpu(), s[0].cpu(), placed))
+        levels.append(LevelView(references[k], *maps, importance.cpu(), share))
     return ImageView(
         title=f"{trainer.config.obj} · {sample.defect_type} / {sample.path.stem}",
         method=f"{trainer.config.distillType} · {joined(trainer.config.backbone)}",
-        aspect=shown_aspect(sample.path, dataset.img_size, dataset.crop_size),
-        image=shown(item["image"].numpy()),
-        mask=item["mask"].numpy(),
-        final=final[0, 0].cpu().numpy(),
+        aspect=shown_aspect(sample.path, dataset.fit),
+        image=shown(part(item["image"], box, size).numpy()),
+        mask=part(item["mask"], box, size).numpy(),
+        final=part(final[0, 0].cpu(), box, size).numpy(),
         normal=trainer.metadata.get("normal"),
         levels=levels,
     )
+
+
+def part(maps: "Tensor", box: "Box", size: "Sequence[int]") -> "Tensor":
+    """The part of maps [...,h,w] that lies in a box of an image of `size`, so without its padding."""
+    top, left, bottom, right = (
+        edge * have / want for edge, have, want in zip(box, maps.shape[-2:] * 2, tuple(size) * 2, strict=True)
+    )
+    return maps[..., math.floor(top) : math.ceil(bottom), math.floor(left) : math.ceil(right)]
 
 
 def choose_images(samples: "list[Sample]", wanted: str, run_dir: Path) -> list[int]:

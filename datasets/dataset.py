@@ -13,14 +13,22 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from datasets.images import fit_image, fit_mask, read_image, read_mask
+from datasets.fit import Box, Fit
+from datasets.images import read_image, read_mask
 from utils.config import CommonData
 from utils.console import note
 from utils.cores import allowed_cores
 from utils.errors import UserError
 from utils.progress import progress
 
-Pixels = tuple[np.ndarray, np.ndarray]  # an image [3,H,W] uint8 or uint16, and its mask [H,W] bool
+
+class Pixels(NamedTuple):
+    """An image [3,H,W] uint8 or uint16, its mask [H,W] bool, their part inside padding, and the file's size."""
+
+    image: np.ndarray
+    mask: np.ndarray
+    inside: Box
+    shape: tuple[int, int]  # height and width
 
 
 class Sample(NamedTuple):
@@ -39,31 +47,34 @@ class ImageDataset(Dataset):
 
     def __init__(self, samples: list[Sample], options: CommonData):
         self.samples = samples
-        self.img_size, self.crop_size = options.img_size, options.crop_size
+        self.fit = Fit(options.img_size, options.crop_size, options.fit == "pad")
         self.decoded: list[Pixels] | None = None  # set by read_all()
         self.nbytes = 0  # of the images in memory
         self.digests: list[bytes] = []  # of the pixels, set by read_all()
+        self.shapes: list[tuple[int, int]] = []  # height and width of the files, set by read_all()
         self.said: dict[str, Path] = {}  # what was noted, and for which file
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """image [3,H,W] uint8 or uint16, mask [H,W] bool, label 0/1, defect_type, path, index."""
+        """image [3,H,W] uint8 or uint16, mask [H,W] bool, inside [4], label 0/1, defect_type, path, index."""
         return {key: values[0] for key, values in self.batch([index]).items()}
 
     def batch(self, indices: list[int]) -> dict[str, Any]:
-        """The same for several images: image [B,3,H,W], mask [B,H,W], label and index [B], lists of the others.
+        """The same for several images: image [B,3,H,W], mask [B,H,W], inside [B,4], label, index [B], lists of others.
 
         If a batch has both 8- and 16-bit images, they are converted to float32 in [0,1].
         """
-        pixels, masks = zip(*(self.read(i) if self.decoded is None else self.decoded[i] for i in indices), strict=True)
+        parts = [self.read(i) if self.decoded is None else self.decoded[i] for i in indices]
+        pixels, masks, inside, _ = zip(*parts, strict=True)
         samples = [self.samples[i] for i in indices]
         if len({image.dtype for image in pixels}) > 1:
             pixels = [np.divide(image, np.iinfo(image.dtype).max, dtype=np.float32) for image in pixels]
         return {
             "image": torch.from_numpy(np.stack(pixels)),
             "mask": torch.from_numpy(np.stack(masks)),
+            "inside": torch.tensor(inside),
             "label": torch.tensor([int(sample.defect_type != "good") for sample in samples]),
             "index": torch.tensor(indices),
             "defect_type": [sample.defect_type for sample in samples],
@@ -73,25 +84,25 @@ class ImageDataset(Dataset):
     __getitems__ = batch  # DataLoader calls it to get a whole batch
 
     def read(self, index: int) -> Pixels:
-        """Pixels [3,H,W] uint8 or uint16 and mask [H,W] bool, resized and cropped.
+        """An image and its mask as the networks take them.
 
         Raises UserError naming an image or mask that cannot be read, or a mask that does not fit its image.
         """
         sample = self.samples[index]
         image = read_image(sample.path, lambda what: self._note(sample.path, what))
-        pixels = fit_image(image, self.img_size, self.crop_size)
+        pixels, shape = self.fit.image(image), image.shape[:2]
         if sample.mask is None:
-            return pixels, np.zeros(self.crop_size, dtype=bool)
+            return Pixels(pixels, np.zeros(pixels.shape[1:], dtype=bool), self.fit.inside(shape), shape)
         mask = read_mask(sample.mask, lambda what: self._note(sample.mask, what))
-        if mask.shape != image.shape[:2]:
-            (mh, mw), (h, w) = mask.shape, image.shape[:2]
+        if mask.shape != shape:
+            (mh, mw), (h, w) = mask.shape, shape
             raise UserError(f"{sample.mask}: the mask is {mw} x {mh} px but {sample.path} is {w} x {h} px")
         if sample.defect_type == "good" and mask.any():
             raise UserError(
                 f"{sample.mask}: the mask marks a defect, but {sample.path} is among the good images; "
                 "move the image to the folder of its defect type, or remove the mask"
             )
-        return pixels, fit_mask(mask, self.img_size, self.crop_size)
+        return Pixels(pixels, self.fit.mask(mask), self.fit.inside(shape), shape)
 
     def read_all(self, budget: int) -> int:
         """Read every image once and keep them if all fit into `budget` bytes; returns the bytes taken.
@@ -102,14 +113,15 @@ class ImageDataset(Dataset):
             return 0
         decoded: list[Pixels] | None = []
         digests, taken = [], 0
-        for pixels, mask in progress(self._read_in_threads(), "reading images", len(self)):
-            digests.append(hashlib.sha256(pixels).digest())
-            taken += pixels.nbytes + mask.nbytes
+        for pixels in progress(self._read_in_threads(), "reading images", len(self)):
+            digests.append(hashlib.sha256(pixels.image).digest())
+            self.shapes.append(pixels.shape)
+            taken += pixels.image.nbytes + pixels.mask.nbytes
             # Nothing is kept as soon as all images, estimated from those so far, would not fit.
             if taken * len(self) > budget * len(digests):
                 decoded = None
             if decoded is not None:
-                decoded.append((pixels, mask))
+                decoded.append(pixels)
         self.decoded, self.digests = decoded, digests
         self.nbytes = taken if decoded else 0
         return self.nbytes

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.images import fit_image, read_image
+from datasets.fit import Fit
+from datasets.images import read_image
 from datasets.listing import is_folder, list_images_below
 from utils.console import note
 from utils.errors import UserError
@@ -22,7 +23,7 @@ class FolderImages:
     """
 
     def __init__(self, key: str, folder: str, img_size: Sequence[int], crop_size: Sequence[int] | None = None):
-        self.root, self.img_size, self.crop_size = _expanded(key, folder), img_size, crop_size or img_size
+        self.root, self.fit = _expanded(key, folder), Fit(img_size, crop_size or img_size)
         self.damaged: set[Path] = set()
         if not is_folder(self.root):
             raise UserError(f"{key}: there is no folder {self.root}")
@@ -39,7 +40,7 @@ class FolderImages:
         return f"{len(self)} {hashlib.sha256(names.encode(errors='surrogateescape')).hexdigest()[:16]}"
 
     def __getitem__(self, index: int) -> np.ndarray:
-        pixels = fit_image(self._first_readable(index), self.img_size, self.crop_size)
+        pixels = self.fit.image(self._first_readable(index))
         if pixels.dtype == np.uint16:
             pixels = (pixels >> 8).astype(np.uint8)
         return np.ascontiguousarray(pixels.transpose(1, 2, 0))

@@ -4,13 +4,11 @@ import io
 import os
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
-import torch.nn.functional as F
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from utils.errors import UserError, reason
@@ -197,26 +195,3 @@ def _is_lossy(data: bytes, image: Image.Image) -> bool:
     if image.format == "WEBP":  # its chunk of pixels is named VP8 or, if lossless, VP8L
         return re.search(rb"VP8[ L]", data)[0] == b"VP8 "
     return image.format in ("JPEG", "MPO") or image.info.get("compression") in ("jpeg", "tiff_jpeg")
-
-
-def fit_image(pixels: np.ndarray, img_size: Sequence[int], crop_size: Sequence[int]) -> np.ndarray:
-    """Bilinear antialiased resize, then centre crop: [H,W,3] -> [3,h,w] of the same integer type."""
-    deep = pixels.dtype == np.uint16
-    image = torch.from_numpy(np.ascontiguousarray(pixels.astype(np.float32) if deep else pixels))
-    image = image.permute(2, 0, 1)[None]
-    image = F.interpolate(image, size=tuple(img_size), mode="bilinear", antialias=True)
-    image = _centre_crop(image, crop_size)[0].contiguous()
-    return image.round().numpy().astype(np.uint16) if deep else image.numpy()
-
-
-def fit_mask(mask: np.ndarray, img_size: Sequence[int], crop_size: Sequence[int]) -> np.ndarray:
-    """Nearest resize, then centre crop: [H,W] bool -> [h,w] bool."""
-    image = torch.from_numpy(mask.astype(np.uint8))[None, None]
-    image = F.interpolate(image, size=tuple(img_size), mode="nearest-exact")
-    return _centre_crop(image, crop_size)[0, 0].bool().numpy()
-
-
-def _centre_crop(image: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Rounds as torchvision's CenterCrop."""
-    top, left = (round((have - want) / 2) for have, want in zip(image.shape[-2:], size, strict=True))
-    return image[..., top : top + size[0], left : left + size[1]]

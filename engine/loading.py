@@ -8,10 +8,12 @@ from torch import nn
 from torch.utils.data import DataLoader, Sampler
 
 from datasets.dataset import ImageDataset
+from datasets.fit import advice
 from datasets.readers import mvtec
 from engine.device import Compute
 from engine.prefetch import Prefetch, prefetched
 from utils.config import RunConfig
+from utils.console import note
 from utils.cores import allowed_cores
 from utils.errors import UserError
 from utils.progress import progress
@@ -220,6 +222,8 @@ def training_batches(
     # Only the first process validates and tests.
     for dataset in filter(None, (train_set, val_set, test_set) if is_main() else (train_set,)):
         budget -= dataset.read_all(budget)
+    if suggestion := advice(train_set.shapes, train_set.fit):
+        note(suggestion)
     shuffled = EpochBatches(
         len(train_set), config.TrainingData.batch_size, config.seed, rank(), world_size(), epoch_length
     )

@@ -58,7 +58,11 @@ class Scoring:
             for batch in self.batches:
                 maps = self._maps(batch["image"]).squeeze(1).cpu().numpy()
                 self.seconds += time.perf_counter() - begin
-                yield from map(Scored, batch["index"].tolist(), batch["image"].numpy(), batch["mask"].numpy(), maps)
+                images, masks = batch["image"].numpy(), batch["mask"].numpy()
+                for k, (top, left, bottom, right) in enumerate(batch["inside"].tolist()):
+                    rows, columns = slice(top, bottom), slice(left, right)
+                    parts = (images[k, :, rows, columns], masks[k, rows, columns], maps[k, rows, columns])
+                    yield Scored(int(batch["index"][k]), *parts)
                 bar.update(len(maps))
                 begin = time.perf_counter()
 

@@ -109,6 +109,10 @@ class _Pixels:
             self.weight.append(1 / np.bincount(labels)[labels])
             self.regions += count - 1  # one label is the background
             values = anomaly_map[~mask]
+        if self.used + len(values) > len(self.buffer):  # maps may be larger than the first one
+            larger = np.empty(len(self.buffer) + len(self.buffer) // 2 + len(values), self.buffer.dtype)
+            larger[: self.used] = self.buffer[: self.used]
+            self.buffer = larger
         self.buffer[self.used : self.used + len(values)] = values
         self.used, self.sorted = self.used + len(values), False
 

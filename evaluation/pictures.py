@@ -14,6 +14,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatt
 from PIL import ExifTags, Image, ImageDraw, ImageFont, ImageOps
 
 from datasets.dataset import Sample
+from datasets.fit import Fit
 from evaluation.colours import Scale, colour_scale, colours
 from evaluation.fonts import STANDARD, Font, Fonts, shortened
 from evaluation.score import HELD_OUT, Scored, image_score
@@ -28,8 +29,8 @@ OUTLINE = (0, 255, 160)
 class Overlays:
     """One PNG per image, `<defect type>/<name>.png` in `folder`: image, outline of the mask, map, score.
 
-    `normal` is the student's `yardstick`, which sets the colours; without it each map has its own scale. `img_size`
-    is the size of the images before the crop; None if they were not cropped.
+    `normal` is the student's `yardstick`, which sets the colours; without it each map has its own scale. `fit` is how
+    the pictures got the size of the maps; None if they were only resized.
     """
 
     def __init__(
@@ -37,9 +38,9 @@ class Overlays:
         folder: Path,
         samples: Sequence[Sample],
         normal: dict[str, Any] | None,
-        img_size: Sequence[int] | None = None,
+        fit: Fit | None = None,
     ):
-        self.folder, self.samples, self.normal, self.img_size = folder, samples, normal, img_size
+        self.folder, self.samples, self.normal, self.fit = folder, samples, normal, fit
         self.fonts = Fonts(sample.name for sample in samples)
         self.pool = ThreadPoolExecutor(allowed_cores())  # drawing and PNG coding release the interpreter lock
         self.waiting: list[Scored] = []
@@ -66,8 +67,8 @@ class Overlays:
 
     def _draw(self, result: Scored) -> None:
         sample, score = self.samples[result.index], image_score(result.anomaly_map)
-        crop_size = result.anomaly_map.shape
-        aspect = shown_aspect(sample.path, self.img_size or crop_size, crop_size)
+        size = result.anomaly_map.shape
+        aspect = shown_aspect(sample.path, self.fit or Fit(size, size))
         scale = colour_scale(self.normal, result.anomaly_map)
         panels = overlay(shown(result.image), result.anomaly_map, result.mask, scale, aspect)
         score = f"score {score:.4g}{standing(score, self.normal)}"
@@ -86,17 +87,16 @@ def shown(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image.transpose(1, 2, 0))
 
 
-def shown_aspect(path: Path, img_size: Sequence[int], crop_size: Sequence[int]) -> float:
+def shown_aspect(path: Path, fit: Fit) -> float:
     """Width / height, in the original picture, of the part that is left after resize and crop.
 
-    Sizes are (height, width). The aspect of the resized image if the file can no longer be read.
+    The aspect of the resized image if the file can no longer be read.
     """
     try:
-        height, width = original_size(path)
+        size = original_size(path)
     except Exception:  # errors differ by format; a picture must not end the test
-        height, width = img_size
-    aspect = width * crop_size[1] / img_size[1] / (height * crop_size[0] / img_size[0])
-    return min(max(aspect, 1 / FLATTEST), FLATTEST)
+        size = fit.img_size
+    return min(max(fit.aspect(size), 1 / FLATTEST), FLATTEST)
 
 
 def original_size(path: Path) -> tuple[int, int]:

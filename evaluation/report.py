@@ -88,7 +88,7 @@ def test_report(
 ) -> Tested:
     """Evaluate, and write scores.csv and maps/; `normal` is the `yardstick` of the student."""
     samples = dataset.samples
-    with replacing(run_dir / "maps") as folder, Overlays(folder, samples, normal, dataset.img_size) as overlays:
+    with replacing(run_dir / "maps") as folder, Overlays(folder, samples, normal, dataset.fit) as overlays:
         tested = evaluate(samples, overlays.drawn(results), notes)
     rows = [
         (str(sample.path), int(sample.defect_type != "good"), float(score))

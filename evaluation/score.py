@@ -9,7 +9,10 @@ HELD_OUT, TRAINING = "held-out good images", "good training images"  # the image
 
 
 class Scored(NamedTuple):
-    """An image of a data set: its position there, its pixels [3,H,W], mask [H,W] bool and anomaly map [H,W] float32."""
+    """An image of a data set: its position there, its pixels [3,H,W], mask [H,W] bool and anomaly map [H,W] float32.
+
+    Padding is cut off: H and W may differ from image to image.
+    """
 
     index: int
     image: np.ndarray

@@ -107,7 +107,8 @@ class CommonData(Section):
 
     batch_size: Count
     lr: Rate
-    img_size: Size = (256, 256)  # pixels, height and width; the aspect ratio is not kept
+    img_size: Size = (256, 256)  # pixels, height and width
+    fit: Literal["squeeze", "pad"] = "squeeze"  # resize to exactly img_size, or keep the aspect ratio and pad
     crop_size: Size = (256, 256)  # centre crop after the resize; metrics are at this size
     val_ratio: Share = 0.2  # share of train/good held out to choose the model
     sigma: NotNegative = 0.0  # Gaussian blur of the map, in pixels

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFile, ImageOps
 
-from datasets.images import AnySize, fit_image, fit_mask, read_image, read_mask
+from datasets.fit import Fit
+from datasets.images import AnySize, read_image, read_mask
 from datasets.listing import SUFFIXES
 from tests.conftest import REPO, draw_good
 from utils.errors import UserError
@@ -104,7 +105,7 @@ def test_sixteen_bit_gray_is_not_clipped_to_white(tmp_path):
     """Pillow's convert("RGB") turns every 16-bit value above 255 into white."""
     deep = np.linspace(0, 2**16 - 1, 64 * 64).reshape(64, 64).astype(np.uint16)
     assert cv2.imwrite(str(tmp_path / "deep.png"), deep)
-    fitted = fit_image(read_image(tmp_path / "deep.png"), (64, 64), (64, 64))
+    fitted = Fit((64, 64), (64, 64)).image(read_image(tmp_path / "deep.png"))
     assert fitted.dtype == np.uint16
     np.testing.assert_array_equal(fitted, deep[None].repeat(3, axis=0))
 
@@ -369,33 +370,3 @@ def test_the_transparent_entry_of_a_palette_counts_as_transparency(tmp_path):
     np.testing.assert_array_equal(read_mask(clear), SQUARE)
     with pytest.raises(UserError, match="transparency and its colours"):
         read_mask(palette_mask(tmp_path / "paper.png", (255, 255, 255), (0, 0, 0), transparency=0))
-
-
-# ---- resize and crop -------------------------------------------------------------------------------------------
-
-
-def test_image_resize_is_antialiased_and_masks_stay_binary():
-    board = (np.indices((256, 256)).sum(axis=0) % 2 * 255).astype(np.uint8)[..., None].repeat(3, axis=2)
-    small = fit_image(board, (64, 64), (64, 64))
-    assert small.dtype == np.uint8 and 100 < small.min() and small.max() < 155
-    mask = np.zeros((300, 200), bool)
-    mask[100:200, 50:100] = True
-    fitted = fit_mask(mask, (96, 64), (96, 64))
-    assert fitted.dtype == bool and fitted.shape == (96, 64)
-    assert fitted.mean() == pytest.approx(mask.mean(), abs=0.01)
-
-
-def test_resize_matches_pillow_as_in_the_papers():
-    ours = fit_image(GOOD, (32, 32), (32, 32)).transpose(1, 2, 0).astype(int)
-    pillow = np.asarray(Image.fromarray(GOOD).resize((32, 32), Image.BILINEAR)).astype(int)
-    assert np.abs(ours - pillow).max() <= 1
-
-
-def test_crop_is_centred_alike_for_image_and_mask():
-    mask = np.zeros((64, 64), bool)
-    mask[32, 32] = True
-    image = (mask[..., None] * 255).repeat(3, axis=2).astype(np.uint8)
-    cropped = fit_image(image, (64, 64), (32, 48))
-    assert cropped.shape == (3, 32, 48)
-    np.testing.assert_array_equal(cropped[0] > 0, fit_mask(mask, (64, 64), (32, 48)))
-    assert cropped[0, 16, 24] == 255

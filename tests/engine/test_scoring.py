@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from datasets.dataset import ImageDataset, Sample
 from engine import loading
 from engine.device import Compute
 from engine.scoring import Scoring, anomaly_map, mean_loss
+from tests.conftest import write_image
 from trainer import build_trainer
 
 FP32 = Compute(torch.device("cpu"), torch.float32)
@@ -29,6 +31,20 @@ def test_images_come_one_by_one_in_order_with_map_and_mask(trainer):
         assert result.anomaly_map.shape == result.mask.shape == (64, 64) and result.anomaly_map.dtype == np.float32
         alone = anomaly_map(trainer.detector, FP32, torch.from_numpy(result.image)[None])
         np.testing.assert_allclose(result.anomaly_map, alone[0, 0].numpy(), rtol=1e-4, atol=1e-7)
+
+
+def test_padding_is_scored_by_nobody(config, tmp_path):
+    """The map of the picture is cut out of the map of the padded image; nothing outside it reaches a score."""
+    for k, shape in enumerate([(64, 32), (32, 64), (64, 64)]):
+        write_image(tmp_path / f"{k}.png", np.random.default_rng(k).integers(0, 256, (*shape, 3), dtype=np.uint8))
+    trainer = build_trainer(config("st", {"fit": "pad"}, device="cpu", precision="fp32"))
+    dataset = ImageDataset([Sample(tmp_path / f"{k}.png", None, "good") for k in range(3)], trainer.options)
+    results = list(Scoring(trainer.detector, FP32, loading.loader(dataset, trainer.config, FP32.device), "testing"))
+    assert [r.anomaly_map.shape for r in results] == [(64, 32), (32, 64), (64, 64)]
+    whole = anomaly_map(trainer.detector, FP32, torch.from_numpy(np.stack([dataset[k]["image"] for k in range(3)])))
+    np.testing.assert_allclose(results[0].anomaly_map, whole[0, 0, :, 16:48], rtol=1e-4)
+    np.testing.assert_allclose(results[1].anomaly_map, whole[1, 0, 16:48], rtol=1e-4)
+    assert [r.image.shape[1:] for r in results] == [r.mask.shape for r in results] == [(64, 32), (32, 64), (64, 64)]
 
 
 def test_known_teacher_maps_are_not_computed_again(trainer):

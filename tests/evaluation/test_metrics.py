@@ -201,6 +201,18 @@ def test_metrics_of_a_stream_by_defect_type_are_those_of_all_images(levels):
 
 
 @pytest.mark.parametrize("levels", [10**6, 8])
+def test_maps_may_differ_in_size(levels):
+    """As where padding was cut off: the same pixels in larger and larger pieces."""
+    rng = np.random.default_rng(0)
+    maps, mask = rng.integers(0, levels, (6, 40)).astype(np.float32), np.zeros((6, 40), bool)
+    mask[1, 3:9] = mask[4, 20:30] = True
+    pixels = metrics.PixelMetrics({"good": 0, "hole": 3})
+    for rows in (slice(0, 1), slice(1, 3), slice(3, 6)):
+        pixels.add(maps[rows], mask[rows], "hole")
+    assert pixels.total() == pytest.approx(metrics.segmentation(maps[None], mask[None]), abs=1e-12)
+
+
+@pytest.mark.parametrize("levels", [10**6, 8])
 def test_per_defect_is_the_subset_with_all_good_images(levels):
     scores, maps, masks, types = defect_set(levels)
     table = metrics.per_defect(scores, types, pixels_of(maps, masks, types))

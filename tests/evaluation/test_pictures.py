@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from datasets.dataset import Sample
+from datasets.fit import Fit
 from datasets.images import read_image
 from evaluation import pictures
 from evaluation.colours import colour_scale
@@ -144,18 +145,18 @@ def picture(path, width, height, **how):
 )
 def test_the_shape_is_that_of_the_part_that_resize_and_crop_left(img_size, crop_size, aspect, tmp_path):
     path = picture(tmp_path / "a.png", 100, 200)
-    assert shown_aspect(path, img_size, crop_size) == pytest.approx(aspect)
+    assert shown_aspect(path, Fit(img_size, crop_size)) == pytest.approx(aspect)
 
 
 def test_a_line_of_pixels_keeps_a_shape_in_which_something_can_be_seen(tmp_path):
-    assert shown_aspect(picture(tmp_path / "a.png", 10, 500), (256, 256), (256, 256)) == 1 / 8
-    assert shown_aspect(picture(tmp_path / "b.png", 500, 10), (256, 256), (256, 256)) == 8
+    assert shown_aspect(picture(tmp_path / "a.png", 10, 500), Fit((256, 256), (256, 256))) == 1 / 8
+    assert shown_aspect(picture(tmp_path / "b.png", 500, 10), Fit((256, 256), (256, 256))) == 8
 
 
 def test_a_picture_that_cannot_be_read_any_more_keeps_the_shape_of_the_map(tmp_path):
     (tmp_path / "damaged.png").write_bytes(b"no picture")
     for path in (tmp_path / "gone.png", tmp_path / "damaged.png"):
-        assert shown_aspect(path, (200, 100), (200, 100)) == pytest.approx(0.5)
+        assert shown_aspect(path, Fit((200, 100), (200, 100))) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "bmp"])
@@ -172,7 +173,7 @@ def test_the_original_size_is_that_of_the_image_as_it_is_read(suffix, orientatio
 
 def test_a_test_picture_has_the_shape_of_the_original(tmp_path):
     sample = Sample(picture(tmp_path / "in/good/a.png", 400, 100), None, "good")
-    draw(tmp_path, [sample], [scored(mask=SQUARE & False)], img_size=(64, 64))
+    draw(tmp_path, [sample], [scored(mask=SQUARE & False)], fit=Fit((64, 64), (64, 64)))
     drawn = Image.open(tmp_path / "good/a.png")
     assert drawn.width > 512 and drawn.height > 2 * 128  # two panels of 512 x 128, one below the other
 
@@ -338,6 +339,7 @@ from pathlib import Path
 from evaluation import feature_pages, fonts, pictures
 from evaluation.score import Scored
 from datasets.dataset import Sample
+from datasets.fit import Fit
 with pictures.Overlays(Path({str(tmp_path)!r}), [Sample(Path("缺.png"), None, "hole")], None) as overlays:
     list(overlays.drawn([Scored(0, np.zeros((3, 8, 8), np.uint8), np.ones((8, 8), bool), np.eye(8))]))
 pictures.draw_curves(Path({str(tmp_path)!r}, "a.png"), [{{"epoch": 1, "train_loss": 1.0}}], {{"": 1}})

@@ -103,7 +103,7 @@ def test_a_summary_is_what_metrics_json_says(tmp_path):
 
 def data_set():
     size = (16, 16)
-    return ImageDataset(samples(), SimpleNamespace(img_size=size, crop_size=size))
+    return ImageDataset(samples(), SimpleNamespace(img_size=size, crop_size=size, fit="squeeze"))
 
 
 def test_a_test_leaves_scores_and_a_picture_of_every_image(tmp_path):

@@ -1,0 +1,104 @@
+"""From pictures of any size to the one size that the networks take."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+ALIKE = 1.25  # ratio of two aspect ratios that are nearly the same
+LONGEST, STEP = 4, 32  # of a suggested size: the largest ratio of its sides, and what they are multiples of
+
+Box = tuple[int, int, int, int]  # top, left, bottom, right in pixels; bottom and right are behind the last
+
+
+class Fit(NamedTuple):
+    """Resize to `img_size`, then crop the centre of `crop_size`; sizes are (height, width).
+
+    Without `pad` the picture is resized to exactly `img_size`. With it, the aspect ratio is kept, and the outermost
+    pixels are repeated until the size is reached.
+    """
+
+    img_size: Sequence[int]
+    crop_size: Sequence[int]
+    pad: bool = False
+
+    def image(self, pixels: np.ndarray) -> np.ndarray:
+        """Bilinear, antialiased: [H,W,3] uint8 or uint16 -> [3,h,w] of the same type."""
+        deep = pixels.dtype == np.uint16
+        image = torch.from_numpy(np.ascontiguousarray(pixels.astype(np.float32) if deep else pixels))
+        image = image.permute(2, 0, 1)[None]
+        image = F.interpolate(image, size=self._resized(pixels.shape[:2]), mode="bilinear", antialias=True)[0].numpy()
+        image = self._placed(image, pixels.shape[:2], "edge")
+        return image.round().astype(np.uint16) if deep else image
+
+    def mask(self, mask: np.ndarray) -> np.ndarray:
+        """Nearest pixel: [H,W] bool -> [h,w] bool. What is not in the picture is no defect."""
+        image = torch.from_numpy(mask.astype(np.uint8))[None, None]
+        image = F.interpolate(image, size=self._resized(mask.shape), mode="nearest-exact")[0].bool().numpy()
+        return self._placed(image, mask.shape, "constant")[0]
+
+    def inside(self, shape: Sequence[int]) -> Box:
+        """The part of the result that shows the picture; the rest is repeated pixels."""
+        crops = [_centre(have, want) for have, want in zip(self.img_size, self.crop_size, strict=True)]
+        begins, ends = [], []
+        for (before, after), crop, have, want in zip(
+            self._margins(shape), crops, self.img_size, self.crop_size, strict=True
+        ):
+            begins.append(max(before - crop, 0))
+            ends.append(min(have - after - crop, want))
+        return (*begins, *ends)
+
+    def aspect(self, shape: Sequence[int]) -> float:
+        """Width / height, in a picture of `shape`, of the part that is inside."""
+        top, left, bottom, right = self.inside(shape)
+        height, width = self._resized(shape)
+        return (right - left) * shape[1] / width / ((bottom - top) * shape[0] / height)
+
+    def _resized(self, shape: Sequence[int]) -> tuple[int, int]:
+        if not self.pad:
+            return tuple(self.img_size)
+        scale = min(want / have for have, want in zip(shape, self.img_size, strict=True))
+        return tuple(max(1, round(scale * have)) for have in shape)
+
+    def _margins(self, shape: Sequence[int]) -> list[tuple[int, int]]:
+        """Rows above and below, columns left and right of the resized picture."""
+        missing = [want - have for have, want in zip(self._resized(shape), self.img_size, strict=True)]
+        return [(m // 2, m - m // 2) for m in missing]
+
+    def _placed(self, image: np.ndarray, shape: Sequence[int], mode: str) -> np.ndarray:
+        """Pad and crop: [C,H',W'], a picture of `shape` resized -> [C,h,w]."""
+        if self.pad:
+            image = np.pad(image, [(0, 0), *self._margins(shape)], mode)
+        top, left = (_centre(have, want) for have, want in zip(self.img_size, self.crop_size, strict=True))
+        return np.ascontiguousarray(image[:, top : top + self.crop_size[0], left : left + self.crop_size[1]])
+
+
+def advice(shapes: Sequence[tuple[int, int]], fit: Fit) -> str | None:
+    """A sentence on files of these sizes, if resizing changes their shape by more than a quarter.
+
+    It suggests an img_size of their shape if they are alike, or padding.
+    """
+    height, width = np.median(shapes, axis=0)
+    least, usual, most = np.percentile([width / height for height, width in shapes], [10, 50, 90])
+    change, into = usual * fit.img_size[0] / fit.img_size[1], "{1} x {0}".format(*fit.img_size)
+    if fit.pad or (most < ALIKE * least and 1 / ALIKE < change < ALIKE):
+        return None
+    if most > ALIKE * least:
+        return (
+            f"the images have different shapes, and all are resized to {into} pixels; TrainingData.fit=pad keeps them"
+        )
+    short, ratio = min(fit.img_size), min(max(usual, 1 / usual), LONGEST)
+    long = round(short * ratio / STEP) * STEP
+    size = (short, long) if usual > 1 else (long, short)
+    times = short * long / (fit.img_size[0] * fit.img_size[1])
+    return (
+        f"the images have about {width:.0f} x {height:.0f} pixels and are resized to {into}; "
+        f"TrainingData.img_size=[{size[0]},{size[1]}] keeps their shape, with {times:.1f} times as many pixels"
+    )
+
+
+def _centre(have: int, want: int) -> int:
+    """Where a crop begins, rounded as in torchvision's CenterCrop."""
+    return round((have - want) / 2)
