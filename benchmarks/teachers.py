@@ -2,6 +2,10 @@
 
     python3 benchmarks/teachers.py [--data ../shared/data] [--backbone resnet18] [--teachers random bundled PATH ...]
 
+This is a fast look. It does not see how well a student learns to imitate a teacher on good parts, nor how badly it
+does so on defects. With --students, students are trained instead (benchmarks/students.py). A teacher is a value of the
+key `weights`, or BACKBONE=WEIGHTS for another network than --backbone.
+
 The levels of an image, each position of unit length and averaged over 3 x 3, are joined on a grid of 28 x 28. The
 distance of a test position is that to the nearest of 5,000 positions drawn from good training images. The largest
 distance is the image's score, the distances at image size and blurred (sigma 4) are its map. A cell is image / pixel
@@ -23,6 +27,7 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
+import timm
 import torch
 import torch.nn.functional as F
 
@@ -63,10 +68,17 @@ class DataSet(NamedTuple):
 def main() -> None:
     args = flags()
     keep_freed_memory()
+    if args.students:
+        from benchmarks.students import Candidate, compare
+
+        candidates = [Candidate(*named(teacher, args.backbone)) for teacher in args.teachers]
+        names = args.sets or [each.name for each in read_sets(args.data, args.backbone, args.limit)]
+        compare(candidates, names, args.data, args.save, args.steps, args.seeds)
+        return
     # All teachers first, so that a path without a file is reported before minutes of work on the others.
     seeds = {teacher: range(args.seeds if teacher == "random" else 1) for teacher in args.teachers}
-    grids = {t: [feature_grid(args.backbone, t, seed) for seed in seeds[t]] for t in seeds}
-    sets = read_sets(args.data, args.backbone, args.limit)
+    grids = {t: [feature_grid(*named(t, args.backbone), seed) for seed in seeds[t]] for t in seeds}
+    sets = [each for each in read_sets(args.data, args.backbone, args.limit) if each.name in (args.sets or [each.name])]
     names = [each.name for each in sets]
     print(f"{args.backbone}, image / pixel AUROC\n\n| teacher | {' | '.join([*names, 'mean'])} |")
     print("|---" * (len(sets) + 2) + "|", flush=True)
@@ -91,11 +103,21 @@ def flags() -> argparse.Namespace:
         "--teachers",
         nargs="+",
         default=["random", "bundled"],
-        help="values for the key weights; a verdict needs random",
+        help="values of the key weights, or BACKBONE=WEIGHTS; a verdict of the fast look needs random",
     )
-    parser.add_argument("--seeds", type=count, default=3, help="number of networks for the mean of random")
+    parser.add_argument("--sets", nargs="+", help="only these sets")
+    parser.add_argument("--seeds", type=count, default=3, help="of random networks, or of students")
     parser.add_argument("--limit", type=count, default=40, help="images of train/good and of each folder of test/")
+    parser.add_argument("--students", action="store_true", help="train students")
+    parser.add_argument("--steps", type=count, default=300, help="of a student's training")
+    parser.add_argument("--save", type=Path, default=ROOT / "results/teachers", help="where students are kept")
     return parser.parse_args()
+
+
+def named(teacher: str, backbone: str) -> tuple[str, str]:
+    """(timm name or PDN, weights) of a teacher on the command line; `backbone` is of one that names only weights."""
+    head, equals, weights = teacher.partition("=")
+    return (head, weights) if equals and (is_pdn(head) or timm.is_model(head)) else (backbone, teacher)
 
 
 def count(text: str) -> int:

@@ -1,0 +1,100 @@
+"""Which teacher to use: what students find that learned from it.
+
+    python3 benchmarks/teachers.py --students [--teachers bundled tf_efficientnet_lite0=imagenet] [--sets weave washer]
+
+For each set, teacher and seed a student is trained for the same number of steps and tested on all test images: with
+RD's recipe (batches of 8 images of 256 px), or EfficientAD's for a PDN. A cell is image AUROC / pixel AP / AUPRO, in
+percent, the mean over the seeds; the next row has half of their spread. The teacher with the lowest mean rank over
+sets and metrics is chosen. Finished runs are kept in --save and not repeated; delete that folder after a change.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import rankdata
+
+from benchmarks.methods import files, finished, report_of
+from datasets.demo import CATEGORIES, DEFAULT_ROOT, ensure_demo
+from datasets.readers import mvtec
+from engine.folder import RunFolder
+from trainer import TRAINERS, build_trainer
+from utils.config_file import check_config, read_config
+from utils.errors import UserError
+
+METRICS = ("image_auroc", "pixel_ap", "aupro")
+BATCH = 8
+
+
+class Candidate(NamedTuple):
+    """A teacher: a timm name or pdn_small or pdn_medium, and a value of the key `weights`."""
+
+    backbone: str
+    weights: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.backbone}, {self.weights}"
+
+    @property
+    def method(self) -> str:
+        return "ead" if self.backbone.startswith("pdn_") else "rd"
+
+    @property
+    def network(self) -> list[str]:
+        return [f"backbone={self.backbone.removeprefix('pdn_')}", f"weights={self.weights}"]
+
+    def length(self, steps: int, images: int) -> list[str]:
+        if self.method == "ead":
+            return [f"TrainingData.steps={steps}"]
+        epochs = math.ceil(steps / math.ceil(images / BATCH))
+        return [f"TrainingData.batch_size={BATCH}", f"TrainingData.epochs={epochs}"]
+
+
+def compare(
+    candidates: Sequence[Candidate], sets: Sequence[str], data: Path, save: Path, steps: int, seeds: int
+) -> None:
+    """Train and test what is not finished, and print the table and the verdict. Raises UserError for bad teachers."""
+    if len({candidate.method for candidate in candidates}) > 1:
+        raise UserError("--teachers: a PDN can only be compared with other PDNs, because their students differ")
+    print(f"| teacher | {' | '.join(sets)} |\n{'|---' * (len(sets) + 1)}|", flush=True)
+    values = []
+    for candidate in candidates:
+        found = [[measured(candidate, name, data, save, steps, seed) for seed in range(seeds)] for name in sets]
+        found = 100 * np.array(found)  # [sets, seeds, metrics]
+        print(row(candidate.name, found.mean(axis=1)))
+        print(row("half of the spread", np.ptp(found, axis=1) / 2), flush=True)
+        values.append(found.mean(axis=1))
+    print()
+    for candidate, rank in zip(candidates, mean_ranks(np.stack(values)), strict=True):
+        print(f"{candidate.name}: mean rank {rank:.2f} of {len(candidates)}")
+
+
+def measured(candidate: Candidate, name: str, data: Path, save: Path, steps: int, seed: int) -> list[float]:
+    """The metrics of a run, as fractions; trained and tested if it is not finished."""
+    method, file = TRAINERS[candidate.method], files()[candidate.method]
+    run = f"{candidate.backbone}-{Path(candidate.weights).stem}-{seed}"
+    words = [f"data_path={DEFAULT_ROOT if name in CATEGORIES else data}", f"obj={name}"]
+    words += [f"seed={seed}", f"save_path={save}", f"run={run}", *candidate.network]
+    config = check_config(read_config(file, words), method.Config[method.Options])
+    ensure_demo(config)
+    words += candidate.length(steps, len(mvtec.train_samples(config)))
+    folder = RunFolder(config)
+    if not finished(folder.path, read_config(file, words)):
+        trainer = build_trainer(file, [*words, "overwrite=true"])
+        trainer.train()
+        trainer.test()
+    metrics = report_of(folder.path)["metrics"]
+    return [metrics[key] for key in METRICS]
+
+
+def row(name: str, values: np.ndarray) -> str:
+    """values [sets, metrics]."""
+    return f"| {name} | {' | '.join(' / '.join(f'{value:.1f}' for value in cell) for cell in values)} |"
+
+
+def mean_ranks(values: np.ndarray) -> np.ndarray:
+    """[teachers, sets, metrics] -> [teachers]; rank 1 is the best, and equal values share their ranks."""
+    return rankdata(-values, axis=0).mean(axis=(1, 2))

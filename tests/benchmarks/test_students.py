@@ -1,0 +1,44 @@
+"""The protocol that chooses a teacher, with a tiny data set and few steps."""
+
+import numpy as np
+import pytest
+
+from benchmarks import students, teachers
+from benchmarks.students import Candidate, compare, mean_ranks
+from tests.conftest import write_mvtec
+from utils.errors import UserError
+
+
+def test_a_teacher_is_weights_or_a_network_with_its_weights(tmp_path):
+    assert teachers.named("bundled", "resnet18") == ("resnet18", "bundled")
+    assert teachers.named("tf_efficientnet_lite0=imagenet", "resnet18") == ("tf_efficientnet_lite0", "imagenet")
+    assert teachers.named("pdn_small=bundled", "resnet18") == ("pdn_small", "bundled")
+    assert teachers.named("a=b/teacher.pth", "resnet18") == ("resnet18", "a=b/teacher.pth")
+
+
+def test_ranks_are_means_over_sets_and_metrics():
+    values = np.array([[[3.0, 1, 2], [9, 9, 9]], [[1, 1, 3], [8, 8, 8]]])  # of two teachers on two sets
+    assert mean_ranks(values).tolist() == pytest.approx([(1 + 1.5 + 2 + 3) / 6, (2 + 1.5 + 1 + 6) / 6])
+
+
+def test_students_are_trained_once_and_compared(tmp_path, monkeypatch, capsys):
+    write_mvtec(tmp_path / "data", train=9)
+    fast = ["TrainingData.img_size=64", "TrainingData.crop_size=64"]
+    monkeypatch.setattr(Candidate, "network", property(lambda c: ["backbone=resnet18", f"weights={c.weights}", *fast]))
+    candidates = [Candidate("resnet18", "random"), Candidate("resnet18", "bundled")]
+    arguments = (candidates, ["part"], tmp_path / "data", tmp_path / "save")
+    compare(*arguments, steps=3, seeds=2)
+    table = capsys.readouterr().out
+    assert table.count("| resnet18, random |") == table.count("| resnet18, bundled |") == 1
+    assert table.count("mean rank") == 2 and table.count("half of the spread") == 2
+    rows = (tmp_path / "save/rd/part-resnet18-random-1/training.csv").read_text().splitlines()
+    assert len(rows) == 1 + 2  # 9 images are two batches of 8, so 3 steps need two epochs
+    monkeypatch.setattr(students, "build_trainer", lambda *_: pytest.fail("trained a finished student again"))
+    compare(*arguments, steps=3, seeds=2)
+    assert capsys.readouterr().out == table
+
+
+def test_a_pdn_is_not_compared_with_a_network_of_levels(tmp_path):
+    with pytest.raises(UserError, match="a PDN can only be compared with other PDNs"):
+        compare([Candidate("pdn_small", "bundled"), Candidate("resnet18", "random")], [], tmp_path, tmp_path, 1, 1)
+    assert Candidate("pdn_small", "bundled").length(7, 100) == ["TrainingData.steps=7"]
