@@ -123,7 +123,7 @@ def measure(args: argparse.Namespace) -> tuple[float, float]:
 
 
 def our_epoch(trainer: BaseTrainer, compute: Compute) -> Callable[[], float]:
-    train, val = training_batches(trainer.config, trainer.teacher, compute)
+    train, val, _ = training_batches(trainer.config, trainer.teacher, compute)
     cache_teacher(trainer.config, train, val)
     state = TrainState(trainer.student, *trainer.build_optimizer(1), compute.dtype == torch.float16)
     return lambda: train_epoch(trainer, compute, trainer.loss, train, state, 0, len(train), progress(None, ""))
@@ -137,7 +137,7 @@ def our_test(trainer: BaseTrainer, compute: Compute, batch_size: int) -> None:
 
 def plain_epoch(trainer: BaseTrainer, compute: Compute) -> Callable[[], None]:
     """As in a simple script for the paper: nothing kept, nothing fused, torch's defaults."""
-    dataset, _ = train_datasets(trainer.config)
+    dataset, _, _ = train_datasets(trainer.config)
     teacher, student = trainer.teacher, trainer.student
     optimizer, _ = trainer.build_optimizer(1)
 

@@ -146,6 +146,11 @@ class ImageDataset(Dataset):
         if self.said.setdefault(what, path) == path:
             note(f"{path}: {what}; this note is not repeated for other files")
 
+    @property
+    def defective(self) -> np.ndarray:
+        """[N] bool."""
+        return np.array([sample.defect_type != "good" for sample in self.samples])
+
     def first(self, count: int) -> "ImageDataset":
         """The first `count` of the images as a data set."""
         part = copy.copy(self)

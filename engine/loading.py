@@ -22,29 +22,33 @@ from utils.ranks import is_main, rank, world_size
 Augment = Callable[[torch.Tensor], torch.Tensor]  # images [B,3,H,W] in [0,1] -> same
 
 
-def split_train(size: int, val_ratio: float, seed: int) -> tuple[list[int], list[int]]:
-    """Disjoint (train, validation) positions; ceil(val_ratio * size) of them for validation.
+def split_train(size: int, val_ratio: float, seed: int, calibration: float = 0) -> tuple[list[int], ...]:
+    """Disjoint (train, validation, calibration) positions; the last two are ceil(ratio * size).
 
-    The permutation is that of scikit-learn's train_test_split, which STPM's published code uses.
+    The permutation is that of scikit-learn's train_test_split, which STPM's published code uses. Validation does not
+    depend on `calibration`, whose images are taken from those that would train.
     """
-    held_out = int(np.ceil(val_ratio * size))
+    held_out, kept = (int(np.ceil(ratio * size)) for ratio in (val_ratio, calibration))
     order = np.random.RandomState(seed).permutation(size).tolist()
-    return sorted(order[held_out:]), sorted(order[:held_out])
+    end = max(size - kept, held_out)
+    return sorted(order[held_out:end]), sorted(order[:held_out]), sorted(order[end:])
 
 
-def train_datasets(config: RunConfig) -> tuple[ImageDataset, ImageDataset]:
-    """Training and validation part of the good training images; validation is empty when val_ratio is 0.
+def train_datasets(config: RunConfig) -> tuple[ImageDataset, ImageDataset, ImageDataset]:
+    """Training, validation and calibration part of the good training images; the last two may be empty.
 
     Raises UserError naming the folder when there are too few images.
     """
     samples, options = mvtec.train_samples(config), config.TrainingData
-    train, val = split_train(len(samples), options.val_ratio, config.seed)
-    if not train:
+    calibration = 0.0 if config.calibration == "none" else config.calibration
+    parts = split_train(len(samples), options.val_ratio, config.seed, calibration)
+    if not parts[0]:
+        shares = f"a val_ratio of {options.val_ratio:g}" + (f" and calibration={calibration:g}" if calibration else "")
         raise UserError(
-            f"{samples[0].path.parent}: {len(samples)} image(s) and a val_ratio of {options.val_ratio:g} leave none to "
+            f"{samples[0].path.parent}: {len(samples)} image(s) and {shares} leave none to "
             "train on; lower it (0 means no held-out images, if the method allows it) or add images"
         )
-    return tuple(ImageDataset([samples[i] for i in part], options) for part in (train, val))
+    return tuple(ImageDataset([samples[i] for i in part], options) for part in parts)
 
 
 def test_dataset(config: RunConfig) -> tuple[ImageDataset, list[str]]:
@@ -55,7 +59,7 @@ def test_dataset(config: RunConfig) -> tuple[ImageDataset, list[str]]:
     """
     samples, notes = mvtec.test_samples(config), []
     if not samples:
-        train, val = train_datasets(config)
+        train, val, _ = train_datasets(config)
         samples = val.samples or train.samples
         which = "held-out" if val.samples else "training (val_ratio is 0)"
         notes.append(f"there are no test images: the {len(samples)} {which} good images are scored instead")
@@ -211,16 +215,17 @@ def training_batches(
     augment: Augment | None = None,
     epoch_length: int | None = None,
     test_set: ImageDataset | None = None,
-) -> tuple[Batches, Batches]:
-    """Shuffled training batches, of which `epoch_length` make an epoch (None: a pass), and held-out batches in order.
+) -> tuple[Batches, Batches, ImageDataset]:
+    """Shuffled training batches, of which `epoch_length` make an epoch (None: a pass), held-out batches in order, and
+    the images for calibration.
 
     Every image is read once, those of `test_set` too, so that a damaged file is found before training. Images that
     fit into `cache_mb` are kept; `cache_teacher` adds the teacher's maps.
     """
     budget = config.cache_mb * 2**20
-    train_set, val_set = train_datasets(config)
-    # Only the first process validates and tests.
-    for dataset in filter(None, (train_set, val_set, test_set) if is_main() else (train_set,)):
+    train_set, val_set, calibration = train_datasets(config)
+    # Only the first process validates, calibrates and tests.
+    for dataset in filter(None, (train_set, val_set, calibration, test_set) if is_main() else (train_set,)):
         budget -= dataset.read_all(budget)
     if suggestion := advice(train_set.shapes, train_set.fit):
         note(suggestion)
@@ -230,12 +235,12 @@ def training_batches(
     teacher = compute.frozen(teacher)
     train = Batches(loader(train_set, config, compute.device, shuffled), teacher, compute, augment)
     val = Batches(loader(val_set, config, compute.device), teacher, compute, augment)
-    return train, val
+    return train, val, calibration
 
 
-def cache_teacher(config: RunConfig, train: Batches, val: Batches, test_set: ImageDataset | None = None) -> None:
-    """Compute the teacher's maps of both sets once, if they fit into `cache_mb` together with the images."""
-    datasets = filter(None, (train.loader.dataset, val.loader.dataset, test_set))
+def cache_teacher(config: RunConfig, train: Batches, val: Batches, *others: ImageDataset | None) -> None:
+    """Compute the teacher's maps of both sets once, if they fit into `cache_mb` together with all images."""
+    datasets = filter(None, (train.loader.dataset, val.loader.dataset, *others))
     budget = config.cache_mb * 2**20 - sum(dataset.nbytes for dataset in datasets)
     for batches in (train, val) if is_main() else (train,):
         budget -= batches.cache_teacher(budget)

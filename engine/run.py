@@ -10,15 +10,17 @@ from engine.device import Compute, take_threads
 from engine.distributed import from_main
 from engine.fit import fit
 from engine.folder import RunFolder
-from engine.loading import Batches, cache_teacher, loader, training_batches
+from engine.loading import cache_teacher, loader, training_batches
 from engine.machine import environment
 from engine.method import Method
 from engine.scoring import Scoring
 from engine.state import threads_of
-from evaluation.score import HELD_OUT, TRAINING, yardstick
+from evaluation.calibration import Calibration
+from evaluation.score import CALIBRATION, HELD_OUT, TRAINING, yardstick
 from models.detector import Detector
 from utils.config import RunConfig, result_settings
 from utils.console import note
+from utils.errors import UserError
 from utils.ranks import is_main, world_size
 
 TestSet = tuple[ImageDataset, list[str]]  # and notes about what is missing
@@ -40,15 +42,21 @@ def train(
         from_main(lambda: folder.check_retestable(config))
         if config.resume and config.threads == "auto":
             take_threads(from_main(lambda: threads_of(folder.checkpoint)))  # before anything is computed
-        batches = training_batches(
+        *batches, calibration = training_batches(
             config, method.detector.teacher, compute, recipe.augment, recipe.epoch_length, test_set and test_set[0]
         )
-        images = "".join(part.loader.dataset.fingerprint() for part in batches if is_main())
+        train_set, val_set = (part.loader.dataset for part in batches)
+        used = [train_set, val_set, *([calibration] if len(calibration) else [])]
+        images = "".join(dataset.fingerprint() for dataset in used if is_main())
+        if len(calibration):
+            _, reasons = _calibration(config, {"source": CALIBRATION, "scores": range(len(calibration))})
+            for reason in reasons:  # now, not after hours of training
+                note(reason)
         origin = from_main(lambda: origin | {"good images (hash)": images})  # only it has read the held-out ones
         if from_main(lambda: folder.awaits_test(origin)):
             note("this training is already finished; only its test is missing")
             return None
-        cache_teacher(config, *batches, test_set and test_set[0])
+        cache_teacher(config, *batches, calibration, test_set and test_set[0])
         inputs = {f"{key} (hash)": value for key, value in method.on_fit_start(batches[0]).items()}
         origin = from_main(lambda: origin | inputs)
         from_main(lambda: folder.check_replaceable(origin))
@@ -60,7 +68,7 @@ def train(
             metadata = metadata | {"origin": origin, "best_epoch": state.kept, "train_seconds": seconds}
             metadata["threads"] = torch.get_num_threads()
             if is_main():
-                metadata["normal"] = _yardstick(method.detector, compute, config, *batches)
+                metadata["normal"] = _yardstick(method.detector, compute, config, train_set, val_set, calibration)
                 folder.replace_student(method.detector, metadata, config, state.history, state.best_epoch)
     return metadata
 
@@ -78,8 +86,10 @@ def test(
     with folder.locked(), folder.tested():
         folder.check_retestable(config)
         results = scoring(detector, compute, config, dataset, "testing")
+        normal = metadata.get("normal")
+        calibration, reasons = _calibration(config, normal)
         with folder.log():
-            tested = report.test_report(folder.path, dataset, results, notes, metadata.get("normal"))
+            tested = report.test_report(folder.path, dataset, results, [*notes, *reasons], normal, calibration)
         tested.notes.extend(f"{path}: {what}" for what, path in dataset.said.items())
         about = {
             **{key: str(path) for key, path in folder.places(config).items()},
@@ -87,7 +97,8 @@ def test(
             "teacher_sha256": metadata["teacher"],
             "seed": metadata["settings"]["seed"],
             "best_epoch": metadata.get("best_epoch"),
-            "good_scores": metadata.get("normal"),
+            "good_scores": normal,
+            "decisions": calibration and calibration.measured(tested.scores, dataset.defective),
             "durations": {
                 "train_seconds": metadata.get("train_seconds"),
                 "test_seconds": results.seconds,
@@ -106,8 +117,28 @@ def scoring(detector: Detector, compute: Compute, config: RunConfig, dataset: Im
     return Scoring(detector, compute, loader(dataset, config, compute.device), what)
 
 
-def _yardstick(detector: Detector, compute: Compute, config: RunConfig, train: Batches, val: Batches) -> dict[str, Any]:
-    """From held-out images, or from the first training images if there are none."""
-    source, dataset = (HELD_OUT, val.loader.dataset) if val.images else (TRAINING, train.loader.dataset.first(64))
+def _calibration(config: RunConfig, normal: dict[str, Any] | None) -> tuple[Calibration | None, list[str]]:
+    """The calibration of a student by its `yardstick`, or None with the reason, if there is one to tell."""
+    calibration = Calibration.of(normal, config.false_reject_rate)
+    try:
+        _ = calibration and calibration.threshold
+    except UserError as error:
+        return None, [f"no decisions: {error}"]
+    return calibration, []
+
+
+def _yardstick(
+    detector: Detector,
+    compute: Compute,
+    config: RunConfig,
+    train: ImageDataset,
+    val: ImageDataset,
+    calibration: ImageDataset,
+) -> dict[str, Any]:
+    """From the images for calibration, or else from held-out images, or from the first training images."""
+    if len(calibration):
+        source, dataset = CALIBRATION, calibration
+    else:
+        source, dataset = (HELD_OUT, val) if len(val) else (TRAINING, train.first(64))
     # As in a test: without the recipe's augmentation.
     return yardstick(scoring(detector, compute, config, dataset, source), source)

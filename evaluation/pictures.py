@@ -17,7 +17,7 @@ from datasets.dataset import Sample
 from datasets.fit import Fit
 from evaluation.colours import Scale, colour_scale, colours
 from evaluation.fonts import STANDARD, Font, Fonts, shortened
-from evaluation.score import HELD_OUT, Scored, image_score
+from evaluation.score import CALIBRATION, HELD_OUT, Scored, image_score
 from utils.cores import allowed_cores
 
 PANEL = 256  # pixels: the area of a panel is at least this squared; smaller images are enlarged
@@ -109,11 +109,11 @@ def original_size(path: Path) -> tuple[int, int]:
 
 
 def standing(score: float, normal: dict[str, Any] | None) -> str:
-    """How a score compares with those of held-out good images; empty if there are none."""
-    if not normal or normal["source"] != HELD_OUT:
+    """How a score compares with those of good images that did not train; empty if there are none."""
+    if not normal or normal["source"] not in (CALIBRATION, HELD_OUT):
         return ""
     below = sum(other < score for other in normal["scores"])
-    return f", above {below} of {len(normal['scores'])} {HELD_OUT}"
+    return f", above {below} of {len(normal['scores'])} {normal['source']}"
 
 
 def overlay(

@@ -10,6 +10,7 @@ import numpy as np
 import yaml
 
 from datasets.dataset import ImageDataset, Sample
+from evaluation.calibration import Calibration, described
 from evaluation.metrics import PixelMetrics, detection, per_defect
 from evaluation.pictures import Overlays, draw_curves
 from evaluation.score import Scored, image_score
@@ -85,16 +86,18 @@ def test_report(
     results: Iterable[Scored],
     notes: Sequence[str],
     normal: dict[str, Any] | None,
+    calibration: Calibration | None = None,
 ) -> Tested:
     """Evaluate, and write scores.csv and maps/; `normal` is the `yardstick` of the student."""
     samples = dataset.samples
     with replacing(run_dir / "maps") as folder, Overlays(folder, samples, normal, dataset.fit) as overlays:
         tested = evaluate(samples, overlays.drawn(results), notes)
-    rows = [
-        (str(sample.path), int(sample.defect_type != "good"), float(score))
-        for sample, score in zip(samples, tested.scores, strict=True)
-    ]
-    write_csv(run_dir / "scores.csv", ["path", "label", "score"], rows)
+    rows = []
+    for sample, score in zip(samples, tested.scores.tolist(), strict=True):
+        verdict = (calibration.p_value(score), calibration.decision(score)) if calibration else ()
+        rows.append((str(sample.path), int(sample.defect_type != "good"), score, *verdict))
+    columns = ["path", "label", "score", *(["p_value", "decision"] if calibration else [])]
+    write_csv(run_dir / "scores.csv", columns, rows)
     return tested
 
 
@@ -117,6 +120,8 @@ def summary(run_dir: Path) -> str:
     lines += [f"  {LABELS[key]:<14}{value:8.4f}" for key, value in metrics.items()]
     if report["per_defect"]:
         lines += ["", *_table(report["per_defect"])]
+    if report.get("decisions"):
+        lines += ["", *(f"  {line}" for line in described(report["decisions"]))]
     lines += [f"  {note}" for note in report["notes"]]
     lines += ["", f"  pictures, scores and metrics: {run_dir}"]
     return "\n".join(lines)

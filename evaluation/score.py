@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-HELD_OUT, TRAINING = "held-out good images", "good training images"  # the images that a yardstick comes from
+# The images that a yardstick comes from; those for calibration took part in nothing else.
+CALIBRATION, HELD_OUT, TRAINING = "calibration images", "held-out good images", "good training images"
 
 
 class Scored(NamedTuple):

@@ -79,6 +79,7 @@ Count = Annotated[int, Field(gt=0, le=10**9)]
 Rate = Annotated[Number, Field(gt=0, le=1000)]
 NotNegative = Annotated[Number, Field(ge=0, le=10**6)]
 Share = Annotated[Number, Field(ge=0, lt=1)]
+Ratio = Annotated[Number, Field(gt=0, lt=1)]
 Text = Annotated[str, Field(min_length=1), AfterValidator(_printable)]
 Folder = Annotated[Text, AfterValidator(_single_folder)]
 Side = Annotated[int, Field(ge=SIDES[0], le=SIDES[1])]
@@ -153,6 +154,9 @@ class RunConfig(Section, Generic[Options]):
     device: Device = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    # A share of train/good that takes part in nothing else; its scores give the threshold of a decision.
+    calibration: Ratio | Literal["none"] = "none"
+    false_reject_rate: Ratio = 0.01  # of good parts, at most, on average over calibration sets
     run: Folder | None = None  # a name, for several runs of one category
     overwrite: bool = False  # replace a finished run that has other settings
     resume: bool = True  # continue an interrupted training of the same configuration
@@ -170,7 +174,7 @@ class Config(RunConfig[Options], Generic[Options]):
 
 
 # These only decide where and how fast a run is; they may change when it is resumed.
-WITHOUT_EFFECT = {"phase", "run", "overwrite", "resume", "data_path", "save_path"}
+WITHOUT_EFFECT = {"phase", "run", "overwrite", "resume", "data_path", "save_path", "false_reject_rate"}
 WITHOUT_EFFECT |= {"device", "threads", "compile", "workers", "cache_mb"}
 
 

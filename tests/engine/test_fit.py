@@ -18,7 +18,7 @@ from utils.progress import progress
 
 def parts(trainer):
     """(training batches, held-out batches, state) of a trainer."""
-    batches = training_batches(trainer.config, trainer.teacher, trainer.compute)
+    *batches, _ = training_batches(trainer.config, trainer.teacher, trainer.compute)
     trainer.on_fit_start(batches[0])
     return *batches, TrainState(trainer.student, *trainer.build_optimizer(4), accumulate=trainer.recipe().accumulate)
 

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.gpu
 
 def test_images_cross_to_the_gpu_from_pinned_memory_as_bytes(config):
     trainer = build_trainer(config("st", device="cuda"))
-    train, _ = training_batches(trainer.config, trainer.teacher, trainer.compute)
+    train, _, _ = training_batches(trainer.config, trainer.teacher, trainer.compute)
     batch = next(iter(train.loader))
     assert batch["image"].is_pinned() and batch["image"].dtype == torch.uint8
     assert next(iter(train))["image"].is_cuda
@@ -20,7 +20,7 @@ def test_images_cross_to_the_gpu_from_pinned_memory_as_bytes(config):
 
 def test_the_loss_is_not_waited_for_in_every_step(config):
     trainer = build_trainer(config("st", device="cuda"))
-    train, _ = training_batches(trainer.config, trainer.teacher, trainer.compute)
+    train, _, _ = training_batches(trainer.config, trainer.teacher, trainer.compute)
     batch = next(iter(train)) | {"step": 0}
     loss = trainer.loss(batch)
     torch.cuda.set_sync_debug_mode("error")

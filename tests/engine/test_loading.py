@@ -37,15 +37,15 @@ def test_split_sizes_of_the_paper(images, train, val):
 
 def test_split_is_the_one_of_scikit_learn():
     train, val = train_test_split(list(range(37)), test_size=0.2, random_state=3)
-    assert split_train(37, 0.2, seed=3) == (sorted(train), sorted(val))
+    assert split_train(37, 0.2, seed=3) == (sorted(train), sorted(val), [])
 
 
 def test_a_val_ratio_of_zero_holds_nothing_out():
-    assert split_train(7, 0, seed=0) == (list(range(7)), [])
+    assert split_train(7, 0, seed=0) == (list(range(7)), [], [])
 
 
 def test_train_and_validation_are_disjoint_seeded_and_good(tiny_mvtec):
-    train, val = train_datasets(make_config(tiny_mvtec))
+    train, val, _ = train_datasets(make_config(tiny_mvtec))
     paths = [{s.path for s in part.samples} for part in (train, val)]
     assert (len(paths[0]), len(paths[1])) == (8, 2) and not paths[0] & paths[1]
     assert all(path.parent.name == "good" and path.parts[-3] == "train" for path in paths[0] | paths[1])
@@ -57,7 +57,7 @@ def test_too_few_images_for_the_split_are_counted(tmp_path):
     root = write_mvtec(tmp_path, train=1)
     with pytest.raises(UserError, match=r"train/good: 1 image\(s\) and a val_ratio of 0.2 leave none"):
         train_datasets(make_config(root))
-    assert [len(part) for part in train_datasets(make_config(root, {"val_ratio": 0}))] == [1, 0]
+    assert [len(part) for part in train_datasets(make_config(root, {"val_ratio": 0}))] == [1, 0, 0]
 
 
 # ---- the test set ----------------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ def test_without_test_images_good_ones_stand_in_and_it_is_said(tmp_path, val_rat
 
 def test_an_epoch_reads_every_training_image_once_and_no_other(tiny_mvtec):
     config = make_config(tiny_mvtec)
-    train, val = train_datasets(config)
+    train, val, _ = train_datasets(config)
     batches = loader(train, config, CPU, EpochBatches(len(train), 3, seed=0))
     seen = [path for batch in batches for path in batch["path"]]
     assert sorted(seen) == sorted(str(s.path) for s in train.samples)
@@ -136,7 +136,7 @@ def test_epochs_of_a_length_go_through_the_same_row_of_passes():
 
 def test_images_kept_in_memory_are_not_read_again(tiny_mvtec, monkeypatch):
     config = make_config(tiny_mvtec)
-    train, _ = train_datasets(config)
+    train, _, _ = train_datasets(config)
     train.read_all(2**30)
     monkeypatch.setattr("datasets.dataset.read_image", lambda path, remark: pytest.fail(f"{path} was read again"))
     assert sum(len(batch["path"]) for batch in loader(train, config, CPU)) == len(train)
@@ -144,7 +144,7 @@ def test_images_kept_in_memory_are_not_read_again(tiny_mvtec, monkeypatch):
 
 def test_reading_processes_can_be_spawned(tiny_mvtec):
     """macOS and Windows start new processes as workers: the data set must be sent to them."""
-    train, _ = train_datasets(make_config(tiny_mvtec))
+    train, _, _ = train_datasets(make_config(tiny_mvtec))
     spawned = DataLoader(train, batch_size=4, num_workers=2, collate_fn=as_it_is, multiprocessing_context="spawn")
     images = torch.cat([batch["image"] for batch in spawned])
     assert torch.equal(images, train.batch(list(range(len(train))))["image"])
@@ -163,7 +163,7 @@ def test_an_error_in_a_reading_process_stays_one_sentence(tmp_path):
 def test_reading_leaves_torchs_random_numbers_alone(tiny_mvtec, workers):
     """Dropout uses them, and a resumed run has other reading processes."""
     config = make_config(tiny_mvtec, workers=workers)
-    train, _ = train_datasets(config)
+    train, _, _ = train_datasets(config)
     before = torch.get_rng_state()
     assert list(loader(train, config, CPU))
     assert torch.equal(torch.get_rng_state(), before)
@@ -186,7 +186,7 @@ class Teacher(nn.Module):
 
 def batches_of(root, cache_mb, **options):
     config, teacher = make_config(root, cache_mb=cache_mb), Teacher()
-    train, val = training_batches(config, teacher, Compute(CPU, torch.float32), **options)
+    train, val, _ = training_batches(config, teacher, Compute(CPU, torch.float32), **options)
     cache_teacher(config, train, val, options.get("test_set"))
     return teacher, train, val
 

@@ -1,9 +1,11 @@
 """Training and test as a whole: nothing is lost, whatever fails and whenever."""
 
+import csv
 import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ import torch
 from PIL import Image
 
 from engine import run
+from engine.loading import train_datasets
+from evaluation.report import summary
 from tests.conftest import REPO, draw_good, killed_at_the_first_checkpoint, write_image, write_mvtec
 from trainer import build_trainer
 from utils.errors import UserError
@@ -193,7 +197,8 @@ class Many(Dataset):
     def __getitems__(self, indices):
         images = torch.randint(0, 255, (len(indices), 3, 64, 64), dtype=torch.uint8)
         masks = torch.zeros(len(indices), 64, 64, dtype=torch.bool)
-        return {{"image": images, "mask": masks, "index": torch.tensor(indices)}}
+        inside = torch.tensor([[0, 0, 64, 64]] * len(indices))
+        return {{"image": images, "mask": masks, "inside": inside, "index": torch.tensor(indices)}}
 
 detector = Detector(Two(), Two())
 batches = DataLoader(Many(), 50, collate_fn=as_it_is)
@@ -223,3 +228,65 @@ def test_16_bit_and_8_bit_images_are_tested_together(config, tmp_path):
     trainer = build_trainer(config("st", {"epochs": 1}, data_path=str(root)))
     trainer.train()
     assert "aupro" in trainer.test()
+
+
+# Decisions
+
+
+@pytest.mark.parametrize("method", ["st", "rd"])
+def test_calibration_images_take_part_in_nothing_else(config, method):
+    trainer = build_trainer(config(method, {"epochs": 1}, calibration=0.3, false_reject_rate=0.3))
+    train, val, calibration = train_datasets(trainer.config)
+    names = [{sample.path.name for sample in part.samples} for part in (train, val, calibration)]
+    assert len(names[2]) == 3 and len(set.union(*names)) == sum(map(len, names)) == 10
+    read = []
+    loss, validate = trainer.loss, trainer.validate
+    trainer.loss = lambda batch: read.extend(batch["path"]) or loss(batch)
+    trainer.validate = lambda val: read.extend(path for batch in val for path in batch["path"]) or validate(val)
+    trainer.train()
+    assert {Path(path).name for path in read} == names[0] | (names[1] if method == "st" else set())
+    assert trainer.metadata["normal"]["source"] == "calibration images"
+
+
+def test_a_test_decides_and_compares_with_the_promise(config, capsys):
+    raw = config("st", {"epochs": 2, "lr": 0.1}, calibration=0.3, false_reject_rate=0.25)
+    trainer = build_trainer(raw)
+    trainer.train()
+    trainer.test()
+    report = json.loads(trainer.folder.metrics_file.read_text(encoding="utf-8"))["decisions"]
+    scores = report_scores(trainer.run_dir)
+    assert report["images"] == 3 and report["threshold"] == max(trainer.metadata["normal"]["scores"])
+    for row in scores:
+        assert row["decision"] == ("reject" if float(row["score"]) > report["threshold"] else "accept")
+        assert 0.25 <= float(row["p_value"]) <= 1
+    rejected = sum(row["decision"] == "reject" for row in scores if row["label"] == "0")
+    assert report["false_rejects"]["count"] == rejected and report["misses"]["of"] == 3
+    said = summary(trainer.run_dir)
+    assert "at most 25 % of good parts are rejected" in said and "defective test images accepted: " in said
+    # Another rate needs no training, and an impossible one is a note.
+    again = build_trainer(raw, ["phase=test", "false_reject_rate=0.01"])
+    again.load()
+    again.test()
+    report = json.loads(again.folder.metrics_file.read_text(encoding="utf-8"))
+    assert report["decisions"] is None and "at least 99 good images" in report["notes"][-1]
+
+
+def report_scores(folder):
+    with (folder / "scores.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_student_scores_its_calibration_images_as_a_test_would(config, tmp_path):
+    """The same images in test/good get the same scores, bit for bit."""
+    raw = config("st", {"epochs": 1}, calibration=0.4)
+    trainer = build_trainer(raw)
+    trainer.train()
+    calibration = train_datasets(trainer.config)[2]
+    (tmp_path / "again/part/test/good").mkdir(parents=True)
+    for sample in calibration.samples:
+        shutil.copy(sample.path, tmp_path / "again/part/test/good")
+    again = build_trainer(raw, ["phase=test", f"data_path={tmp_path / 'again'}"])
+    again.load()
+    again.test()
+    scores = sorted(float(row["score"]) for row in report_scores(again.run_dir))
+    assert scores == pytest.approx(trainer.metadata["normal"]["scores"], rel=1e-12)

@@ -66,7 +66,7 @@ def test_training_and_validation_see_blurred_images_and_tests_do_not(trainer, mo
 
 
 def test_split_and_steps_of_mvtecs_carpet():
-    train, val = split_train(280, 0.3, 0)
+    train, val, _ = split_train(280, 0.3, 0)
     assert (len(train), len(val), -(-len(train) // 4)) == (196, 84, 49)
 
 

@@ -134,7 +134,7 @@ def test_the_teacher_is_compared_by_its_statistics(by_hand):
 
 def test_statistics_are_of_the_training_images_alone(config):
     trainer = build_trainer(config("ead", {"val_ratio": 0.5}, precision="fp32"))
-    train, val = training_batches(trainer.config, trainer.teacher, trainer.compute)
+    train, val, _ = training_batches(trainer.config, trainer.teacher, trainer.compute)
     trainer.on_fit_start(train)
     maps = train.maps_of(list(range(train.images)))[0].double()
     assert train.images == 5 and val.images == 5
@@ -219,7 +219,7 @@ def test_the_teachers_maps_of_unchanged_images_are_computed_once(config, device,
     + [(230, 23), (60, 6), (213, 22), (247, 25), (240, 24)],
 )
 def test_a_tenth_of_mvtec_is_held_out(size, validation):
-    train, val = split_train(size, 0.1, seed=0)
+    train, val, _ = split_train(size, 0.1, seed=0)
     assert (len(train), len(val)) == (int(0.9 * size), validation)
 
 
@@ -261,7 +261,7 @@ def test_quantiles_by_hand():
 def test_quantiles_are_of_the_held_out_images(config):
     """Unchanged ones, all positions pooled, each map on its own, the autoencoder without dropout."""
     trainer = build_trainer(config("ead", {"val_ratio": 0.2}, precision="fp32"))
-    train, val = training_batches(trainer.config, trainer.teacher, trainer.compute)
+    train, val, _ = training_batches(trainer.config, trainer.teacher, trainer.compute)
     trainer.on_fit_start(train)
     trainer.student.train()
     trainer.on_fit_end(val)

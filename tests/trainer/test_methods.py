@@ -250,7 +250,7 @@ def test_the_teacher_stays_as_it_is_and_the_student_trains_in_train_mode(config,
 def test_halves_of_a_batch_average_to_the_whole(config, method):
     """So every image has the same weight with several processes and with a short last batch."""
     trainer = build_trainer(config(method, precision="fp32"))
-    train, _ = training_batches(trainer.config, trainer.teacher, trainer.compute)
+    train, _, _ = training_batches(trainer.config, trainer.teacher, trainer.compute)
     trainer.on_fit_start(train)
     trainer.student.eval()  # batch norm depends on the batch
     image = trainer.compute.images(torch.rand(4, 3, 96, 96))

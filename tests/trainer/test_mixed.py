@@ -113,7 +113,7 @@ def test_one_cycle_of_learning_rate_and_momentum(trainer):
 
 
 def test_split_and_steps_of_mvtecs_carpet():
-    train, val = split_train(280, 0.2, 0)
+    train, val, _ = split_train(280, 0.2, 0)
     assert (len(train), len(val), -(-len(train) // MixedTrainer.Options().batch_size)) == (224, 56, 28)
 
 
