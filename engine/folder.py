@@ -21,11 +21,11 @@ TRAINED = ("config.yaml", "student.safetensors", "training.csv", "training.png")
 
 
 class RunFolder:
-    """`<save_path>/<distillType>/<obj>[-<run>]/`."""
+    """`<save_path>/<distillType>/<obj>[-<run>]/`, or wherever such a folder was moved to."""
 
-    def __init__(self, config: RunConfig):
+    def __init__(self, config: RunConfig, moved_to: Path | None = None):
         name = config.obj if config.run is None else f"{config.obj}-{config.run}"
-        self.path = Path(config.save_path, config.distillType, name)
+        self.path = moved_to or Path(config.save_path, config.distillType, name)
         self.overwrite = config.overwrite
         self.student_file = self.path / "student.safetensors"
         self.checkpoint = self.path / "checkpoint.pt"

@@ -82,6 +82,7 @@ class _Metadata(BaseModel):
     settings: _Settings
     origin: dict[str, Any] | None = None
     normal: _Yardstick | None = None
+    earlier_calibrations: list[_Yardstick] = []
     train_seconds: float | None = None
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
 

@@ -68,17 +68,20 @@ class Calibration(NamedTuple):
         """accept or reject. Raises as `threshold`."""
         return "reject" if score > self.threshold else "accept"
 
-    def measured(self, scores: np.ndarray, defective: np.ndarray) -> dict[str, Any]:
-        """The promise, and what a test found with image scores [N] and `defective` [N] bool. Raises as `threshold`."""
-        rejected = scores > self.threshold
+    @property
+    def promise(self) -> dict[str, Any]:
+        """What can be said before a test. Raises as `threshold`."""
         return {
             "images": len(self.scores),
             "false_reject_rate": self.rate,
             "upper_bound": self.upper_bound,
             "threshold": self.threshold,
-            "false_rejects": _seen(rejected[~defective]),
-            "misses": _seen(~rejected[defective]),
         }
+
+    def measured(self, scores: np.ndarray, defective: np.ndarray) -> dict[str, Any]:
+        """The promise, and what a test found with image scores [N] and `defective` [N] bool. Raises as `threshold`."""
+        rejected = scores > self.threshold
+        return self.promise | {"false_rejects": _seen(rejected[~defective]), "misses": _seen(~rejected[defective])}
 
 
 def _seen(hits: np.ndarray) -> dict[str, Any]:
@@ -87,7 +90,7 @@ def _seen(hits: np.ndarray) -> dict[str, Any]:
 
 
 def described(measured: dict[str, Any]) -> list[str]:
-    """`Calibration.measured` as lines for the screen."""
+    """`Calibration.promise` or `Calibration.measured` as lines for the screen."""
     percent = "{:.3g} %".format
     lines = [
         f"threshold {measured['threshold']:.4g}: on average over calibration sets, at most "
@@ -96,8 +99,8 @@ def described(measured: dict[str, Any]) -> list[str]:
         "with a probability of 90 %)",
     ]
     for key, words in (("false_rejects", "good test images rejected"), ("misses", "defective test images accepted")):
-        seen = measured[key]
-        if seen["of"]:
+        seen = measured.get(key)
+        if seen and seen["of"]:
             low, high = (percent(100 * end) for end in seen["interval"])
             lines.append(f"{words}: {seen['count']} of {seen['of']} (rate with 95 % confidence: {low} to {high})")
     return lines

@@ -43,10 +43,12 @@ def __getattr__(name: str) -> object:
     raise AttributeError(f"module 'trainer' has no attribute '{name}'")
 
 
-def build_trainer(source: str | Path | Mapping, overrides: Iterable[str] = ()) -> "BaseTrainer":
+def build_trainer(
+    source: str | Path | Mapping, overrides: Iterable[str] = (), run_dir: Path | None = None
+) -> "BaseTrainer":
     """A trainer with its networks built, from a YAML file or a dict; `overrides` are key=value words.
 
-    Raises UserError naming the wrong key.
+    `run_dir` is the folder of the run, if it is not where the config says. Raises UserError naming the wrong key.
     """
     from utils.config_file import check_config, place, read_config  # not needed to import one method
 
@@ -60,4 +62,17 @@ def build_trainer(source: str | Path | Mapping, overrides: Iterable[str] = ()) -
     if overrides and read_config(source).get("distillType") != method:
         note(f"{name} has another method's recipe; the file in configs/ with distillType: {method} has the right one")
     trainer = trainers[method]
-    return trainer(check_config(raw, trainer.Config[trainer.Options], name, overrides))
+    return trainer(check_config(raw, trainer.Config[trainer.Options], name, overrides), run_dir)
+
+
+def open_run(folder: str | Path, overrides: Iterable[str] = ()) -> "BaseTrainer":
+    """The trainer of a finished run, its student loaded, from the run's folder, wherever that is now.
+
+    Raises UserError for a folder that is not a finished run, and as `build_trainer`.
+    """
+    path = Path(folder)
+    if not (path / "config.yaml").is_file():
+        raise UserError(f"{path}: there is no finished run; give the folder of one, such as results/st/screw")
+    trainer = build_trainer(path / "config.yaml", [*overrides, "phase=test"], path)
+    trainer.load()
+    return trainer

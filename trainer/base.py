@@ -1,6 +1,7 @@
 """The base class of all methods: what a method implements, and what scripts and notebooks use."""
 
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,12 +32,13 @@ class BaseTrainer:
     Config: type[RunConfig] = Config  # a method with other keys outside TrainingData subclasses it
     Options: type[CommonData] = TrainingData  # a method with its own keys in TrainingData subclasses it
 
-    def __init__(self, config: RunConfig):
+    def __init__(self, config: RunConfig, run_dir: Path | None = None):
+        """`run_dir` is the run's folder, if it is not where the config says."""
         self.config, self.options = config, config.TrainingData
         use_threads(config.threads)
         self.device = choose_device(config.device)
         join(self.device)
-        self.folder = RunFolder(config)
+        self.folder = RunFolder(config, run_dir)
         self.run_dir = self.folder.path
         set_seed(config.seed)
         detector = self.build_detector()

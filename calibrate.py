@@ -1,0 +1,91 @@
+"""Set the threshold of a finished run with new good images, without training."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils.command import Flags, run
+from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from trainer.base import BaseTrainer
+
+MOVED = 0.01  # p-value of the two-sample test below which the scores are said to have moved
+
+
+def main() -> None:
+    parser = Flags(description=__doc__)
+    parser.add_argument("run", metavar="RUN", help="the folder of a finished run, such as results/st/screw")
+    parser.add_argument("--images", required=True, type=Path, metavar="FOLDER", help="good images, also in subfolders")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as false_reject_rate=0.05")
+    args = parser.parse_intermixed_args()
+
+    from trainer import open_run
+    from utils.console import say
+
+    trainer = open_run(args.run, args.overrides)
+    with trainer.folder.locked(), trainer.folder.log():
+        for line in calibrate(trainer, args.images):
+            say(line)
+
+
+def calibrate(trainer: "BaseTrainer", folder: Path) -> list[str]:
+    """Replace the calibration of a student, keep the earlier one in its file; returns what to tell the user.
+
+    Raises UserError for a folder without images, for images that trained the student, and for too few of them.
+    """
+    from datasets.dataset import ImageDataset, Sample
+    from datasets.listing import list_images_below
+    from engine.run import scoring
+    from evaluation.calibration import Calibration, described
+    from evaluation.score import CALIBRATION, yardstick
+
+    paths, config = list_images_below(folder), trainer.config
+    if not paths:
+        raise UserError(f"--images: there are no images (png, jpg, bmp, tif, webp) in or below {folder}")
+    train = Path(config.data_path, config.obj, "train").resolve()
+    if any(train in path.resolve().parents for path in paths):
+        raise UserError(f"--images: {folder} has images of {train}, which the student may have seen; give new ones")
+    dataset = ImageDataset([Sample(path, None, "good") for path in paths], trainer.options)
+    earlier = trainer.metadata.get("normal")
+    now = yardstick(scoring(trainer.detector, trainer.compute, config, dataset, "calibration"), CALIBRATION)
+    calibration = Calibration.of(now, config.false_reject_rate)
+    lines = [*described(calibration.promise), *_comparison(earlier, now["scores"])]  # raises if there are too few
+    kept = trainer.metadata.get("earlier_calibrations", [])
+    trainer.metadata |= {"normal": now, "earlier_calibrations": [*kept, *([earlier] if earlier else [])]}
+    trainer.save()
+    if trainer.folder.metrics_file.exists():
+        _forget_decisions(trainer.folder.metrics_file)
+        lines.append(
+            f"test again to see the decisions: python3 trainNet.py --config {trainer.run_dir}/config.yaml phase=test"
+        )
+    return lines
+
+
+def _comparison(earlier: dict | None, scores: list[float]) -> list[str]:
+    """Whether the new scores are distributed as the earlier ones (two-sample Kolmogorov-Smirnov test)."""
+    from scipy.stats import ks_2samp
+
+    from evaluation.score import CALIBRATION, HELD_OUT
+
+    if not earlier or earlier["source"] not in (CALIBRATION, HELD_OUT):
+        return ["there are no earlier scores of good images that did not train, to compare with"]
+    before, after = (sorted(each)[len(each) // 2] for each in (earlier["scores"], scores))
+    p_value = ks_2samp(earlier["scores"], scores).pvalue
+    moved = "have moved" if p_value < MOVED else "have not moved noticeably"
+    return [
+        f"the scores of good images {moved}: median {after:.4g}, before {before:.4g} "
+        f"({len(earlier['scores'])} {earlier['source']}; two-sample test, p = {p_value:.2g})"
+    ]
+
+
+def _forget_decisions(path: Path) -> None:
+    """The decisions in metrics.json are those of the earlier threshold."""
+    from utils.files import write_json
+
+    report = json.loads(path.read_text(encoding="utf-8"))
+    write_json(path, report | {"decisions": None})
+
+
+if __name__ == "__main__":
+    run(main)
