@@ -56,9 +56,8 @@ def calibrate(trainer: "BaseTrainer", folder: Path) -> list[str]:
     trainer.save()
     if trainer.folder.metrics_file.exists():
         _forget_decisions(trainer.folder.metrics_file)
-        lines.append(
-            f"test again to see the decisions: python3 trainNet.py --config {trainer.run_dir}/config.yaml phase=test"
-        )
+        test = f"python3 trainNet.py --config {trainer.run_dir}/config.yaml phase=test"
+        lines.append(f"test again to see the decisions: {test}")
     return lines
 
 

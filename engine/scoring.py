@@ -10,7 +10,6 @@ from torch.utils.data import DataLoader
 from engine.device import Compute
 from evaluation.score import Scored
 from models.detector import Detector
-from utils.progress import progress
 
 if TYPE_CHECKING:
     from engine.loading import Batches
@@ -52,6 +51,8 @@ class Scoring:
         self.seconds = 0.0
 
     def __iter__(self) -> Iterator[Scored]:
+        from utils.progress import progress  # not needed to import a method
+
         self.detector.eval()
         with progress(None, self.what, len(self.batches.dataset)) as bar:
             begin = time.perf_counter()
