@@ -47,7 +47,7 @@ class ImageDataset(Dataset):
 
     def __init__(self, samples: list[Sample], options: CommonData):
         self.samples = samples
-        self.fit = Fit(options.img_size, options.crop_size, options.fit == "pad")
+        self.fit = Fit.of(options)
         self.decoded: list[Pixels] | None = None  # set by read_all()
         self.nbytes = 0  # of the images in memory
         self.digests: list[bytes] = []  # of the pixels, set by read_all()

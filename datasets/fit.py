@@ -7,6 +7,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from utils.config import CommonData
+
 ALIKE = 1.25  # ratio of two aspect ratios that are nearly the same
 LONGEST, STEP = 4, 32  # of a suggested size: the largest ratio of its sides, and what they are multiples of
 
@@ -23,6 +25,10 @@ class Fit(NamedTuple):
     img_size: Sequence[int]
     crop_size: Sequence[int]
     pad: bool = False
+
+    @classmethod
+    def of(cls, options: CommonData) -> "Fit":
+        return cls(options.img_size, options.crop_size, options.fit == "pad")
 
     def image(self, pixels: np.ndarray) -> np.ndarray:
         """Bilinear, antialiased: [H,W,3] uint8 or uint16 -> [3,h,w] of the same type."""
@@ -49,6 +55,17 @@ class Fit(NamedTuple):
             begins.append(max(before - crop, 0))
             ends.append(min(have - after - crop, want))
         return (*begins, *ends)
+
+    def source(self, shape: Sequence[int]) -> tuple[slice, slice]:
+        """The rows and columns of a picture of `shape` that are inside; a crop cuts off the others."""
+        box, crops = self.inside(shape), (_centre(h, w) for h, w in zip(self.img_size, self.crop_size, strict=True))
+        found = []
+        for begin, end, crop, (before, _), have, resized in zip(
+            box[:2], box[2:], crops, self._margins(shape), shape, self._resized(shape), strict=True
+        ):
+            first, last = ((edge + crop - before) * have / resized for edge in (begin, end))
+            found.append(slice(round(first), max(round(last), round(first) + 1)))
+        return tuple(found)
 
     def aspect(self, shape: Sequence[int]) -> float:
         """Width / height, in a picture of `shape`, of the part that is inside."""

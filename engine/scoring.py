@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
@@ -42,22 +43,36 @@ def mean_loss(
     return total / batches.images
 
 
+class AnomalyMaps:
+    """Images [B,3,H,W] of a detector's kinds -> maps [B,H,W] float32, for many batches."""
+
+    def __init__(self, detector: Detector, compute: Compute):
+        self.detector, self.compute = detector.eval(), compute
+        self.teacher = compute.frozen(detector.teacher)
+
+    @torch.inference_mode()
+    def __call__(self, image: torch.Tensor) -> np.ndarray:
+        image = self.compute.images(image)
+        with self.compute.autocast():
+            teacher = self.teacher(image)
+        return anomaly_map(self.detector, self.compute, image, teacher).squeeze(1).cpu().numpy()
+
+
 class Scoring:
     """The images of a loader with their maps, in its order; none is kept. `seconds` is the time of the networks."""
 
     def __init__(self, detector: Detector, compute: Compute, batches: DataLoader, what: str):
         self.detector, self.compute, self.batches, self.what = detector, compute, batches, what
-        self.teacher = compute.frozen(detector.teacher)
         self.seconds = 0.0
 
     def __iter__(self) -> Iterator[Scored]:
         from utils.progress import progress  # not needed to import a method
 
-        self.detector.eval()
+        maps_of = AnomalyMaps(self.detector, self.compute)
         with progress(None, self.what, len(self.batches.dataset)) as bar:
             begin = time.perf_counter()
             for batch in self.batches:
-                maps = self._maps(batch["image"]).squeeze(1).cpu().numpy()
+                maps = maps_of(batch["image"])
                 self.seconds += time.perf_counter() - begin
                 images, masks = batch["image"].numpy(), batch["mask"].numpy()
                 for k, (top, left, bottom, right) in enumerate(batch["inside"].tolist()):
@@ -66,10 +81,3 @@ class Scoring:
                     yield Scored(int(batch["index"][k]), *parts)
                 bar.update(len(maps))
                 begin = time.perf_counter()
-
-    @torch.inference_mode()
-    def _maps(self, image: torch.Tensor) -> torch.Tensor:
-        image = self.compute.images(image)
-        with self.compute.autocast():
-            teacher = self.teacher(image)
-        return anomaly_map(self.detector, self.compute, image, teacher)
