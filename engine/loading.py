@@ -12,6 +12,7 @@ from datasets.fit import advice
 from datasets.readers import mvtec
 from engine.device import Compute
 from engine.prefetch import Prefetch, prefetched
+from models.teachers.statistics import ChannelStatistics
 from utils.config import RunConfig
 from utils.console import note
 from utils.cores import allowed_cores
@@ -127,9 +128,21 @@ class Batches:
         """The teacher's maps of any images of the set, by index: L x [B,C,h,w]."""
         return self._from_cache(indices) if self.cached else self._compute_at(indices)
 
+    def channel_statistics(self, size: int = 16) -> list[ChannelStatistics]:
+        """Of the teacher's maps of all images, level by level."""
+        levels: list[ChannelStatistics] = []
+        for start in progress(range(0, self.images, size), "teacher statistics"):
+            maps = self.maps_of(list(range(start, min(start + size, self.images))))
+            levels = levels or [ChannelStatistics() for _ in maps]
+            for level, part in zip(levels, maps, strict=True):
+                level.add(part)
+        return levels
+
     def with_teacher(self, teacher: nn.Module) -> "Batches":
         """The same images with the maps of another teacher on the device; they are cached, too, if there is room."""
         other = Batches(self.loader, self.compute.frozen(teacher), self.compute, self.augment)
+        if self.teacher.standardised:
+            other.teacher.standardise([level.moments for level in other.channel_statistics()])
         self.spare -= other.cache_teacher(self.spare)
         return other
 

@@ -10,7 +10,7 @@ from engine.device import Compute, take_threads
 from engine.distributed import from_main
 from engine.fit import fit
 from engine.folder import RunFolder
-from engine.loading import cache_teacher, loader, training_batches
+from engine.loading import Batches, cache_teacher, loader, training_batches
 from engine.machine import environment
 from engine.method import Method
 from engine.scoring import Scoring
@@ -18,7 +18,8 @@ from engine.state import threads_of
 from evaluation.calibration import Calibration
 from evaluation.score import CALIBRATION, HELD_OUT, TRAINING, yardstick
 from models.detector import Detector
-from utils.config import RunConfig, result_settings
+from models.teachers.teacher import Teacher, TeacherPair
+from utils.config import RunConfig, TrainingData, result_settings
 from utils.console import note
 from utils.errors import UserError
 from utils.ranks import is_main, world_size
@@ -56,6 +57,8 @@ def train(
         if from_main(lambda: folder.awaits_test(origin)):
             note("this training is already finished; only its test is missing")
             return None
+        if isinstance(config.TrainingData, TrainingData) and config.TrainingData.standardise:
+            metadata = metadata | {"standardise": _standardise(method.detector.teacher, batches[0])}
         cache_teacher(config, *batches, calibration, test_set and test_set[0])
         inputs = {f"{key} (hash)": value for key, value in method.on_fit_start(batches[0]).items()}
         origin = from_main(lambda: origin | inputs)
@@ -115,6 +118,23 @@ def test(
 def scoring(detector: Detector, compute: Compute, config: RunConfig, dataset: ImageDataset, what: str) -> Scoring:
     """The images of a data set with their maps, one by one; `what` names them on the progress bar."""
     return Scoring(detector, compute, loader(dataset, config, compute.device), what)
+
+
+def _standardise(teacher: Teacher | TeacherPair, train: Batches) -> list[tuple[list[float], list[float]]]:
+    """Standardise the teacher over the training images, and its copy in `train`; returns what does the same again.
+
+    Raises UserError for features that are never negative: a student of the same kind could not imitate them.
+    """
+    levels = train.channel_statistics()
+    if any(level.lowest >= 0 for level in levels):
+        raise UserError(
+            "TrainingData.standardise: the features of this teacher are never negative (they end in a ReLU), and "
+            "neither are its student's; standardised ones would be"
+        )
+    moments = [level.moments for level in levels]
+    for net in (teacher, train.teacher):
+        net.standardise(moments)
+    return [(mean.tolist(), std.tolist()) for mean, std in moments]
 
 
 def _calibration(config: RunConfig, normal: dict[str, Any] | None) -> tuple[Calibration | None, list[str]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, Field, FiniteFloat, PositiveFloat, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import nn
@@ -80,6 +80,7 @@ class _Metadata(BaseModel):
     teachers: Annotated[list[_Teacher], Field(min_length=1)]
     teacher: str
     settings: _Settings
+    standardise: list[tuple[list[FiniteFloat], list[PositiveFloat]]] | None = None
     origin: dict[str, Any] | None = None
     normal: _Yardstick | None = None
     earlier_calibrations: list[_Yardstick] = []

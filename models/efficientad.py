@@ -106,24 +106,6 @@ def low_and_high(maps: Iterable[torch.Tensor]) -> torch.Tensor:
     return torch.from_numpy(np.quantile(values, (0.9, 0.995)))  # torch's refuses more than 2^24 values in many versions
 
 
-def channel_statistics(chunks: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation (of the population) of each channel of [B,C,h,w] chunks: float64 [C] and [C].
-
-    A channel that never changes gets 1e-6, to avoid a division by zero.
-    """
-    count, mean, squares = 0, 0.0, 0.0
-    for chunk in chunks:
-        # Chan et al.'s merge of two groups' moments. A difference of large sums would lose small deviations, and half
-        # precision would lose all.
-        var, own = torch.var_mean(chunk.double(), dim=(0, 2, 3), correction=0)
-        size = chunk.numel() // chunk.shape[1]
-        total, shift = count + size, own - mean
-        squares = squares + var * size + shift.square() * (count * size / total)
-        mean = mean + shift * (size / total)
-        count = total
-    return mean, (squares / count).sqrt().clamp_min(1e-6)
-
-
 def jitter(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """Images [B,3,H,W] in [0,1] -> same, with brightness, contrast or saturation of all changed by 0.8 to 1.2."""
     change, factor = CHANGES[rng.integers(3)], rng.uniform(0.8, 1.2)

@@ -13,9 +13,9 @@ from datasets.folder import FolderImages
 from engine.device import choose_dtype
 from engine.prefetch import Prefetch
 from engine.student_file import fingerprint
-from models.efficientad import channel_statistics
 from models.pdn import CHANNELS, PDN, pdn_size
 from models.teachers.features import outline
+from models.teachers.statistics import ChannelStatistics
 from models.teachers.teacher import Statistics
 from models.teachers.weights import build_teacher, find_source
 from pretraining.formula import FormulaImages
@@ -104,7 +104,7 @@ class Distillation(Job):
             store = f"pictures_{o.seed}_{o.pictures}_{side}_{images.fingerprint()}.npy"
             self.images = rendered(images, o.pictures, self.folder.parent / store)
         if not self.net.std.any():
-            mean, std = channel_statistics(self._targets())
+            mean, std = ChannelStatistics.of(self._targets()).moments
             self.net.mean.copy_(mean.view(1, -1, 1, 1))
             self.net.std.copy_(std.view(1, -1, 1, 1))
         self.batch = Prefetch(partial(self.draw, 0), o.steps - 1)

@@ -169,5 +169,7 @@ class BaseTrainer:
     def load(self) -> None:
         """Load the student. Raises UserError if the file is missing, damaged, or of another network or teacher."""
         self.metadata = self.folder.load(self.student, self.metadata)
+        if levels := self.metadata.get("standardise"):
+            self.teacher.standardise(levels)
         if self.config.threads == "auto":
             take_threads(self.metadata.get("threads"))

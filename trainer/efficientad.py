@@ -18,7 +18,6 @@ from models.detector import Detector, unit_range
 from models.efficientad import (
     EfficientADStudent,
     calibrated,
-    channel_statistics,
     hard_feature_loss,
     jitter,
     low_and_high,
@@ -180,8 +179,7 @@ class EfficientADTrainer(BaseTrainer):
     def on_fit_start(self, train: "Batches") -> dict[str, str]:
         """Set the teacher's statistics over the training images, which give its channels equal weight."""
         self.teacher_maps = train.teacher  # whose weights are cast already
-        parts = (range(start, min(start + 16, train.images)) for start in range(0, train.images, 16))
-        mean, std = channel_statistics(train.maps_of(list(part))[0] for part in parts)
+        mean, std = train.channel_statistics()[0].moments
         self.student.mean.copy_(mean.view(1, -1, 1, 1))
         self.student.std.copy_(std.view(1, -1, 1, 1))
         return {"penalty images": self.penalty_images.fingerprint()} if self.penalty_images is not None else {}

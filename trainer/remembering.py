@@ -16,7 +16,7 @@ from models.detector import Detector
 from models.losses import batch_sum, cosine_distance, squared_distance
 from models.memory import NormalityMemory, RememberingStudent
 from models.reverse_distillation import Bottleneck, Decoder, ReverseStudent, mirrored
-from models.teachers.features import Features, outline
+from models.teachers.features import outline
 from models.teachers.teacher import Teacher
 from trainer.base import BaseTrainer
 from utils.config import Count, Levels, NotNegative, Rate, Share, TrainingData, Widths
@@ -136,7 +136,7 @@ class RNRDTrainer(RNSTTrainer):
             )
         teacher, embedding = self.pretrained(c.backbone, c.out_indice), None
         if 0 in o.memories:
-            embedding = self.next_level().channels[0]
+            embedding = self.deep_channels()
             if c.phase == "train":
                 self.deep_teacher  # noqa: B018 -- weights without that level must be reported now
         channels = [embedding, *reversed(teacher.channels)]  # of the maps that each memory learns
@@ -149,22 +149,21 @@ class RNRDTrainer(RNSTTrainer):
         """The last epoch is kept, as in RD. Held-out images only show which scores good parts get."""
         return Recipe(epochs=self.options.epochs, keep="last")
 
-    def next_level(self) -> Features:
-        """The shapes of the teacher's next level, which memory 0 learns. Raises UserError if there is none."""
+    def deep_channels(self) -> int:
+        """Channels of the teacher's next level, which memory 0 learns. Raises UserError if there is none."""
         c = self.config
         try:
             shapes = outline(c.backbone, [c.out_indice[-1], c.out_indice[-1] + 1])
             shapes.check_neighbours()
         except UserError as error:
             raise UserError(f"{error}; memory 0 learns from the level after the last one: {self.advice()}") from None
-        return outline(c.backbone, [c.out_indice[-1] + 1])
+        return shapes.channels[1]
 
     @cached_property
     def deep_teacher(self) -> Teacher:
         """The teacher with only that level."""
-        c = self.config
         try:
-            return self.pretrained(c.backbone, [c.out_indice[-1] + 1])
+            return self.pretrained(self.config.backbone, [self.config.out_indice[-1] + 1])
         except IncompleteWeights as error:
             raise UserError(f"{error}; {self.advice()}") from None
 
@@ -180,9 +179,9 @@ class RNRDTrainer(RNSTTrainer):
         return super().on_fit_start(train) | {"teacher of memory 0": fingerprint(self.deep_teacher)}
 
     def reminders(self, step: int) -> tuple[Iterable[NormalityMemory], Iterable[torch.Tensor]]:
-        memories = {int(k): memory for k, memory in self.student.decoder.memories.items()}
-        inputs = [*(self.deepest_maps(step) if 0 in memories else [None]), *reversed(self.exemplar_maps(step))]
-        return memories.values(), [inputs[k] for k in memories]
+        memories = self.student.decoder.memories
+        inputs = [*(self.deepest_maps(step) if "0" in memories else [None]), *reversed(self.exemplar_maps(step))]
+        return memories.values(), [inputs[int(k)] for k in memories]
 
     def host_optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.student.parameters(), self.options.lr, betas=(0.5, 0.999))

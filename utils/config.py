@@ -136,6 +136,7 @@ class TrainingData(CommonData):
 
     epochs: Count
     norm: bool = True  # compare unit-length feature vectors
+    standardise: bool = False  # the teacher's channels to mean 0 and std 1 over the training images
 
 
 Options = TypeVar("Options", bound=CommonData)

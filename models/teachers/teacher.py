@@ -24,6 +24,7 @@ class Statistics(NamedTuple):
     std: tuple[float, float, float]
 
 
+Vector = torch.Tensor | Sequence[float]
 IMAGENET = Statistics(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 
 
@@ -53,6 +54,19 @@ class Normalise(nn.Module):
         return (image - self.mean) / self.std
 
 
+class Standardise(nn.Module):
+    """Maps [B,C,h,w] -> (maps - mean) / std for each channel, of the same type."""
+
+    def __init__(self, mean: Vector, std: Vector):
+        super().__init__()
+        # Not among the teacher's values: they belong to a set of images, and the student's file keeps them.
+        for name, vector in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.as_tensor(vector).float().view(-1, 1, 1), persistent=False)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return ((maps - self.mean) / self.std).to(maps.dtype)
+
+
 class Teacher(Frozen):
     """RGB images [B,3,H,W] in [0,1] -> maps L x [B,C_l,h_l,w_l], shallow to deep.
 
@@ -66,6 +80,7 @@ class Teacher(Frozen):
         self.backbone, self.weights, self.statistics, self.package = backbone, weights, statistics, package
         self.normalise = Normalise(statistics)
         self.net = net
+        self.levels = nn.ModuleList()  # see `standardise`
         self.requires_grad_(False)
         self.train(False)
 
@@ -73,8 +88,17 @@ class Teacher(Frozen):
     def channels(self) -> Sequence[int]:
         return self.net.channels
 
+    def standardise(self, levels: Sequence[tuple[Vector, Vector]]) -> None:
+        """From now on subtract from each channel its mean and divide it by its std, which are [C] for each level."""
+        self.levels = nn.ModuleList(Standardise(*level) for level in levels).to(self.normalise.mean.device)
+
+    @property
+    def standardised(self) -> bool:
+        return len(self.levels) > 0
+
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
-        return self.net(self.normalise(image))
+        maps = self.net(self.normalise(image))
+        return [level(m) for level, m in zip(self.levels, maps, strict=True)] if self.standardised else maps
 
 
 class TeacherPair(Frozen):
@@ -84,6 +108,15 @@ class TeacherPair(Frozen):
         super().__init__()
         self.first, self.second = first, second
         self.train(False)
+
+    def standardise(self, levels: Sequence[tuple[Vector, Vector]]) -> None:
+        count = len(self.first.channels)
+        self.first.standardise(levels[:count])
+        self.second.standardise(levels[count:])
+
+    @property
+    def standardised(self) -> bool:
+        return self.first.standardised
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
         return [*self.first(image), *self.second(image)]

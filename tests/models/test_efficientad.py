@@ -17,12 +17,12 @@ from models.efficientad import (
     Autoencoder,
     EfficientADStudent,
     calibrated,
-    channel_statistics,
     hard_feature_loss,
     jitter,
     low_and_high,
 )
 from models.pdn import PDN
+from models.teachers.statistics import ChannelStatistics
 from tests.conftest import count
 from tests.models.test_pdn import macs
 
@@ -131,7 +131,7 @@ def test_each_half_of_the_student_alone_is_that_of_the_whole():
 def test_the_students_statistics_are_saved_with_it():
     net, teacher = EfficientADStudent("small"), torch.randn(2, 384, 3, 3)
     assert torch.equal(net.normalised(teacher), teacher) and net.quantiles.tolist() == [[0, 1], [0, 1]]
-    mean, std = channel_statistics([teacher])
+    mean, std = ChannelStatistics.of([teacher]).moments
     net.mean.copy_(mean.view_as(net.mean))
     net.std.copy_(std.view_as(net.std))
     again = EfficientADStudent("small")
@@ -192,29 +192,6 @@ def test_a_position_of_the_padded_map_in_the_image():
     assert (peak == peak.max()).nonzero().tolist() == [[row, column] for row in (57, 58) for column in (97, 98)]
     row = resize(F.pad(torch.ones(1, 1, 56, 56), [4] * 4), (256, 256))[0, 0, 128]
     assert row[:20].tolist() == [0] * 14 + [0.125, 0.375, 0.625, 0.875, 1, 1]
-
-
-def test_channel_statistics_by_hand():
-    mean, std = channel_statistics(torch.full((1, 2, 4, 4), value) for value in (1.0, 3.0))
-    assert mean.tolist() == [2, 2] and std.tolist() == [1, 1] and std.dtype == torch.float64
-
-
-def test_channel_statistics_of_small_deviations_and_uneven_chunks():
-    """In float32, mean squares minus squared means would be 0 or negative here."""
-    values = (1e4 + 0.01 * torch.arange(7 * 3 * 5 * 5)).view(7, 3, 5, 5)
-    values[:, 2] = 0.25  # a dead channel
-    mean, std = channel_statistics(values.split([1, 4, 2]))
-    exact = values.numpy().astype(np.float64)
-    np.testing.assert_allclose(mean.numpy(), exact.mean(axis=(0, 2, 3)), rtol=1e-12)
-    np.testing.assert_allclose(std[:2].numpy(), exact.std(axis=(0, 2, 3))[:2], rtol=1e-9)
-    assert std[2].item() == 1e-6
-
-
-def test_channel_statistics_of_half_precision():
-    values = torch.full((1, 1, 300, 300), 300.0, dtype=torch.float16)  # their squares and sums overflow in float16
-    values[..., ::2] = 302
-    mean, std = channel_statistics([values, values])
-    assert (mean.item(), std.item()) == (301, 1)
 
 
 def test_low_and_high_are_quantiles_of_all_values():
