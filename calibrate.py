@@ -54,6 +54,7 @@ def calibrate(trainer: "BaseTrainer", folder: Path) -> list[str]:
     kept = trainer.metadata.get("earlier_calibrations", [])
     trainer.metadata |= {"normal": now, "earlier_calibrations": [*kept, *([earlier] if earlier else [])]}
     trainer.save()
+    _keep_rate(trainer.run_dir / "config.yaml", config.false_reject_rate)
     if trainer.folder.metrics_file.exists():
         _forget_decisions(trainer.folder.metrics_file)
         test = f"python3 trainNet.py --config {trainer.run_dir}/config.yaml phase=test"
@@ -76,6 +77,18 @@ def _comparison(earlier: dict | None, scores: list[float]) -> list[str]:
         f"the scores of good images {moved}: median {after:.4g}, before {before:.4g} "
         f"({len(earlier['scores'])} {earlier['source']}; two-sample test, p = {p_value:.2g})"
     ]
+
+
+def _keep_rate(path: Path, rate: float) -> None:
+    """In the run's config.yaml, so that tests and predictions use it, too."""
+    import yaml
+
+    from utils.config_file import read_config
+    from utils.files import write_text
+
+    write_text(
+        path, yaml.safe_dump(read_config(path) | {"false_reject_rate": rate}, sort_keys=False, allow_unicode=True)
+    )
 
 
 def _forget_decisions(path: Path) -> None:

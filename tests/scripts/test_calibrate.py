@@ -27,13 +27,14 @@ def test_a_new_threshold_comes_from_the_images_and_the_earlier_one_is_kept(workp
     assert "at most 10 % of good parts are rejected" in said.out and "20 calibration images" in said.out
     assert "the scores of good images have" in said.out and "phase=test" in said.out
     after = open_run(workplace.run)
+    assert after.config.false_reject_rate == 0.1  # tests and predictions use it, too
     normal = after.metadata["normal"]
     assert normal["source"] == "calibration images" and len(normal["scores"]) == 20
     assert after.metadata["earlier_calibrations"] == [before.metadata["normal"]]
     assert f"threshold {normal['scores'][-2]:.4g}" in said.out  # 21 x 0.1: two of 21 may be above
     for old, new in zip(before.student.state_dict().values(), after.student.state_dict().values(), strict=True):
         assert old.equal(new)
-    call(calibrate, workplace.run, "--images", images)
+    call(calibrate, workplace.run, "--images", images, "false_reject_rate=0.01")
     assert len(open_run(workplace.run).metadata["earlier_calibrations"]) == 1  # 1 % needs 99: nothing was changed
 
 

@@ -40,7 +40,7 @@ RATE = "false_reject_rate=0.1"
 
 def test_a_folder_is_judged_and_pictures_are_drawn_in_their_own_size(calibrated, call):
     write_image(calibrated.path / "line/b/wide.png", np.full((40, 200, 3), 250, np.uint8))
-    said = call(predict, "results/st/part", "line", RATE, "--out", "out", "--pictures", "all")
+    said = call(predict, "results/st/part", "line", "--out", "out", "--pictures", "all")
     assert said.code == 0, said.err
     rows, lines = rows_of(calibrated.path / "out")
     assert len(rows) == 6 and all(float(row["milliseconds"]) > 0 for row in rows)
@@ -61,7 +61,7 @@ def test_scores_are_those_of_the_test(calibrated, call):
     assert call(trainNet, "phase=test", RATE).code == 0
     with (calibrated.run / "scores.csv").open(newline="", encoding="utf-8") as file:
         tested = {row["path"]: row for row in csv.DictReader(file)}
-    assert call(predict, "results/st/part", "data/part/test", RATE, "--out", "out").code == 0
+    assert call(predict, "results/st/part", "data/part/test", "--out", "out").code == 0
     rows, _ = rows_of(calibrated.path / "out")
     assert len(rows) == len(tested) == 3
     for row in rows:
@@ -72,7 +72,7 @@ def test_scores_are_those_of_the_test(calibrated, call):
 def test_files_that_cannot_be_read_are_reported_and_the_rest_goes_on(calibrated, call):
     (calibrated.path / "line/a/broken.png").write_bytes(b"no picture")
     (calibrated.path / "list.txt").write_text("line/a/0.png\nline/a/broken.png\nline/gone.png\nline/b/1.png\n")
-    said = call(predict, "results/st/part", "list.txt", RATE, "--out", "out")
+    said = call(predict, "results/st/part", "list.txt", "--out", "out")
     assert said.code == 3 and "2 failed" in said.out
     rows, _ = rows_of(calibrated.path / "out")
     assert [bool(row["error"]) for row in rows] == [False, True, True, False]
