@@ -1,5 +1,6 @@
 """Set the threshold of a finished run with new good images, without training."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,8 +96,9 @@ def _forget_decisions(path: Path) -> None:
     """The decisions in metrics.json are those of the earlier threshold."""
     from utils.files import write_json
 
-    report = json.loads(path.read_text(encoding="utf-8"))
-    write_json(path, report | {"decisions": None})
+    with contextlib.suppress(OSError, ValueError, TypeError):  # the next test replaces a damaged report
+        report = json.loads(path.read_text(encoding="utf-8"))
+        write_json(path, report | {"decisions": None})
 
 
 if __name__ == "__main__":

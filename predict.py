@@ -71,7 +71,7 @@ def images_of(words: Iterable[str]) -> list[Path]:
         if is_folder(path):
             paths = list_images_below(path)
         elif path.suffix.lower() == ".txt" and path.is_file():
-            paths = [Path(line) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+            paths = _listed(path)
         elif path.is_file():
             paths = [path]
         else:
@@ -85,13 +85,22 @@ def images_of(words: Iterable[str]) -> list[Path]:
     return list(found)
 
 
+def _listed(path: Path) -> list[Path]:
+    """The paths in a text file, one per line."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"IMAGES: {path} cannot be read as a list of paths: {error}") from None
+    return [Path(line) for line in lines if line.strip()]
+
+
 def write_predictions(predictor: "Predictor", paths: list[Path], out: Path, pictures: str) -> Counter:
     """predictions.csv and predictions.jsonl, line by line, and the pictures; returns how many of which decision."""
     from deploy.pictures import write_pictures
     from utils.files import check_writable
     from utils.progress import progress
 
-    check_writable(out)
+    check_writable(out, "--out")
     out.mkdir(parents=True, exist_ok=True)
     root = os.path.commonpath([path.absolute().parent for path in paths])
     counts: Counter = Counter()

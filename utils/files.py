@@ -94,10 +94,10 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, key: str = "save_path") -> None:
     """Create `folder` if needed and try to write there, before hours of computing are spent.
 
-    Raises UserError naming the folder.
+    Raises UserError naming the folder, and the key or flag that sets it.
     """
     probe = folder / ".probe"
     try:
@@ -105,4 +105,4 @@ def check_writable(folder: Path) -> None:
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
-        raise UserError(f"save_path: cannot write into {folder}: {error.strerror or error}") from None
+        raise UserError(f"{key}: cannot write into {folder}: {error.strerror or error}") from None

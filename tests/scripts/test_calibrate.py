@@ -67,6 +67,11 @@ def test_images_of_another_kind_are_said_to_have_moved_the_scores(workplace, cal
     assert "have not moved noticeably" in said.out
 
 
+def test_a_damaged_report_does_not_stop_a_calibration(workplace, call, images):
+    (workplace.run / "metrics.json").write_text("rubbish")
+    assert call(calibrate, workplace.run, "--images", images, "false_reject_rate=0.1").code == 0
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

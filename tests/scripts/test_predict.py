@@ -98,9 +98,12 @@ def test_a_run_without_calibration_scores_and_says_how_to_decide(workplace, call
         (["results/st/part", "nowhere"], "no images"),
         (["results/st/part", "data/part/test", "--out", "results"], "already has predictions"),
         (["results/st/part", "data/part/test", "obj=other"], "obj"),
+        (["results/st/part", "data/part/test", "--out", "config.yaml"], "--out: cannot write into config.yaml"),
+        (["results/st/part", "bad.txt"], "bad.txt cannot be read as a list of paths"),
     ],
 )
 def test_a_mistake_is_one_sentence(workplace, call, words, expected):
     (workplace.path / "results/predictions.csv").write_text("")
+    (workplace.path / "bad.txt").write_bytes(b"\xff\xfe\x00")
     said = call(predict, *words)
     assert said.code == 2 and said.last.startswith("error: ") and expected in said.last
