@@ -11,7 +11,7 @@ from utils.errors import UserError
 if TYPE_CHECKING:
     from trainer.base import BaseTrainer
 
-MOVED = 0.01  # p-value of the two-sample test below which the scores are said to have moved
+CHANGED = 0.01  # p-value of the two-sample test below which the scores are said to have changed
 
 
 def main() -> None:
@@ -70,12 +70,12 @@ def _comparison(earlier: dict | None, scores: list[float]) -> list[str]:
     from evaluation.score import CALIBRATION, HELD_OUT
 
     if not earlier or earlier["source"] not in (CALIBRATION, HELD_OUT):
-        return ["there are no earlier scores of good images that did not train, to compare with"]
+        return ["this run has no earlier scores of good images that did not train: nothing to compare with"]
     before, after = (sorted(each)[len(each) // 2] for each in (earlier["scores"], scores))
     p_value = ks_2samp(earlier["scores"], scores).pvalue
-    moved = "have moved" if p_value < MOVED else "have not moved noticeably"
+    changed = "have changed" if p_value < CHANGED else "have not changed noticeably"
     return [
-        f"the scores of good images {moved}: median {after:.4g}, before {before:.4g} "
+        f"the scores of good images {changed}: median {after:.4g}, before {before:.4g} "
         f"({len(earlier['scores'])} {earlier['source']}; two-sample test, p = {p_value:.2g})"
     ]
 

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +29,13 @@ class Pixels(NamedTuple):
     mask: np.ndarray
     inside: Box
     shape: tuple[int, int]  # height and width
+
+
+def stacked(images: Sequence[np.ndarray]) -> torch.Tensor:
+    """Images [3,H,W], uint8 or uint16 -> [B,3,H,W] of this type; if there are both, float32 in [0,1]."""
+    if len({image.dtype for image in images}) > 1:
+        images = [np.divide(image, np.iinfo(image.dtype).max, dtype=np.float32) for image in images]
+    return torch.from_numpy(np.stack(images))
 
 
 class Sample(NamedTuple):
@@ -64,15 +71,13 @@ class ImageDataset(Dataset):
     def batch(self, indices: list[int]) -> dict[str, Any]:
         """The same for several images: image [B,3,H,W], mask [B,H,W], inside [B,4], label, index [B], lists of others.
 
-        If a batch has both 8- and 16-bit images, they are converted to float32 in [0,1].
+        `stacked` says what becomes of a batch that has both 8- and 16-bit images.
         """
         parts = [self.read(i) if self.decoded is None else self.decoded[i] for i in indices]
         pixels, masks, inside, _ = zip(*parts, strict=True)
         samples = [self.samples[i] for i in indices]
-        if len({image.dtype for image in pixels}) > 1:
-            pixels = [np.divide(image, np.iinfo(image.dtype).max, dtype=np.float32) for image in pixels]
         return {
-            "image": torch.from_numpy(np.stack(pixels)),
+            "image": stacked(pixels),
             "mask": torch.from_numpy(np.stack(masks)),
             "inside": torch.tensor(inside),
             "label": torch.tensor([int(sample.defect_type != "good") for sample in samples]),

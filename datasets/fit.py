@@ -103,9 +103,7 @@ def advice(shapes: Sequence[tuple[int, int]], fit: Fit) -> str | None:
     if fit.pad or (most < ALIKE * least and 1 / ALIKE < change < ALIKE):
         return None
     if most > ALIKE * least:
-        return (
-            f"the images have different shapes, and all are resized to {into} pixels; TrainingData.fit=pad keeps them"
-        )
+        return f"the images have different shapes and are resized to {into}; TrainingData.fit=pad keeps their shapes"
     short, ratio = min(fit.img_size), min(max(usual, 1 / usual), LONGEST)
     long = round(short * ratio / STEP) * STEP
     size = (short, long) if usual > 1 else (long, short)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.fit import Fit
-from datasets.images import read_image
+from datasets.images import eight_bits, read_image
 from datasets.listing import is_folder, list_images_below
 from utils.console import note
 from utils.errors import UserError
@@ -40,9 +40,7 @@ class FolderImages:
         return f"{len(self)} {hashlib.sha256(names.encode(errors='surrogateescape')).hexdigest()[:16]}"
 
     def __getitem__(self, index: int) -> np.ndarray:
-        pixels = self.fit.image(self._first_readable(index))
-        if pixels.dtype == np.uint16:
-            pixels = (pixels >> 8).astype(np.uint8)
+        pixels = eight_bits(self.fit.image(self._first_readable(index)))
         return np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
     def _first_readable(self, index: int) -> np.ndarray:

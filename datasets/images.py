@@ -61,6 +61,11 @@ def read_mask(path: Path, remark: Remark | None = None) -> np.ndarray:
     return mask
 
 
+def eight_bits(pixels: np.ndarray) -> np.ndarray:
+    """Pixels of any shape, uint8 or uint16 -> uint8."""
+    return (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
+
+
 def _decode(path: Path, remark: Remark | None) -> tuple[np.ndarray, bool]:
     """Pixels [H,W], [H,W,3] or [H,W,4], upright, uint8 or uint16, in RGB order; whether the format is lossy."""
     data = _read(path)

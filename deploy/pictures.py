@@ -4,10 +4,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
+from datasets.images import eight_bits
 from deploy.predictor import Prediction, Predictor
 from evaluation.colours import colour_scale
-from evaluation.pictures import OUTLINE
+from evaluation.pictures import outlined
 from utils.files import write_bytes
 
 
@@ -17,22 +19,13 @@ def write_pictures(predictor: Predictor, prediction: Prediction, folder: Path, n
     With a calibration also `masks/`, 255 where the map is above the threshold. `name` is a path below each of them.
     """
     heat = colour_scale(predictor.normal, prediction.anomaly_map).colour(prediction.anomaly_map)
-    pictures = {"maps": heat, "overlays": _eight_bits(prediction.picture)}
+    pictures = {"maps": heat, "overlays": eight_bits(prediction.picture)}
     if predictor.calibration:
-        mask = (prediction.anomaly_map > predictor.calibration.threshold).astype(np.uint8)
-        pictures |= {"masks": 255 * mask, "overlays": _outlined(pictures["overlays"], mask)}
+        mask = prediction.anomaly_map > predictor.calibration.threshold
+        marked = outlined(Image.fromarray(pictures["overlays"]), mask)
+        pictures |= {"masks": 255 * mask.astype(np.uint8), "overlays": np.asarray(marked)}
     for what, pixels in pictures.items():
         colours = pixels[..., ::-1] if pixels.ndim == 3 else pixels  # OpenCV's order
         path = folder / what / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, cv2.imencode(".png", colours)[1].tobytes())
-
-
-def _eight_bits(picture: np.ndarray) -> np.ndarray:
-    return (picture >> 8).astype(np.uint8) if picture.dtype == np.uint16 else picture
-
-
-def _outlined(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    contours, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    thickness = max(1, round(min(mask.shape) / 256))
-    return cv2.drawContours(np.ascontiguousarray(picture.copy()), contours, -1, OUTLINE, thickness)

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-import torch
 
+from datasets.dataset import stacked
 from datasets.fit import Fit
 from datasets.images import read_image
 from engine.scoring import AnomalyMaps
@@ -65,12 +65,10 @@ class Predictor:
         return self.predict([picture])[0]
 
     def predict(self, pictures: Sequence[np.ndarray]) -> list[Prediction]:
-        """Several pictures of any sizes, in one batch."""
+        """Several pictures [H,W,3] of any sizes, in one batch."""
+        batch = stacked([self.fit.image(picture) for picture in pictures])
         begin = time.perf_counter()
-        fitted = [self.fit.image(picture) for picture in pictures]
-        if len({image.dtype for image in fitted}) > 1:
-            fitted = [np.divide(image, np.iinfo(image.dtype).max, dtype=np.float32) for image in fitted]
-        maps = self.maps_of(torch.from_numpy(np.stack(fitted)))
+        maps = self.maps_of(batch)
         milliseconds = 1000 * (time.perf_counter() - begin) / len(pictures)
         return [self._judged(*pair, milliseconds) for pair in zip(pictures, maps, strict=True)]
 

@@ -133,12 +133,11 @@ def fingerprint(net: nn.Module) -> str:
 def changes(before: dict[str, Any], now: dict[str, Any]) -> str:
     """The differences of two origins in words; empty if there are none.
 
-    Values of keys that end with "(hash)" mean nothing to a reader and are left out. A setting that `before` does not
-    have did not exist then; the default of a new setting is what was done before.
+    Values of keys that end with "(hash)" mean nothing to a reader and are left out.
     """
     words = []
     for key in before | now:
-        name = key.removesuffix(" (hash)")
-        if before.get(key) != now.get(key) and (key in before or name != key):
+        if before.get(key) != now.get(key):
+            name = key.removesuffix(" (hash)")
             words.append(f"{name} changed" if name != key else f"{key} was {before.get(key)}, is {now.get(key)}")
     return ", ".join(words)

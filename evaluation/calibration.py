@@ -1,6 +1,6 @@
 """From scores of good images to a threshold with a promised rate of false rejects (split conformal prediction).
 
-The promise holds if calibration images and later good images are exchangeable: shuffled together, nobody could tell
+The promise holds if calibration images and later good images are exchangeable: if they are mixed, nobody can tell
 which are which. Crops or frames of one part are not independent; they belong into one group.
 
 Sources: Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World", 2005; Vovk, "Conditional validity of
@@ -95,8 +95,8 @@ def described(measured: dict[str, Any]) -> list[str]:
     lines = [
         f"threshold {measured['threshold']:.4g}: on average over calibration sets, at most "
         f"{percent(100 * measured['false_reject_rate'])} of good parts are rejected",
-        f"(with these {measured['images']} calibration images fewer than {percent(100 * measured['upper_bound'])}, "
-        "with a probability of 90 %)",
+        f"for these {measured['images']} calibration images, the rate is below "
+        f"{percent(100 * measured['upper_bound'])} with a probability of 90 %",
     ]
     for key, words in (("false_rejects", "good test images rejected"), ("misses", "defective test images accepted")):
         seen = measured.get(key)

@@ -15,6 +15,7 @@ from PIL import ExifTags, Image, ImageDraw, ImageFont, ImageOps
 
 from datasets.dataset import Sample
 from datasets.fit import Fit
+from datasets.images import eight_bits
 from evaluation.colours import Scale, colour_scale, colours
 from evaluation.fonts import STANDARD, Font, Fonts, shortened
 from evaluation.score import CALIBRATION, HELD_OUT, Scored, image_score
@@ -80,10 +81,7 @@ class Overlays:
 
 def shown(image: np.ndarray) -> np.ndarray:
     """[3,H,W] uint8, uint16 or float in [0,1] -> [H,W,3] uint8."""
-    if image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
-    elif image.dtype != np.uint8:
-        image = (image * 255).round().astype(np.uint8)
+    image = eight_bits(image) if image.dtype in (np.uint8, np.uint16) else (image * 255).round().astype(np.uint8)
     return np.ascontiguousarray(image.transpose(1, 2, 0))
 
 
@@ -128,8 +126,8 @@ def overlay(
     heat = Image.fromarray(scale.colour(cv2.resize(anomaly_map.astype(np.float32), size)))
     panels = {"image": plain}
     if mask.any():
-        panels["marked defect"] = _outlined(plain, mask)
-        heat = _outlined(heat, mask)
+        panels["marked defect"] = outlined(plain, mask)
+        heat = outlined(heat, mask)
     if anomaly_map.min() == anomaly_map.max():
         return panels | {"anomaly map: the same everywhere": heat}
     _ring(heat, np.unravel_index(anomaly_map.argmax(), anomaly_map.shape), anomaly_map.shape)
@@ -147,7 +145,8 @@ def _unit(size: tuple[int, int]) -> float:
     return max(1.0, (size[0] * size[1]) ** 0.5 / PANEL)
 
 
-def _outlined(picture: Image.Image, mask: np.ndarray) -> Image.Image:
+def outlined(picture: Image.Image, mask: np.ndarray) -> Image.Image:
+    """The picture with the outline of a mask [H,W] bool, which may have another size."""
     # BOX keeps whole pixels when the mask is enlarged, and loses none when it shrinks.
     mask = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.BOX)) > 0
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)

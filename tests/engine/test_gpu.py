@@ -26,9 +26,10 @@ def test_the_loss_is_not_waited_for_in_every_step(config):
     torch.cuda.set_sync_debug_mode("error")
     try:
         loss.backward()
-        torch.zeros((), dtype=torch.float64, device="cuda").add_(loss.detach())
+        total = torch.zeros((), dtype=torch.float64, device="cuda").add_(loss.detach())
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert total.item() == pytest.approx(loss.item())
 
 
 def test_a_detector_runs_in_a_cuda_graph(config):

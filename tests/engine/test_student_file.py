@@ -109,8 +109,8 @@ def test_changes_name_settings_and_leave_hashes_out():
     before, now = {"seed": 0, "images (hash)": "ab", "lr": 1}, {"seed": 1, "images (hash)": "cd", "lr": 1}
     assert changes(before, now) == "seed was 0, is 1, images changed"
     assert changes(now, now) == ""
-    assert changes(before, before | {"new": 1}) == "" and changes(before | {"old": 1}, before) == "old was 1, is None"
-    assert changes({}, before) == "images changed"
+    # An earlier version of the toolkit may lack a key; what the run did then is not known.
+    assert changes(before, before | {"new": 1}) == "new was None, is 1"
 
 
 def test_a_student_of_zeros_is_refused(path):

@@ -56,15 +56,15 @@ def test_scores_are_those_of_a_test(workplace, call, images):
     assert tested == pytest.approx(scores, rel=1e-12) and report["good_scores"]["source"] == "calibration images"
 
 
-def test_images_of_another_kind_are_said_to_have_moved_the_scores(workplace, call, images):
+def test_images_of_another_kind_are_said_to_have_changed_the_scores(workplace, call, images):
     assert call(calibrate, workplace.run, "--images", images, "false_reject_rate=0.1").code == 0
     rng = np.random.default_rng(0)
     for k in range(20):
         write_image(workplace.path / f"other/{k:02}.png", rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
     said = call(calibrate, workplace.run, "--images", workplace.path / "other", "false_reject_rate=0.1")
-    assert "the scores of good images have moved: median" in said.out
+    assert "the scores of good images have changed: median" in said.out
     said = call(calibrate, workplace.run, "--images", workplace.path / "other", "false_reject_rate=0.1")
-    assert "have not moved noticeably" in said.out
+    assert "have not changed noticeably" in said.out
 
 
 def test_a_damaged_report_does_not_stop_a_calibration(workplace, call, images):
