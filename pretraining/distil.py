@@ -15,6 +15,7 @@ from engine.prefetch import Prefetch
 from engine.student_file import fingerprint
 from models.pdn import CHANNELS, PDN, pdn_size
 from models.teachers.features import outline
+from models.teachers.pdn import build_pdn, find_pdn
 from models.teachers.statistics import ChannelStatistics
 from models.teachers.teacher import Statistics
 from models.teachers.weights import build_teacher, find_source
@@ -22,6 +23,7 @@ from pretraining.formula import FormulaImages
 from pretraining.formula.store import rendered
 from pretraining.job import Job, JobOptions, warm_cosine
 from pretraining.memory import kept_values, parameters
+from pretraining.photographs import PhotographViews
 from pretraining.target import TargetFeatures
 from utils.config import Count, Levels, NotNegative, Rate, Share, Side, Text
 from utils.errors import UserError
@@ -49,6 +51,9 @@ class Distillation(Job):
         weights: Text = "bundled"
         images: Text = "procedural"  # or a folder of any images
         pictures: Count = 20000  # formula-made ones, drawn once and kept in save_path
+        photographs: Text = "none"  # a folder of them, or scikit-image: those that this package contains
+        photographs_share: Share = 0.5  # of the images; the others are those of `images`
+        start: Text = "random"  # start values of the PDN: random, bundled or a file
         statistics: Count = 10000  # images for the mean and standard deviation of the channels
         img_size: Side = 256  # pixels, of the PDN's images; the backbone's have twice that
         gray: Share = 0.1  # share of the images without colour
@@ -94,7 +99,14 @@ class Distillation(Job):
         if o.images != "procedural":
             self.images = FolderImages("images", o.images, (2 * o.img_size, 2 * o.img_size))
             self.origin["files"] = self.images.fingerprint()
-        return Imitation(o.pdn)
+        self.views = None
+        if o.photographs != "none":
+            self.views = PhotographViews(o.photographs, 2 * o.img_size, o.seed)
+            self.origin["photographs"] = self.views.fingerprint()
+        net = Imitation(o.pdn)
+        if o.start != "random":
+            net.pdn.load_state_dict(build_pdn(o.pdn, find_pdn(o.pdn, o.start), o.seed).net.pdn.state_dict())
+        return net
 
     def prepare(self) -> None:
         o, side = self.options, 2 * self.options.img_size
@@ -120,7 +132,11 @@ class Distillation(Job):
         o = self.options
         rng = np.random.default_rng((o.seed, stream, step))
         pixels = np.stack([self.images[index] for index in rng.integers(len(self.images), size=o.batch_size)])
-        for k in np.flatnonzero(rng.random(o.batch_size) < o.gray):
+        gray = rng.random(o.batch_size) < o.gray
+        if self.views is not None:
+            for k in np.flatnonzero(rng.random(o.batch_size) < o.photographs_share):
+                pixels[k] = self.views[2 * (step * o.batch_size + k) + stream]
+        for k in np.flatnonzero(gray):
             pixels[k] = cv2.cvtColor(pixels[k], cv2.COLOR_RGB2GRAY)[..., None]
         return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.teachers.pdn import build_pdn, find_pdn
 from tests.conftest import (
     draw_good,
     write_image,
@@ -70,3 +71,22 @@ def test_maps_that_do_not_fit_a_pdn_are_refused(tmp_path, keys):
     with pytest.raises(UserError, match="backbone: .* positions per side for 260 px, a PDN 33 for half"):
         job("distil", tmp_path, img_size=130, **keys)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_share_of_a_distillations_images_are_photographs(tmp_path):
+    keys = {"photographs": "scikit-image", "photographs_share": 0.3, "gray": 0.0, "batch_size": 100}
+    distilling = job("distil", tmp_path, **keys)
+    distilling.images = [np.full((64, 64, 3), 7, np.uint8)]
+    drawn = distilling.draw(0, 0)
+    assert 15 <= sum(len(image.unique()) > 1 for image in drawn) <= 45
+    assert torch.equal(drawn, distilling.draw(0, 0)) and not torch.equal(drawn, distilling.draw(1, 0))
+    assert "coffee.png" in distilling.origin["photographs"]
+
+
+def test_a_distillation_can_start_from_a_pdn(tmp_path):
+    first = job("distil", tmp_path).run()
+    again = job("distil", tmp_path / "again", start=str(first))
+    before = job("distil", tmp_path / "other")
+    trained = build_pdn("small", find_pdn("small", str(first)), 0).net.pdn
+    assert torch.equal(again.net.pdn.conv1.weight, trained.conv1.weight)
+    assert not torch.equal(before.net.pdn.conv1.weight, trained.conv1.weight)
