@@ -85,9 +85,9 @@ def look(trainer: "BaseTrainer", dataset: "ImageDataset", index: int) -> "ImageV
     levels = []
     for k, (t, s, distance, share) in enumerate(zip(teacher, student, distances, shares, strict=True)):
         t, s = (normalize(m.float(), dim=1) if detector.norm else m.float() for m in (t, s))
-        importance = channel_importance(t, s, final, detector.border)
+        importance = channel_importance(t, s, final, detector.margin)
         # Where it lies in the image.
-        placed = pad(distance[0, 0].float().cpu(), [detector.border] * 4)
+        placed = pad(distance[0, 0].float().cpu(), [detector.margin] * 4)
         maps = (part(m, box, size) for m in (t[0].cpu(), s[0].cpu(), placed))
         levels.append(LevelView(references[k], *maps, importance.cpu(), share))
     return ImageView(

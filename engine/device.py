@@ -26,9 +26,7 @@ def choose_device(name: str) -> torch.device:
     Raises UserError for a device that does not exist or that the toolkit does not support.
     """
     if name == "mps":
-        raise UserError(
-            "device: mps (Apple's GPU) is not supported; write cpu, or cuda on a machine with an NVIDIA GPU"
-        )
+        raise UserError("device: mps (Apple's GPU) is not supported; write cpu, or cuda with an NVIDIA GPU")
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         name = "cuda" if available else "cpu"

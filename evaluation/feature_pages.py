@@ -53,14 +53,14 @@ class ImageView(NamedTuple):
 
 
 def channel_importance(
-    teacher: torch.Tensor, student: torch.Tensor, final: torch.Tensor, border: int = 0
+    teacher: torch.Tensor, student: torch.Tensor, final: torch.Tensor, margin: int = 0
 ) -> torch.Tensor:
     """Each channel's share of the squared difference, weighted by the final map: [C], sums to 1.
 
-    teacher, student [1,C,h,w], without `border` positions of the image on each side; final [1,1,H,W].
+    teacher, student [1,C,h,w], without `margin` positions of the image on each side; final [1,1,H,W].
     """
-    whole = F.adaptive_avg_pool2d(final.float(), [side + 2 * border for side in teacher.shape[-2:]])
-    where = F.pad(whole, [-border] * 4).clamp_min(0)
+    whole = F.adaptive_avg_pool2d(final.float(), [side + 2 * margin for side in teacher.shape[-2:]])
+    where = F.pad(whole, [-margin] * 4).clamp_min(0)
     parts = ((teacher - student).square() * where).sum(dim=(0, 2, 3))
     return parts / parts.sum().clamp_min(torch.finfo(parts.dtype).tiny)
 

@@ -12,6 +12,13 @@ def resize(maps: torch.Tensor, size: Sequence[int], align_corners: bool = False)
     return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 
+def repeat_inner(level: torch.Tensor, border: int) -> torch.Tensor:
+    """The outermost `border` positions replaced by the nearest inner ones: [B,1,h,w] -> [B,1,h,w]."""
+    y, x = (min(border, (side - 1) // 2) for side in level.shape[-2:])
+    inner = level[..., y : level.shape[-2] - y, x : level.shape[-1] - x]
+    return F.pad(inner, [x, x, y, y], mode="replicate") if border else level
+
+
 def sum_levels(levels: Sequence[torch.Tensor], size: Sequence[int], align_corners: bool = False) -> torch.Tensor:
     """Each level at image size, added up: L x [B,1,h,w] -> [B,1,H,W]."""
     return torch.stack([resize(level, size, align_corners) for level in levels]).sum(dim=0)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from models.anomaly_map import smooth, sum_levels
+from models.anomaly_map import repeat_inner, smooth, sum_levels
 from models.losses import squared_distance
 
 FULL_SCALE = {torch.uint8: 255, torch.uint16: 65535}
@@ -23,7 +23,8 @@ class Detector(nn.Module):
     different. It is pure: no state is kept between calls, so it can be exported, compiled and copied.
     """
 
-    border = 0  # positions at each edge of the image that the levels do not cover
+    margin = 0  # positions at each edge of the image that the levels do not cover
+    border = 0  # outermost positions of a level, which padding disturbs: the nearest inner one counts
     references: Sequence[str] = ()  # name of what the student is compared with at each level, if not the teacher
 
     def __init__(self, teacher: nn.Module, student: nn.Module, norm: bool = True, sigma: float = 0.0):
@@ -66,4 +67,4 @@ class Detector(nn.Module):
 
     def final_map(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
         """L x [B,1,h,w] -> the anomaly map that is scored: [B,1,H,W]."""
-        return smooth(self.combine(levels, size), self.sigma)
+        return smooth(self.combine([repeat_inner(level, self.border) for level in levels], size), self.sigma)

@@ -42,6 +42,8 @@ class BaseTrainer:
         self.run_dir = self.folder.path
         set_seed(config.seed)
         detector = self.build_detector()
+        if isinstance(self.options, TrainingData):
+            detector.border = self.options.border
         self.compute = Compute.chosen(self.device, config.precision, detector, config.compile)
         self.detector = self.compute.place(detector)
         if config.compile:

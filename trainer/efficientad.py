@@ -68,7 +68,7 @@ def _large_enough(value: tuple[int, int]) -> tuple[int, int]:
 class EfficientADDetector(Detector):
     """Two levels: teacher and student, then autoencoder and student, scaled with held-out good images."""
 
-    border = 4  # the networks do not pad
+    margin = 4  # the networks do not pad
     references = ("teacher", "autoencoder")
 
     def pairs(
@@ -85,7 +85,7 @@ class EfficientADDetector(Detector):
     def combine(self, levels: list[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
         """The mean of both maps; the border that they do not cover is 0, which corresponds to their q_a."""
         scaled = [calibrated(level, pair) for level, pair in zip(levels, self.student.quantiles, strict=True)]
-        return resize(F.pad(sum(scaled) / len(scaled), [self.border] * 4), size)
+        return resize(F.pad(sum(scaled) / len(scaled), [self.margin] * 4), size)
 
 
 class EfficientADTrainer(BaseTrainer):

@@ -137,6 +137,7 @@ class TrainingData(CommonData):
     epochs: Count
     norm: bool = True  # compare unit-length feature vectors
     standardise: bool = False  # the teacher's channels to mean 0 and std 1 over the training images
+    border: Annotated[int, Field(ge=0, le=100)] = 0  # outermost positions of a level; the nearest inner one counts
 
 
 Options = TypeVar("Options", bound=CommonData)
@@ -155,8 +156,7 @@ class RunConfig(Section, Generic[Options]):
     device: Device = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    # A share of train/good that takes part in nothing else; its scores give the threshold of a decision.
-    calibration: Ratio | Literal["none"] = "none"
+    calibration: Ratio | Literal["none"] = "none"  # share of train/good that only serves to choose the threshold
     false_reject_rate: Ratio = 0.01  # of good parts, at most, on average over calibration sets
     run: Folder | None = None  # a name, for several runs of one category
     overwrite: bool = False  # replace a finished run that has other settings

@@ -29,7 +29,7 @@ def test_channel_importance_where_a_map_without_padding_lies():
     teacher, student, final = torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 4, 4), torch.zeros(1, 1, 16, 16)
     final[..., 6:8, 6:8] = 1
     student[0, 0, 1, 1] = student[0, 1, 2, 2] = 1
-    assert channel_importance(teacher, student, final, border=2).tolist() == [1, 0]
+    assert channel_importance(teacher, student, final, margin=2).tolist() == [1, 0]
 
 
 def test_channels_without_any_difference_have_no_importance():

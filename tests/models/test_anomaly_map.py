@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from models.anomaly_map import multiply_levels, resize, smooth, sum_levels
+from models.anomaly_map import multiply_levels, repeat_inner, resize, smooth, sum_levels
 
 
 def impulse(size, row, column, value=1.0):
@@ -74,3 +74,12 @@ def test_everything_after_the_networks_commutes_with_transposing(combine):
     turned = [level.transpose(-1, -2) for level in levels]
     expected = smooth(combine(levels, (64, 48)), 2).transpose(-1, -2)
     torch.testing.assert_close(smooth(combine(turned, (48, 64)), 2), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_border_counts_as_the_nearest_inner_position():
+    level = torch.arange(20.0).view(1, 1, 4, 5)
+    found = repeat_inner(level, 1)[0, 0]
+    assert found.tolist() == [[6, 6, 7, 8, 8], [6, 6, 7, 8, 8], [11, 11, 12, 13, 13], [11, 11, 12, 13, 13]]
+    assert repeat_inner(level, 0) is level
+    assert repeat_inner(level, 9).shape == level.shape  # at least one position is always left
+    assert repeat_inner(torch.ones(1, 1, 1, 1), 1).tolist() == [[[[1]]]]

@@ -59,6 +59,24 @@ def test_attributes_metrics_features_and_maps_of_a_trainer(finished, method):
 
 
 @every_method
+def test_the_border_of_the_levels_can_count_as_its_inner_neighbours(finished, method):
+    trainer, _ = finished(method)
+    if method == "ead":
+        assert not hasattr(trainer.options, "border")  # its networks do not pad
+        return
+    detector, image = copy.deepcopy(trainer.detector).eval().float(), torch.rand(1, 3, *trainer.options.crop_size)
+    with torch.inference_mode():
+        levels = detector.levels(*detector.pairs(image))
+        for level in levels:  # as if padding had disturbed the features
+            level[..., 0, :] += 100
+        plain = detector.final_map(levels, image.shape[-2:])
+        detector.border = 1
+        repaired = detector.final_map(levels, image.shape[-2:])
+    assert detector.border == 1 and trainer.detector.border == 0
+    assert repaired.max() < plain.max() / 2
+
+
+@every_method
 def test_files_of_a_finished_run(finished, method):
     trainer, metrics = finished(method)
     assert {path.name for path in files(trainer)} == {
