@@ -50,12 +50,13 @@ def calibrate(trainer: "BaseTrainer", folder: Path) -> list[str]:
     dataset = ImageDataset([Sample(path, None, "good") for path in paths], trainer.options)
     earlier = trainer.metadata.get("normal")
     now = yardstick(scoring(trainer.detector, trainer.compute, config, dataset, "calibration"), CALIBRATION)
-    calibration = Calibration.of(now, config.false_reject_rate)
+    calibration = Calibration.of(now, config.false_reject_rate, config.review_rate)
     lines = [*described(calibration.promise), *_comparison(earlier, now["scores"])]  # raises if there are too few
     kept = trainer.metadata.get("earlier_calibrations", [])
     trainer.metadata |= {"normal": now, "earlier_calibrations": [*kept, *([earlier] if earlier else [])]}
     trainer.save()
-    _keep_rate(trainer.run_dir / "config.yaml", config.false_reject_rate)
+    rates = {"false_reject_rate": config.false_reject_rate, "review_rate": config.review_rate}
+    _keep_rates(trainer.run_dir / "config.yaml", rates)
     if trainer.folder.metrics_file.exists():
         _forget_decisions(trainer.folder.metrics_file)
         test = f"python3 trainNet.py --config {trainer.run_dir}/config.yaml phase=test"
@@ -80,16 +81,14 @@ def _comparison(earlier: dict | None, scores: list[float]) -> list[str]:
     ]
 
 
-def _keep_rate(path: Path, rate: float) -> None:
+def _keep_rates(path: Path, rates: dict[str, float | None]) -> None:
     """In the run's config.yaml, so that tests and predictions use it, too."""
     import yaml
 
     from utils.config_file import read_config
     from utils.files import write_text
 
-    write_text(
-        path, yaml.safe_dump(read_config(path) | {"false_reject_rate": rate}, sort_keys=False, allow_unicode=True)
-    )
+    write_text(path, yaml.safe_dump(read_config(path) | rates, sort_keys=False, allow_unicode=True))
 
 
 def _forget_decisions(path: Path) -> None:

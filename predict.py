@@ -15,7 +15,7 @@ from utils.command import Flags, run
 from utils.errors import UserError
 
 if TYPE_CHECKING:
-    from deploy.predictor import Prediction, Predictor
+    from deploy.judge import Judge, Prediction
 
 COLUMNS = ["path", "score", "p_value", "decision", "milliseconds", "regions", "error"]
 SOME_FAILED = 3  # exit code
@@ -94,7 +94,7 @@ def _listed(path: Path) -> list[Path]:
     return [Path(line) for line in lines if line.strip()]
 
 
-def write_predictions(predictor: "Predictor", paths: list[Path], out: Path, pictures: str) -> Counter:
+def write_predictions(judge: "Judge", paths: list[Path], out: Path, pictures: str) -> Counter:
     """predictions.csv and predictions.jsonl, line by line, and the pictures; returns how many of which decision."""
     from deploy.pictures import write_pictures
     from utils.files import check_writable
@@ -105,13 +105,13 @@ def write_predictions(predictor: "Predictor", paths: list[Path], out: Path, pict
     root = os.path.commonpath([path.absolute().parent for path in paths])
     counts: Counter = Counter()
     with _lines(out) as write, progress(None, "predicting", len(paths)) as bar:
-        for path, result in predictor.stream(paths):
+        for path, result in judge.stream(paths):
             row = described(path, result)
             write(row)
             what = "failed" if row["error"] else row["decision"] or "scored"
             counts[what] += 1
-            if not row["error"] and (pictures == "all" or pictures == "rejected" and what == "reject"):
-                write_pictures(predictor, result, out, path.absolute().relative_to(root))
+            if not row["error"] and (pictures == "all" or pictures == "rejected" and what in ("review", "reject")):
+                write_pictures(judge, result, out, path.absolute().relative_to(root))
             bar.update()
     return counts
 

@@ -1,14 +1,15 @@
 """From pictures of any size to the one size that the networks take."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
-import torch.nn.functional as F
+from PIL import Image
 
-from utils.config import CommonData
+if TYPE_CHECKING:
+    from utils.config import CommonData
 
+BILINEAR = Image.Resampling.BILINEAR
 ALIKE = 1.25  # ratio of two aspect ratios that are nearly the same
 LONGEST, STEP = 4, 32  # of a suggested size: the largest ratio of its sides, and what they are multiples of
 
@@ -27,23 +28,25 @@ class Fit(NamedTuple):
     pad: bool = False
 
     @classmethod
-    def of(cls, options: CommonData) -> "Fit":
+    def of(cls, options: "CommonData") -> "Fit":
         return cls(options.img_size, options.crop_size, options.fit == "pad")
 
     def image(self, pixels: np.ndarray) -> np.ndarray:
         """Bilinear, antialiased: [H,W,3] uint8 or uint16 -> [3,h,w] of the same type."""
-        deep = pixels.dtype == np.uint16
-        image = torch.from_numpy(np.ascontiguousarray(pixels.astype(np.float32) if deep else pixels))
-        image = image.permute(2, 0, 1)[None]
-        image = F.interpolate(image, size=self._resized(pixels.shape[:2]), mode="bilinear", antialias=True)[0].numpy()
-        image = self._placed(image, pixels.shape[:2], "edge")
-        return image.round().astype(np.uint16) if deep else image
+        height, width = self._resized(pixels.shape[:2])
+        if pixels.dtype == np.uint16:  # Pillow has no such colours: each channel on its own
+            channels = [Image.fromarray(pixels[..., k].astype(np.float32)) for k in range(3)]
+            image = np.stack([channel.resize((width, height), BILINEAR) for channel in channels])
+            image = image.round().astype(np.uint16)
+        else:
+            image = np.asarray(Image.fromarray(pixels).resize((width, height), BILINEAR)).transpose(2, 0, 1)
+        return self._placed(image, pixels.shape[:2], "edge")
 
     def mask(self, mask: np.ndarray) -> np.ndarray:
         """Nearest pixel: [H,W] bool -> [h,w] bool. What is not in the picture is no defect."""
-        image = torch.from_numpy(mask.astype(np.uint8))[None, None]
-        image = F.interpolate(image, size=self._resized(mask.shape), mode="nearest-exact")[0].bool().numpy()
-        return self._placed(image, mask.shape, "constant")[0]
+        height, width = self._resized(mask.shape)
+        image = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+        return self._placed(image[None], mask.shape, "constant")[0]
 
     def inside(self, shape: Sequence[int]) -> Box:
         """The part of the result that shows the picture; the rest is repeated pixels."""

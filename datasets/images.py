@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
@@ -178,6 +177,10 @@ def _from_pillow(image: Image.Image) -> np.ndarray | None:
 
 def _from_opencv(data: bytes, mode: str) -> np.ndarray | None:
     """16-bit colours; `mode` is Pillow's."""
+    try:
+        import cv2  # a program on the line that has no such pictures does not need it
+    except ImportError:
+        raise UserError("16-bit colours need another package: pip install opencv-python-headless") from None
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.ndim != 3 or mode not in ("RGB", "RGBA"):
         return None

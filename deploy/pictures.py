@@ -1,31 +1,42 @@
 """What a prediction looks like, in the picture's own size."""
 
+from io import BytesIO
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image
 
 from datasets.images import eight_bits
-from deploy.predictor import Prediction, Predictor
+from deploy.judge import Judge, Prediction
 from evaluation.colours import colour_scale
-from evaluation.pictures import outlined
+from evaluation.outline import outlined
 from utils.files import write_bytes
 
 
-def write_pictures(predictor: Predictor, prediction: Prediction, folder: Path, name: Path) -> None:
+def write_pictures(judge: Judge, prediction: Prediction, folder: Path, name: Path) -> None:
     """`overlays/`, the picture with its regions outlined, and `maps/`, the anomaly map in the run's colours.
 
-    With a calibration also `masks/`, 255 where the map is above the threshold. `name` is a path below each of them.
+    With a calibration also `masks/`, 255 where the map is above the limit of what is accepted. `name` is a path below
+    each of them.
     """
-    heat = colour_scale(predictor.normal, prediction.anomaly_map).colour(prediction.anomaly_map)
-    pictures = {"maps": heat, "overlays": eight_bits(prediction.picture)}
-    if predictor.calibration:
-        mask = prediction.anomaly_map > predictor.calibration.threshold
-        marked = outlined(Image.fromarray(pictures["overlays"]), mask)
-        pictures |= {"masks": 255 * mask.astype(np.uint8), "overlays": np.asarray(marked)}
-    for what, pixels in pictures.items():
-        colours = pixels[..., ::-1] if pixels.ndim == 3 else pixels  # OpenCV's order
+    for what, picture in drawn(judge, prediction).items():
         path = folder / what / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, cv2.imencode(".png", colours)[1].tobytes())
+        write_bytes(path, png(picture))
+
+
+def drawn(judge: Judge, prediction: Prediction) -> dict[str, Image.Image]:
+    """The pictures of a prediction by the names of their folders."""
+    heat = colour_scale(judge.normal, prediction.anomaly_map).colour(prediction.anomaly_map)
+    overlay = Image.fromarray(eight_bits(prediction.picture))
+    if not judge.calibration:
+        return {"maps": Image.fromarray(heat), "overlays": overlay}
+    mask = prediction.anomaly_map > judge.calibration.limit
+    masks = Image.fromarray(255 * mask.astype(np.uint8))
+    return {"maps": Image.fromarray(heat), "overlays": outlined(overlay, mask), "masks": masks}
+
+
+def png(picture: Image.Image) -> bytes:
+    data = BytesIO()
+    picture.save(data, "PNG", compress_level=1)
+    return data.getvalue()

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from datasets.dataset import ImageDataset
-from engine.device import Compute, take_threads
+from engine.device import Compute
 from engine.distributed import from_main
 from engine.fit import fit
 from engine.folder import RunFolder
@@ -15,6 +15,7 @@ from engine.machine import environment
 from engine.method import Method
 from engine.scoring import Scoring
 from engine.state import threads_of
+from engine.threads import take_threads
 from evaluation.calibration import Calibration
 from evaluation.score import CALIBRATION, HELD_OUT, TRAINING, yardstick
 from models.detector import Detector
@@ -139,9 +140,9 @@ def _standardise(teacher: Teacher | TeacherPair, train: Batches) -> list[tuple[l
 
 def _calibration(config: RunConfig, normal: dict[str, Any] | None) -> tuple[Calibration | None, list[str]]:
     """The calibration of a student by its `yardstick`, or None with the reason, if there is one to tell."""
-    calibration = Calibration.of(normal, config.false_reject_rate)
+    calibration = Calibration.of(normal, config.false_reject_rate, config.review_rate)
     try:
-        _ = calibration and calibration.threshold
+        _ = calibration and calibration.promise
     except UserError as error:
         return None, [f"no decisions: {error}"]
     return calibration, []

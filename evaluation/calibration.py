@@ -12,11 +12,16 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import betaincinv
 
 from evaluation.score import CALIBRATION
 from utils.errors import UserError
 
+SEEN = {
+    "false_rejects": "good test images rejected",
+    "good_reviewed": "good test images to be reviewed",
+    "misses": "defective test images accepted",
+    "defective_reviewed": "defective test images to be reviewed",
+}
 CONFIDENCE = 0.9  # of the upper bound that is shown beside the promise
 TINY = 1e-9  # products such as 100 * 0.29 are a little below the whole number that they should be
 
@@ -26,24 +31,38 @@ class Calibration(NamedTuple):
 
     scores: Sequence[float]
     rate: float
+    review_rate: float | None = None  # of good parts that are not accepted without a look; above `rate`
 
     @classmethod
-    def of(cls, normal: dict[str, Any] | None, rate: float) -> "Calibration | None":
-        """From a student's `yardstick`, if it comes from images for calibration."""
-        return cls(sorted(normal["scores"]), rate) if normal and normal["source"] == CALIBRATION else None
+    def of(cls, normal: dict[str, Any] | None, rate: float, review_rate: float | None = None) -> "Calibration | None":
+        """From a student's `yardstick`, if it comes from images for calibration. Raises UserError for wrong rates."""
+        if review_rate is not None and review_rate <= rate:
+            raise UserError(f"review_rate {review_rate:g} must be above false_reject_rate {rate:g}")
+        if normal is None or normal["source"] != CALIBRATION:
+            return None
+        return cls(sorted(normal["scores"]), rate, review_rate)
 
     @property
     def threshold(self) -> float:
-        """A part whose score is above this is rejected.
+        """A part whose score is above this is rejected. Raises UserError if there are too few scores."""
+        return self._quantile(self.rate)
 
-        The k-th of the n sorted scores, k = ceil((n + 1)(1 - rate)): a new good image is rejected with a probability of
-        at most `rate`, on average over calibration sets. Raises UserError if there are too few scores.
+    @property
+    def limit(self) -> float:
+        """A part is accepted up to this score; between this and the threshold somebody looks at it."""
+        return self.threshold if self.review_rate is None else self._quantile(self.review_rate)
+
+    def _quantile(self, rate: float) -> float:
+        """The k-th of the n sorted scores, k = ceil((n + 1)(1 - rate)).
+
+        The score of a new good image is above it with a probability of at most `rate`, on average over calibration
+        sets.
         """
-        n, above = len(self.scores), expected_above(len(self.scores), self.rate)
+        n, above = len(self.scores), expected_above(len(self.scores), rate)
         if above < 1:
             raise UserError(
-                f"false_reject_rate {self.rate:g} needs at least {needed(self.rate)} good images that are only for "
-                f"calibration, but there are {n}: {needed(self.rate) - n} more are needed, or "
+                f"false_reject_rate {rate:g} needs at least {needed(rate)} good images that are only for "
+                f"calibration, but there are {n}: {needed(rate) - n} more are needed, or "
                 f"false_reject_rate={smallest_rate(n):g}"
             )
         return self.scores[n - above]
@@ -54,6 +73,8 @@ class Calibration(NamedTuple):
 
         It is a random number, because the calibration images are: Beta(l, n + 1 - l) with l = floor((n + 1) rate).
         """
+        from scipy.special import betaincinv  # here and below: not needed to decide
+
         above = expected_above(len(self.scores), self.rate)
         return float(betaincinv(above, len(self.scores) + 1 - above, CONFIDENCE))
 
@@ -65,23 +86,35 @@ class Calibration(NamedTuple):
         return (1 + sum(other >= score for other in self.scores)) / (len(self.scores) + 1)
 
     def decision(self, score: float) -> str:
-        """accept or reject. Raises as `threshold`."""
-        return "reject" if score > self.threshold else "accept"
+        """accept, review or reject. Raises as `threshold`."""
+        if score > self.threshold:
+            return "reject"
+        return "review" if score > self.limit else "accept"
 
     @property
     def promise(self) -> dict[str, Any]:
         """What can be said before a test. Raises as `threshold`."""
-        return {
+        promise = {
             "images": len(self.scores),
             "false_reject_rate": self.rate,
             "upper_bound": self.upper_bound,
             "threshold": self.threshold,
         }
+        if self.review_rate is not None:
+            promise |= {"review_rate": self.review_rate, "limit": self.limit}
+        return promise
 
     def measured(self, scores: np.ndarray, defective: np.ndarray) -> dict[str, Any]:
-        """The promise, and what a test found with image scores [N] and `defective` [N] bool. Raises as `threshold`."""
-        rejected = scores > self.threshold
-        return self.promise | {"false_rejects": _seen(rejected[~defective]), "misses": _seen(~rejected[defective])}
+        """The promise, and what a test found with image scores [N] and `defective` [N] bool. Raises as `threshold`.
+
+        A miss is a defective part that is accepted; one that somebody looks at is not missed.
+        """
+        rejected, accepted = scores > self.threshold, scores <= self.limit
+        found = {"false_rejects": _seen(rejected[~defective]), "misses": _seen(accepted[defective])}
+        if self.review_rate is not None:
+            between = ~rejected & ~accepted
+            found |= {"good_reviewed": _seen(between[~defective]), "defective_reviewed": _seen(between[defective])}
+        return self.promise | found
 
 
 def _seen(hits: np.ndarray) -> dict[str, Any]:
@@ -98,7 +131,12 @@ def described(measured: dict[str, Any]) -> list[str]:
         f"for these {measured['images']} calibration images, the rate is below "
         f"{percent(100 * measured['upper_bound'])} with a probability of 90 %",
     ]
-    for key, words in (("false_rejects", "good test images rejected"), ("misses", "defective test images accepted")):
+    if "limit" in measured:
+        lines.append(
+            f"above {measured['limit']:.4g} a part is to be looked at: on average, at most "
+            f"{percent(100 * measured['review_rate'])} of good parts are reviewed or rejected"
+        )
+    for key, words in SEEN.items():
         seen = measured.get(key)
         if seen and seen["of"]:
             low, high = (percent(100 * end) for end in seen["interval"])
@@ -125,6 +163,8 @@ def smallest_rate(n: int) -> float:
 
 def binomial_interval(hits: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
     """The exact interval of a rate of which `hits` of `trials` were seen (Clopper and Pearson, Biometrika 1934)."""
+    from scipy.special import betaincinv
+
     outside = (1 - confidence) / 2
     low = betaincinv(hits, trials - hits + 1, outside) if hits else 0.0
     high = betaincinv(hits + 1, trials - hits, 1 - outside) if hits < trials else 1.0

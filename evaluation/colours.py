@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 
 SHARES = {0.1: 0.2, 0.5: 0.375, 0.9: 0.55}  # quantiles of the good images' scores, and their colours
@@ -14,6 +13,12 @@ RARE = {
     "1:10,000": 0.725,
     "highest": 0.95,
 }  # shares of pixels with a higher value, and the colours of the values
+# 33 equal steps of the colour map inferno, as RGB; colour-blind people can read it too.
+INFERNO = """
+000004 040312 0b0724 150b37 210c4a 2f0a5b 3d0965 4a0c6b 57106e 64156e 71196e 7d1e6d 8a226a 972766 a32c61 b0315b bc3754
+c63d4d d04545 da4e3c e35933 eb6429 f1711f f67e14 f98c0a fb9b06 fcaa0f fbba1f f9c932 f5d949 f2e865 f3f586 fcffa4
+"""
+INFERNO = np.frombuffer(bytes.fromhex(INFERNO), np.uint8).reshape(-1, 3)
 TINY = float(np.finfo(np.float32).tiny)  # for maps that are zero everywhere
 
 
@@ -74,4 +79,6 @@ def _increasing(steps: list[tuple[float, float, str]]) -> tuple[list[float], lis
 
 def colours(positions: np.ndarray) -> np.ndarray:
     """[H,W] in 0..1 -> [H,W,3] uint8."""
-    return cv2.cvtColor(cv2.applyColorMap((positions * 255).astype(np.uint8), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    steps = np.linspace(0, 1, len(INFERNO))
+    channels = [np.interp(np.arange(256) / 255, steps, channel).round().astype(np.uint8) for channel in INFERNO.T]
+    return np.stack(channels, axis=-1)[(positions * 255).astype(np.uint8)]

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,13 +17,13 @@ from datasets.fit import Fit
 from datasets.images import eight_bits
 from evaluation.colours import Scale, colour_scale, colours
 from evaluation.fonts import STANDARD, Font, Fonts, shortened
+from evaluation.outline import outlined, unit_of
 from evaluation.score import CALIBRATION, HELD_OUT, Scored, image_score
 from utils.cores import allowed_cores
 
 PANEL = 256  # pixels: the area of a panel is at least this squared; smaller images are enlarged
 WIDTH = 2 * PANEL  # the smallest width of a picture, for the text below the panels
 FLATTEST = 8  # the largest side ratio of a panel, because 100 x 5000 pixels would be only a line
-OUTLINE = (0, 255, 160)
 
 
 class Overlays:
@@ -123,7 +122,8 @@ def overlay(
     """
     size = panel_size(mask.shape, aspect)
     plain = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
-    heat = Image.fromarray(scale.colour(cv2.resize(anomaly_map.astype(np.float32), size)))
+    heat = Image.fromarray(anomaly_map.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
+    heat = Image.fromarray(scale.colour(np.asarray(heat)))
     panels = {"image": plain}
     if mask.any():
         panels["marked defect"] = outlined(plain, mask)
@@ -140,23 +140,10 @@ def panel_size(shape: Sequence[int], aspect: float) -> tuple[int, int]:
     return max(1, round((area * aspect) ** 0.5)), max(1, round((area / aspect) ** 0.5))
 
 
-def _unit(size: tuple[int, int]) -> float:
-    """How many pixels are one pixel of the smallest panel: text and lines grow with the panels."""
-    return max(1.0, (size[0] * size[1]) ** 0.5 / PANEL)
-
-
-def outlined(picture: Image.Image, mask: np.ndarray) -> Image.Image:
-    """The picture with the outline of a mask [H,W] bool, which may have another size."""
-    # BOX keeps whole pixels when the mask is enlarged, and loses none when it shrinks.
-    mask = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.BOX)) > 0
-    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    return Image.fromarray(cv2.drawContours(np.array(picture), contours, -1, OUTLINE, round(_unit(picture.size))))
-
-
 def _ring(picture: Image.Image, place: Sequence[int], shape: Sequence[int]) -> None:
     """Draw a ring at `place` (row, column) of a map of shape [H,W]; white on black is visible on any colour."""
     x, y = ((place[k] + 0.5) / shape[k] * picture.size[1 - k] for k in (1, 0))
-    unit = _unit(picture.size)
+    unit = unit_of(picture.size)
     for colour, width in (("black", 4), ("white", 2)):
         radius = (9 + width / 2) * unit
         box = (x - radius, y - radius, x + radius, y + radius)
@@ -166,7 +153,7 @@ def _ring(picture: Image.Image, place: Sequence[int], shape: Sequence[int]) -> N
 def page(name: str, font: Font, score: str, panels: dict[str, Image.Image], scale: Scale) -> Image.Image:
     """The panels below name and score, side by side or, if they are wide, one below the other; then the scale."""
     size = next(iter(panels.values())).size
-    unit = _unit(size)
+    unit = unit_of(size)
     small, normal = (STANDARD.at(points * unit) for points in (11, 13))
     wide = size[0] > 2 * size[1]
     cells = [_joined([_line(title, normal), panel], 3 * unit, down=True) for title, panel in panels.items()]

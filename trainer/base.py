@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from engine.device import Compute, choose_device, take_threads, use_threads
+from engine.device import Compute, choose_device
 from engine.distributed import from_main, join
 from engine.folder import RunFolder
 from engine.method import Recipe
@@ -34,6 +34,8 @@ class BaseTrainer:
 
     def __init__(self, config: RunConfig, run_dir: Path | None = None):
         """`run_dir` is the run's folder, if it is not where the config says."""
+        from engine.threads import use_threads  # here and below: imported only where used
+
         self.config, self.options = config, config.TrainingData
         use_threads(config.threads)
         self.device = choose_device(config.device)
@@ -108,7 +110,7 @@ class BaseTrainer:
 
     def pretrained(self, backbone: str, out_indice: list[int], k: int = 0) -> Teacher:
         """The method's teacher number `k`, with the weights of the config."""
-        from models.teachers.weights import build_teacher, find_source  # here and below: imported only where used
+        from models.teachers.weights import build_teacher, find_source
 
         outline(backbone, out_indice)  # refuses an unknown network before searching for its weights
         source = from_main(lambda: find_source(backbone, self.weights(k)))
@@ -174,4 +176,6 @@ class BaseTrainer:
         if levels := self.metadata.get("standardise"):
             self.teacher.standardise(levels)
         if self.config.threads == "auto":
+            from engine.threads import take_threads
+
             take_threads(self.metadata.get("threads"))

@@ -158,6 +158,7 @@ class RunConfig(Section, Generic[Options]):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     calibration: Ratio | Literal["none"] = "none"  # share of train/good that only serves to choose the threshold
     false_reject_rate: Ratio = 0.01  # of good parts, at most, on average over calibration sets
+    review_rate: Ratio | None = None  # of good parts that are rejected or to be looked at; above false_reject_rate
     run: Folder | None = None  # a name, for several runs of one category
     overwrite: bool = False  # replace a finished run that has other settings
     resume: bool = True  # continue an interrupted training of the same configuration
@@ -176,7 +177,7 @@ class Config(RunConfig[Options], Generic[Options]):
 
 # These only decide where and how fast a run is; they may change when it is resumed.
 WITHOUT_EFFECT = {"phase", "run", "overwrite", "resume", "data_path", "save_path", "false_reject_rate"}
-WITHOUT_EFFECT |= {"device", "threads", "compile", "workers", "cache_mb"}
+WITHOUT_EFFECT |= {"review_rate", "device", "threads", "compile", "workers", "cache_mb"}
 
 
 def result_settings(config: RunConfig) -> dict[str, Any]:

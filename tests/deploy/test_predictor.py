@@ -42,7 +42,7 @@ def test_regions_lie_where_the_map_is_high(run, fit, shape):
     mask = np.zeros(shape, bool)
     top, left, bottom, right = (round(part * side) for part, side in zip((0.4, 0.5, 0.6, 0.65), shape * 2, strict=True))
     mask[top:bottom, left:right] = True
-    predictor.maps_of = lambda batch: batch.numpy()[:, 0].astype(np.float32) / 255
+    predictor.maps_of = lambda images: np.stack(images)[:, 0].astype(np.float32) / 255
     picture = (mask[..., None] * 255).repeat(3, axis=2).astype(np.uint8)
     found = predictor(picture)
     (region,) = found.regions
@@ -64,3 +64,13 @@ def test_what_a_crop_cut_off_has_no_value(run):
 def test_a_rate_that_the_calibration_cannot_promise_is_an_error(run):
     with pytest.raises(UserError, match="at least 99 good images"):
         Predictor(run.run_dir, ["false_reject_rate=0.01"])
+
+
+def test_a_part_between_both_rates_is_to_be_looked_at(run):
+    predictor, limits = Predictor(run.run_dir), [Calibration([k / 10 for k in range(1, 10)], 0.1, 0.3)]
+    predictor.calibration, predictor.maps_of = limits[0], lambda images: np.stack(images)[:, 0] / np.float32(255)
+    found = [predictor(np.full((64, 64, 3), round(255 * score), np.uint8)) for score in (0.68, 0.85, 0.95)]
+    assert [one.decision for one in found] == ["accept", "review", "reject"]
+    assert [len(one.regions) for one in found] == [0, 1, 1]
+    with pytest.raises(UserError, match=r"review_rate 0.25 must be above false_reject_rate 0.25"):
+        Predictor(run.run_dir, ["review_rate=0.25"])

@@ -1,13 +1,10 @@
-"""Device, precision and threads."""
-
-import os
+"""Device and precision."""
 
 import pytest
 import torch
 from torch import nn
 
-from engine import device
-from engine.device import Compute, choose_device, choose_dtype, free_cores, use_threads
+from engine.device import Compute, choose_device, choose_dtype
 from utils.errors import UserError
 
 CPU = torch.device("cpu")
@@ -65,38 +62,3 @@ def test_results_depend_on_the_kind_of_device_and_not_on_which():
         Compute(torch.device("cuda", 1), torch.bfloat16)
     )
     assert str(Compute(CPU, torch.bfloat16)) != str(Compute(CPU, torch.float32))
-
-
-@pytest.fixture
-def own_threads():
-    own = torch.get_num_threads()
-    yield own
-    torch.set_num_threads(own)
-
-
-def test_a_number_of_threads_is_taken(own_threads):
-    use_threads(own_threads + 1)
-    assert torch.get_num_threads() == own_threads + 1
-
-
-def test_auto_leaves_the_cores_that_are_busy(monkeypatch, own_threads):
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    monkeypatch.setattr(device.Path, "read_text", lambda path, *a, **k: "max 100000")
-    for busy, free in ((0, 8), (5, 3), (20, 1)):
-        monkeypatch.setattr(device, "_busy_cores", lambda busy=busy: busy)
-        assert free_cores() == free
-    monkeypatch.setattr(device, "ALL_THREADS", 4)
-    monkeypatch.setattr(device, "_busy_cores", lambda: 0)
-    use_threads("auto")
-    assert torch.get_num_threads() == 4
-
-
-def test_auto_keeps_within_affinity_and_cgroup_limits(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
-    monkeypatch.setattr(device, "_busy_cores", lambda: 3)
-    monkeypatch.setattr(device.Path, "read_text", lambda path, *a, **k: "400000 100000")
-    assert free_cores() == 4
-    monkeypatch.setattr(device.Path, "read_text", lambda path, *a, **k: "max 100000")
-    assert free_cores() == 16

@@ -15,6 +15,7 @@ from datasets.images import read_image
 from evaluation import pictures
 from evaluation.colours import colour_scale
 from evaluation.fonts import STANDARD
+from evaluation.outline import OUTLINE
 from evaluation.pictures import Overlays, original_size, overlay, page, panel_size, shown, shown_aspect, standing
 from evaluation.score import HELD_OUT, TRAINING, Scored
 from tests.conftest import REPO
@@ -61,7 +62,7 @@ def test_an_image_without_a_mark_is_not_shown_twice():
 
 def test_the_mask_is_an_outline_on_its_own_panel_and_on_the_map():
     plain, marked, heat = panels().values()
-    green = np.array(pictures.OUTLINE)
+    green = np.array(OUTLINE)
     assert (plain == 100).all()
     for panel in (marked, heat):
         assert (panel[4 * 10, 4 * 50] == green).all() and (panel[4 * 20, 4 * 59 + 3] == green).all()
@@ -74,7 +75,7 @@ def test_a_single_marked_pixel_is_outlined_where_the_panel_is_smaller_than_the_m
     mask[700, 300] = True
     marked = panels(mask, aspect=2.0)["marked defect"]  # 1024 x 512, turned to 512 x 1024
     assert marked.shape == (512, 1024, 3)
-    rows, columns = np.nonzero((marked == pictures.OUTLINE).all(axis=2))
+    rows, columns = np.nonzero((marked == OUTLINE).all(axis=2))
     assert abs(rows.mean() - 350) < 3 and abs(columns.mean() - 600) < 3
 
 

@@ -1,0 +1,155 @@
+"""From pictures and their anomaly maps to scores, decisions and regions. Nothing here needs torch."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from datasets.fit import BILINEAR, Fit
+from datasets.images import read_image
+from evaluation.calibration import Calibration
+from evaluation.score import image_score
+from utils.cores import allowed_cores
+from utils.errors import UserError
+
+
+class Region(NamedTuple):
+    """A connected part of a map above the limit of what is accepted, in pixels of the picture as it was read."""
+
+    box: tuple[int, int, int, int]  # left, top, right, bottom; the last two are behind the region
+    area: float
+    score: float  # the highest value in it
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"box": list(self.box), "area": round(self.area, 1), "score": self.score}
+
+
+class Prediction(NamedTuple):
+    """What is found in a picture [H,W,3]. Without a calibration only score and map are known."""
+
+    score: float
+    p_value: float | None
+    decision: str | None  # accept, review or reject
+    regions: list[Region]
+    anomaly_map: np.ndarray  # [H,W] float32; where a crop cut the picture off, -inf
+    milliseconds: float  # of the networks
+    picture: np.ndarray
+
+
+class Judge:
+    """Judges pictures with maps that a subclass computes in `maps_of`; everything else is the same for all of them.
+
+    `normal` is a student's `yardstick`. Raises UserError for rates that its images cannot promise.
+    """
+
+    def __init__(
+        self, fit: Fit, normal: dict[str, Any] | None, rate: float, review_rate: float | None, batch_size: int
+    ):
+        self.fit, self.normal, self.batch_size = fit, normal, batch_size
+        self.calibration = Calibration.of(normal, rate, review_rate)
+        if self.calibration:
+            _ = self.calibration.promise  # a rate that it cannot promise is an error now
+
+    def maps_of(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Images [3,h,w] uint8 or uint16 of one size -> their anomaly maps [B,h,w] float32."""
+        raise NotImplementedError
+
+    def __call__(self, image: str | Path | np.ndarray) -> Prediction:
+        picture = image if isinstance(image, np.ndarray) else read_image(Path(image))
+        return self.predict([picture])[0]
+
+    def predict(self, pictures: Sequence[np.ndarray]) -> list[Prediction]:
+        """Several pictures [H,W,3] uint8 or uint16, RGB, of any sizes, in one batch."""
+        images = [self.fit.image(picture) for picture in pictures]
+        begin = perf_counter()
+        maps = self.maps_of(images)
+        milliseconds = 1000 * (perf_counter() - begin) / len(pictures)
+        return [self._judged(*pair, milliseconds) for pair in zip(pictures, maps, strict=True)]
+
+    def stream(self, paths: Iterable[Path]) -> Iterator[tuple[Path, Prediction | UserError]]:
+        """Predictions in the order of the paths, and the error of each file that cannot be read.
+
+        Threads read the next files; memory does not grow with their number.
+        """
+        paths = iter(paths)
+        with ThreadPoolExecutor(min(allowed_cores(), self.batch_size)) as pool:
+            while group := list(islice(paths, self.batch_size)):
+                read = list(pool.map(_read, group))
+                pictures = [picture for picture in read if not isinstance(picture, UserError)]
+                found = iter(self.predict(pictures) if pictures else [])
+                for path, picture in zip(group, read, strict=True):
+                    yield path, picture if isinstance(picture, UserError) else next(found)
+
+    def _judged(self, picture: np.ndarray, fitted_map: np.ndarray, milliseconds: float) -> Prediction:
+        shape = picture.shape[:2]
+        top, left, bottom, right = self.fit.inside(shape)
+        inside = np.ascontiguousarray(fitted_map[top:bottom, left:right], np.float32)
+        score, calibration = image_score(inside), self.calibration
+        rows, columns = self.fit.source(shape)
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        whole = np.full(shape, -np.inf, np.float32)
+        whole[rows, columns] = np.asarray(Image.fromarray(inside).resize((width, height), BILINEAR))
+        regions = []
+        if calibration:
+            above = inside > calibration.limit
+            scale = (height / above.shape[0], width / above.shape[1])
+            regions = [_region(part, inside, scale, (rows.start, columns.start)) for part in connected_parts(above)]
+        return Prediction(
+            score,
+            calibration and calibration.p_value(score),
+            calibration and calibration.decision(score),
+            sorted(regions, key=lambda region: -region.score),
+            whole,
+            milliseconds,
+            picture,
+        )
+
+
+def _read(path: Path) -> np.ndarray | UserError:
+    try:
+        return read_image(path)
+    except UserError as error:
+        return error
+
+
+def connected_parts(mask: np.ndarray) -> list[np.ndarray]:
+    """The 8-connected parts of a mask [H,W] bool, each as a mask, in the order of their first pixels.
+
+    Runs of pixels in a row are joined with those they touch in the row above (union-find).
+    """
+    edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    runs = list(zip(*np.nonzero(edges == 1), np.nonzero(edges == -1)[1], strict=True))  # row, first, behind the last
+    parent = list(range(len(runs)))
+
+    def root(k: int) -> int:
+        while parent[k] != k:
+            parent[k] = k = parent[parent[k]]
+        return k
+
+    above = 0  # the first run that may touch the current one
+    for k, (row, first, end) in enumerate(runs):
+        while runs[above][0] < row - 1 or (runs[above][0] == row - 1 and runs[above][2] < first):
+            above += 1
+        other = above
+        while runs[other][0] == row - 1 and runs[other][1] <= end:
+            low, high = sorted((root(k), root(other)))
+            parent[high] = low
+            other += 1
+    parts: dict[int, np.ndarray] = {}
+    for k, (row, first, end) in enumerate(runs):
+        parts.setdefault(root(k), np.zeros(mask.shape, bool))[row, first:end] = True
+    return list(parts.values())
+
+
+def _region(part: np.ndarray, anomaly_map: np.ndarray, scale: tuple[float, float], start: tuple[int, int]) -> Region:
+    """`scale` and `start` (vertical, horizontal) lead from positions of the map to pixels of the picture."""
+    rows, columns = np.nonzero(part)
+    top, bottom = (start[0] + edge * scale[0] for edge in (rows.min(), rows.max() + 1))
+    left, right = (start[1] + edge * scale[1] for edge in (columns.min(), columns.max() + 1))
+    box = (int(left), int(top), int(np.ceil(right)), int(np.ceil(bottom)))
+    return Region(box, float(part.sum() * scale[0] * scale[1]), float(anomaly_map[part].max()))

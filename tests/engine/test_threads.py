@@ -1,0 +1,44 @@
+"""How many cores the networks use."""
+
+import os
+
+import pytest
+import torch
+
+from engine import threads
+from engine.threads import free_cores, use_threads
+
+
+@pytest.fixture
+def own_threads():
+    own = torch.get_num_threads()
+    yield own
+    torch.set_num_threads(own)
+
+
+def test_a_number_of_threads_is_taken(own_threads):
+    use_threads(own_threads + 1)
+    assert torch.get_num_threads() == own_threads + 1
+
+
+def test_auto_leaves_the_cores_that_are_busy(monkeypatch, own_threads):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr(threads.Path, "read_text", lambda path, *a, **k: "max 100000")
+    for busy, free in ((0, 8), (5, 3), (20, 1)):
+        monkeypatch.setattr(threads, "_busy_cores", lambda busy=busy: busy)
+        assert free_cores() == free
+    monkeypatch.setattr(threads, "ALL_THREADS", 4)
+    monkeypatch.setattr(threads, "_busy_cores", lambda: 0)
+    use_threads("auto")
+    assert torch.get_num_threads() == 4
+
+
+def test_auto_keeps_within_affinity_and_cgroup_limits(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
+    monkeypatch.setattr(threads, "_busy_cores", lambda: 3)
+    monkeypatch.setattr(threads.Path, "read_text", lambda path, *a, **k: "400000 100000")
+    assert free_cores() == 4
+    monkeypatch.setattr(threads.Path, "read_text", lambda path, *a, **k: "max 100000")
+    assert free_cores() == 16
