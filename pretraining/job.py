@@ -17,10 +17,11 @@ from safetensors.torch import save
 from torch import nn
 from tqdm import tqdm
 
-from engine.device import Compute, choose_device, take_threads, use_threads
+from engine.device import Compute, choose_device
 from engine.machine import hardware
 from engine.seed import set_seed
 from engine.state import TrainState, resumable, threads_of
+from engine.threads import take_threads, use_threads
 from models.teachers.teacher import Statistics
 from pretraining.memory import check_fits
 from utils.config import Count, Device, NotNegative, Rate, Section, Text, Threads
@@ -40,7 +41,7 @@ READ_EVERY = 20  # steps between two reads of the loss, each of which has to wai
 class JobOptions(Section):
     """The keys of every recipe."""
 
-    recipe: Literal["classify", "distil"]
+    recipe: Literal["classify", "distil", "imitate"]
     save_path: Text = "teachers"
     steps: Count
     batch_size: Count  # images in a step
