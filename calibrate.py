@@ -37,7 +37,7 @@ def calibrate(trainer: "BaseTrainer", folder: Path) -> list[str]:
     """
     from datasets.dataset import ImageDataset, Sample
     from datasets.listing import list_images_below
-    from engine.run import scoring
+    from engine.run import parts, scoring
     from evaluation.calibration import Calibration, described
     from evaluation.score import CALIBRATION, yardstick
 
@@ -49,7 +49,8 @@ def calibrate(trainer: "BaseTrainer", folder: Path) -> list[str]:
         raise UserError(f"--images: {folder} has images of {train}, which the student may have seen; give new ones")
     dataset = ImageDataset([Sample(path, None, "good") for path in paths], trainer.options)
     earlier = trainer.metadata.get("normal")
-    now = yardstick(scoring(trainer.detector, trainer.compute, config, dataset, "calibration"), CALIBRATION)
+    results = scoring(trainer.detector, trainer.compute, config, dataset, "calibration")
+    now = yardstick(results, CALIBRATION, parts(dataset, config))
     calibration = Calibration.of(now, config.false_reject_rate, config.review_rate)
     lines = [*described(calibration.promise), *_comparison(earlier, now["scores"])]  # raises if there are too few
     kept = trainer.metadata.get("earlier_calibrations", [])

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from datasets.dataset import ImageDataset
 from datasets.fit import advice
+from datasets.parts import parts_of
 from datasets.readers import mvtec
 from engine.device import Compute
 from engine.prefetch import Prefetch, prefetched
@@ -42,14 +43,18 @@ def train_datasets(config: RunConfig) -> tuple[ImageDataset, ImageDataset, Image
     """
     samples, options = mvtec.train_samples(config), config.TrainingData
     calibration = 0.0 if config.calibration == "none" else config.calibration
-    parts = split_train(len(samples), options.val_ratio, config.seed, calibration)
-    if not parts[0]:
+    shown = parts_of([sample.path for sample in samples], config.part_pattern)
+    names = list(dict.fromkeys(shown))  # all pictures of a part go the same way
+    ways = [{names[i] for i in way} for way in split_train(len(names), options.val_ratio, config.seed, calibration)]
+    split = [[sample for sample, part in zip(samples, shown, strict=True) if part in way] for way in ways]
+    if not split[0]:
+        what = "image(s)" if config.part_pattern is None else "part(s)"
         shares = f"a val_ratio of {options.val_ratio:g}" + (f" and calibration={calibration:g}" if calibration else "")
         raise UserError(
-            f"{samples[0].path.parent}: {len(samples)} image(s) and {shares} leave none to "
+            f"{samples[0].path.parent}: {len(names)} {what} and {shares} leave none to "
             "train on; lower it (0 means no held-out images, if the method allows it) or add images"
         )
-    return tuple(ImageDataset([samples[i] for i in part], options) for part in parts)
+    return tuple(ImageDataset(part, options) for part in split)
 
 
 def test_dataset(config: RunConfig) -> tuple[ImageDataset, list[str]]:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from datasets.dataset import ImageDataset
+from datasets.parts import parts_of
 from engine.device import Compute
 from engine.distributed import from_main
 from engine.fit import fit
@@ -51,7 +52,9 @@ def train(
         used = [train_set, val_set, *([calibration] if len(calibration) else [])]
         images = "".join(dataset.fingerprint() for dataset in used if is_main())
         if len(calibration):
-            _, reasons = _calibration(config, {"source": CALIBRATION, "scores": range(len(calibration))})
+            _, reasons = _calibration(
+                config, {"source": CALIBRATION, "scores": range(len(set(parts(calibration, config))))}
+            )
             for reason in reasons:  # now, not after hours of training
                 note(reason)
         origin = from_main(lambda: origin | {"good images (hash)": images})  # only it has read the held-out ones
@@ -162,4 +165,9 @@ def _yardstick(
     else:
         source, dataset = (HELD_OUT, val) if len(val) else (TRAINING, train.first(64))
     # As in a test: without the recipe's augmentation.
-    return yardstick(scoring(detector, compute, config, dataset, source), source)
+    return yardstick(scoring(detector, compute, config, dataset, source), source, parts(dataset, config))
+
+
+def parts(dataset: ImageDataset, config: RunConfig) -> list[str]:
+    """The part that each image of a data set shows."""
+    return parts_of([sample.path for sample in dataset.samples], config.part_pattern)

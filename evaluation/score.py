@@ -1,6 +1,7 @@
 """From an image's anomaly map to its score."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,9 +27,14 @@ def image_score(anomaly_map: np.ndarray) -> float:
     return float(anomaly_map.max())
 
 
-def yardstick(results: Iterable[Scored], source: str) -> dict[str, Any]:
-    """A finished student's scores of good images; pictures and their captions compare with them.
+def yardstick(results: Iterable[Scored], source: str, parts: Sequence[str]) -> dict[str, Any]:
+    """A finished student's scores of good parts; pictures and their captions compare with them.
 
-    `source` names these images.
+    `source` names the images, `parts` the part that each shows. The highest score of a part's images counts, because
+    its images are not independent, and one of them above a threshold is enough to reject it.
     """
-    return {"source": source, "scores": sorted(image_score(result.anomaly_map) for result in results)}
+    scores: dict[str, float] = {}
+    for result in results:
+        part = parts[result.index]
+        scores[part] = max(image_score(result.anomaly_map), scores.get(part, -math.inf))
+    return {"source": source, "scores": sorted(scores.values())}

@@ -157,6 +157,7 @@ class RunConfig(Section, Generic[Options]):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     calibration: Ratio | Literal["none"] = "none"  # share of train/good that only serves to choose the threshold
+    part_pattern: Text | None = None  # regular expression: files with the same match in their names show one part
     false_reject_rate: Ratio = 0.01  # of good parts, at most, on average over calibration sets
     review_rate: Ratio | None = None  # of good parts that are rejected or to be looked at; above false_reject_rate
     run: Folder | None = None  # a name, for several runs of one category

@@ -53,6 +53,18 @@ def test_train_and_validation_are_disjoint_seeded_and_good(tiny_mvtec):
     assert train_datasets(make_config(tiny_mvtec, seed=1))[1].samples != val.samples
 
 
+def test_pictures_of_one_part_stay_together(tmp_path):
+    root = write_mvtec(tmp_path, train=12)
+    for k, path in enumerate(sorted((root / "part/train/good").iterdir())):
+        path.rename(path.with_name(f"{k // 3}_{k % 3}.png"))
+    config = make_config(root, {"val_ratio": 0.25}, calibration=0.25, part_pattern=r"^(\d+)_")
+    shares = [{sample.path.name[0] for sample in share.samples} for share in train_datasets(config)]
+    assert [len(share) for share in train_datasets(config)] == [6, 3, 3]
+    assert [len(share) for share in shares] == [2, 1, 1] and len(set.union(*shares)) == 4
+    with pytest.raises(UserError, match=r"train/good: 1 part\(s\) and a val_ratio of 0.25 .*leave none"):
+        train_datasets(make_config(root, {"val_ratio": 0.25}, part_pattern="png"))
+
+
 def test_too_few_images_for_the_split_are_counted(tmp_path):
     root = write_mvtec(tmp_path, train=1)
     with pytest.raises(UserError, match=r"train/good: 1 image\(s\) and a val_ratio of 0.2 leave none"):
