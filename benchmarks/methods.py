@@ -6,7 +6,7 @@
 The methods are those of the files in configs/. Each run is `trainNet.py` with that file (images of 256 px, the
 method's optimizer and batch), except for the backbone, the teacher's weights and the number of epochs, which is the
 same for all methods on a set (EfficientAD counts steps: 2,000 of its 70,000). Teachers are the bundled ones, or the
-EfficientNet-Lite0 with ImageNet weights, which EfficientAD cannot use. A cell is the mean over the seeds and half of
+EfficientNet-Lite0 with ImageNet weights (and `border: 1`), which EfficientAD cannot use. A cell is the mean over the seeds and half of
 their spread. A finished run is not repeated, so an interrupted table continues; delete the folder of --save to measure
 again, also after every change of the code. Other programs on the machine make the times wrong.
 """
@@ -79,7 +79,7 @@ def teacher_words(method: str, teacher: str) -> list[str]:
     if teacher == "bundled":
         return [*WORDS.get(method, []), "weights=bundled"]
     backbone = f"[{LITE0},{LITE0}]" if method == "mixed" else LITE0
-    return [f"backbone={backbone}", "weights=imagenet"]
+    return [f"backbone={backbone}", "weights=imagenet", "TrainingData.border=1"]
 
 
 def run(method: str, name: str, teacher: str, seed: int, args: argparse.Namespace) -> Path:
