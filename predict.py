@@ -1,23 +1,20 @@
 """Judge pictures with a finished run: scores, decisions and regions."""
 
-import contextlib
-import csv
 import glob
-import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from utils.command import Flags, run
 from utils.errors import UserError
 
 if TYPE_CHECKING:
-    from deploy.judge import Judge, Prediction
+    from deploy.judge import Judge
+    from deploy.results import Results
 
-COLUMNS = ["path", "score", "p_value", "decision", "milliseconds", "regions", "error"]
 SOME_FAILED = 3  # exit code
 
 
@@ -38,22 +35,38 @@ def main() -> None:
         "--pictures",
         choices=["none", "rejected", "all"],
         default="rejected",
-        help="which pictures are drawn (default: %(default)s)",
+        help="which pictures are drawn; rejected: also those to be reviewed (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--maps",
+        choices=["npy", "tiff"],
+        help="also write every anomaly map, as 32-bit floats in its picture's size, below DIR/raw_maps; "
+        "where crop_size cut the picture off, it is -inf",
+    )
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="IMAGES are folders: judge what is there, then what arrives, until Ctrl-C; "
+        "the predictions that DIR already has are continued",
     )
     args = parser.parse_intermixed_args()
     overrides = [word for word in args.images if "=" in word and not Path(word).exists()]
-    paths = images_of(word for word in args.images if word not in overrides)
-    if (args.out / "predictions.csv").exists():
+    words = [word for word in args.images if word not in overrides]
+    paths = folders_of(words, args.out) if args.watch else images_of(words)
+    if not args.watch and (args.out / "predictions.csv").exists():
         raise UserError(f"--out: {args.out} already has predictions; give another folder")
 
     from deploy.predictor import Predictor
+    from deploy.results import Results
     from utils.console import note, say
 
     predictor = Predictor(args.run, overrides)
     if not predictor.calibration:
         note(f"this run has no calibration, so nothing is decided: python3 calibrate.py {args.run} --images FOLDER")
-    counts = write_predictions(predictor, paths, args.out, args.pictures)
-    say(f"{', '.join(f'{count} {what}' for what, count in counts.items())}: {args.out / 'predictions.csv'}")
+    write = watched if args.watch else predicted
+    counts = write(predictor, paths, Results(args.out, args.pictures, args.maps))
+    summary = ", ".join(f"{count} {what}" for what, count in counts.items()) or "no pictures"
+    say(f"{summary}: {args.out / 'predictions.csv'}")
     if counts["failed"]:
         sys.exit(SOME_FAILED)
 
@@ -94,55 +107,40 @@ def _listed(path: Path) -> list[Path]:
     return [Path(line) for line in lines if line.strip()]
 
 
-def write_predictions(judge: "Judge", paths: list[Path], out: Path, pictures: str) -> Counter:
-    """predictions.csv and predictions.jsonl, line by line, and the pictures; returns how many of which decision."""
-    from deploy.pictures import write_pictures
-    from utils.files import check_writable
-    from utils.progress import progress
+def folders_of(words: Iterable[str], out: Path) -> list[Path]:
+    """The folders to watch. Raises UserError naming a word that is none."""
+    from datasets.listing import is_folder
 
-    check_writable(out, "--out")
-    out.mkdir(parents=True, exist_ok=True)
+    folders = [Path(word) for word in words]
+    for folder in folders:
+        if not is_folder(folder):
+            raise UserError(f"IMAGES: with --watch, give folders; there is no folder {folder}")
+        if folder.resolve() == out.resolve():
+            raise UserError(f"--out: {out} is watched, so the pictures drawn there would be judged; give another one")
+    if not folders:
+        raise UserError("IMAGES: give folders")
+    return folders
+
+
+def predicted(judge: "Judge", paths: list[Path], results: "Results") -> Counter:
+    """Judge files; returns how many have which decision."""
     root = os.path.commonpath([path.absolute().parent for path in paths])
-    counts: Counter = Counter()
-    with _lines(out) as write, progress(None, "predicting", len(paths)) as bar:
-        for path, result in judge.stream(paths):
-            row = described(path, result)
-            write(row)
-            what = "failed" if row["error"] else row["decision"] or "scored"
-            counts[what] += 1
-            if not row["error"] and (pictures == "all" or pictures == "rejected" and what in ("review", "reject")):
-                write_pictures(judge, result, out, path.absolute().relative_to(root))
-            bar.update()
-    return counts
+    return results.write(judge, judge.stream(paths), root, len(paths))
 
 
-def described(path: Path, result: "Prediction | UserError") -> dict[str, Any]:
-    """A line of the results."""
-    row = dict.fromkeys(COLUMNS) | {"path": str(path), "regions": []}
-    if isinstance(result, UserError):
-        return row | {"error": str(result)}
-    regions = [region.as_dict() for region in result.regions]
-    found = {key: getattr(result, key) for key in ("score", "p_value", "decision")}
-    return row | found | {"milliseconds": round(result.milliseconds, 2), "regions": regions}
+def watched(judge: "Judge", folders: list[Path], results: "Results") -> Counter:
+    """Judge what is in folders and what arrives there, until Ctrl-C; as `predicted`, for this session."""
+    from deploy.watch import Arrivals, until_interrupted, watch
+    from utils.console import note
+    from utils.files import check_writable, locked
 
-
-@contextlib.contextmanager
-def _lines(out: Path) -> "Iterator":
-    """A function that writes a row to both files, so that what is finished survives whatever happens."""
-    with (
-        (out / "predictions.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as table,
-        (out / "predictions.jsonl").open("w", encoding="utf-8", errors="surrogateescape") as lines,
-    ):
-        writer = csv.DictWriter(table, COLUMNS)
-        writer.writeheader()
-
-        def write(row: dict[str, Any]) -> None:
-            writer.writerow(row | {"regions": len(row["regions"])})
-            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
-            table.flush()
-            lines.flush()
-
-        yield write
+    root = os.path.commonpath([folder.absolute() for folder in folders])
+    check_writable(results.folder, "--out")
+    with locked(results.folder.absolute()), until_interrupted() as stopped:
+        done = results.finished()
+        note(f"watching {', '.join(map(str, folders))}; {len(done)} pictures are finished; Ctrl-C ends it")
+        found = watch(judge, Arrivals(folders, done, results.folder), stopped)
+        return results.write(judge, found, root, mode="a")
 
 
 if __name__ == "__main__":

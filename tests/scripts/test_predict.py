@@ -2,15 +2,22 @@
 
 import csv
 import json
+import os
+import signal
+import threading
+import time
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 import calibrate
 import predict
 import trainNet
+from deploy import watch
 from tests.conftest import draw_defect, draw_good, write_image
+from utils.files import locked
 
 
 @pytest.fixture
@@ -84,6 +91,96 @@ def test_patterns_files_and_folders_name_each_picture_once(calibrated):
     assert list(map(str, paths)) == ["line/a/0.png", "line/a/1.png", "line/a/2.png", "line/b/1.png"]
 
 
+@pytest.mark.parametrize(("kind", "read"), [("npy", np.load), ("tiff", lambda path: np.asarray(Image.open(path)))])
+def test_raw_maps_have_the_size_and_the_score_of_every_picture(calibrated, call, kind, read):
+    write_image(calibrated.path / "line/b/wide.png", np.full((40, 200, 3), 250, np.uint8))
+    said = call(predict, "results/st/part", "line", "--out", "out", "--maps", kind)
+    assert said.code == 0, said.err
+    rows, _ = rows_of(calibrated.path / "out")
+    assert len(rows) == len([*(calibrated.path / "out/raw_maps").rglob("*.*")]) == 6
+    for row in rows:
+        values = read(calibrated.path / f"out/raw_maps/{row['path'].removeprefix('line/')}.{kind}")
+        assert values.dtype == np.float32 and values.shape == ((40, 200) if "wide" in row["path"] else (64, 64))
+        assert values.max() == pytest.approx(float(row["score"]), rel=0.2)
+
+
+@pytest.fixture
+def watched(calibrated, call, monkeypatch):
+    """watched(meanwhile): what predict.py --watch said. A thread runs `meanwhile(wait_for)` and then interrupts it.
+
+    `wait_for(lines, failed)` returns when so many files have a line, `failed` of them because of an error.
+    """
+    monkeypatch.setattr(watch, "EVERY", 0.02)
+    table = calibrated.path / "out/predictions.jsonl"
+
+    def wait_for(lines, failed=0):
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            text = table.read_text() if table.exists() else ""
+            if (text.count("\n"), text.count('"error": "')) == (lines, failed):
+                return
+            time.sleep(0.02)
+
+    def watched(meanwhile):
+        def interrupt():
+            meanwhile(wait_for)
+            time.sleep(0.2)  # for what should not come
+            os.kill(os.getpid(), signal.SIGINT)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        said = call(predict, "results/st/part", "line", "--out", "out", "--watch")
+        thread.join()
+        return said
+
+    return watched
+
+
+def test_watching_judges_what_is_there_and_what_arrives(calibrated, watched):
+    def line(wait_for):
+        wait_for(5)
+        picture = (calibrated.path / "line/b/0.png").read_bytes()
+        with (calibrated.path / "line/slow.png").open("wb") as file:
+            for half in (picture[:1000], picture[1000:]):
+                file.write(half)
+                file.flush()
+                time.sleep(0.05)
+        wait_for(6)
+
+    said = watched(line)
+    assert said.code == 0 and said.out.endswith(": out/predictions.csv\n") and "0 pictures are finished" in said.err
+    rows, lines = rows_of(calibrated.path / "out")
+    there = [f"line/{name}.png" for name in ("a/0", "a/1", "a/2", "b/0", "b/1")]
+    assert sorted(row["path"] for row in rows[:5]) == there
+    before = next(line for line in lines if line["path"] == "line/b/0.png")
+    assert lines[5]["path"] == "line/slow.png" and lines[5]["score"] == pytest.approx(before["score"], rel=1e-4)
+    assert (calibrated.path / "out/overlays/slow.png.png").exists() == (rows[5]["decision"] == "reject")
+
+
+def test_watching_goes_on_after_a_restart(calibrated, watched):
+    """Finished files are not judged again, failed ones are, and a line that a crash cut off is no obstacle."""
+    (calibrated.path / "line/broken.png").write_bytes(b"no picture")
+    said = watched(lambda wait_for: wait_for(6, failed=1))
+    assert said.code == 3 and "1 failed" in said.out
+    before, _ = rows_of(calibrated.path / "out")
+    assert [row["path"] for row in before if row["error"]] == ["line/broken.png"]
+    with (calibrated.path / "out/predictions.jsonl").open("a") as file:
+        file.write('{"path": "line/b/1.p')
+    write_image(calibrated.path / "line/broken.png", draw_good(np.random.default_rng(1)))
+    said = watched(lambda wait_for: wait_for(6))
+    assert said.code == 0 and "5 pictures are finished" in said.err
+    after, _ = rows_of(calibrated.path / "out")
+    assert [row for row in before if not row["error"]] == after[:5]
+    assert after[5]["path"] == "line/broken.png" and after[5]["score"]
+
+
+def test_only_one_process_watches_into_a_folder(calibrated, call):
+    (calibrated.path / "out").mkdir()
+    with locked(calibrated.path / "out"):
+        said = call(predict, "results/st/part", "line", "--out", "out", "--watch")
+    assert said.code == 2 and f"process {os.getpid()} is working there" in said.last
+
+
 def test_a_run_without_calibration_scores_and_says_how_to_decide(workplace, call):
     said = call(predict, "results/st/part", "data/part/test", "--out", "out")
     assert said.code == 0 and "calibrate.py results/st/part --images FOLDER" in said.err
@@ -100,6 +197,10 @@ def test_a_run_without_calibration_scores_and_says_how_to_decide(workplace, call
         (["results/st/part", "data/part/test", "obj=other"], "obj"),
         (["results/st/part", "data/part/test", "--out", "config.yaml"], "--out: cannot write into config.yaml"),
         (["results/st/part", "bad.txt"], "bad.txt cannot be read as a list of paths"),
+        (["results/st/part", "data", "bad.txt", "--watch"], "with --watch, give folders; there is no folder bad.txt"),
+        (["results/st/part", "data", "--watch", "--out", "data"], "--out: data is watched"),
+        (["results/st/part", "data", "--watch", "--out", "results"], "results/predictions.jsonl"),
+        (["results/st/part", "data", "--maps", "png"], "--maps"),
     ],
 )
 def test_a_mistake_is_one_sentence(workplace, call, words, expected):

@@ -1,0 +1,137 @@
+"""What is written of predictions: a line each in predictions.csv and predictions.jsonl, pictures, and raw maps."""
+
+import contextlib
+import csv
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from deploy.judge import Judge, Prediction
+from deploy.pictures import write_pictures
+from utils.errors import UserError
+from utils.files import check_writable, write_bytes
+from utils.progress import progress
+
+COLUMNS = ["path", "score", "p_value", "decision", "milliseconds", "regions", "error"]
+TABLE, LINES = "predictions.csv", "predictions.jsonl"
+
+Found = Iterable[tuple[Path, Prediction | UserError]]
+
+
+class Results(NamedTuple):
+    """The folder that predictions are written into, and which pictures and raw maps go there."""
+
+    folder: Path
+    pictures: str = "none"  # or rejected, all
+    raw_maps: str | None = None  # npy or tiff
+
+    def write(self, judge: Judge, found: Found, root: str, total: int | None = None, mode: str = "w") -> Counter:
+        """Everything that is found, as it comes; returns how many have which decision.
+
+        Names of pictures and maps are those of the images, relative to `root`. `mode` is that of the two files.
+        """
+        check_writable(self.folder, "--out")
+        counts: Counter = Counter()
+        with _lines(self.folder, mode) as write, progress(None, "predicting", total) as bar:
+            for path, result in found:
+                row = described(str(path), result)
+                what = "failed" if row["error"] else row["decision"] or "scored"
+                if not row["error"]:
+                    self._draw(judge, result, what, path.absolute().relative_to(root))
+                write(row)  # last: an image with a line is finished
+                counts[what] += 1
+                bar.update()
+        return counts
+
+    def _draw(self, judge: Judge, prediction: Prediction, what: str, name: Path) -> None:
+        if self.pictures == "all" or self.pictures == "rejected" and what in ("review", "reject"):
+            write_pictures(judge, prediction, self.folder, name)
+        if self.raw_maps:
+            path = self.folder / "raw_maps" / f"{name}.{self.raw_maps}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(path, raw_map(prediction.anomaly_map, self.raw_maps))
+
+    def finished(self) -> set[Path]:
+        """Absolute paths of the images that earlier lines describe; lines of failed ones are removed from the files.
+
+        A process that was killed may have left an incomplete last line; it is removed, too. Raises UserError for
+        files that were not written here.
+        """
+        if not any((self.folder / name).exists() for name in (TABLE, LINES)):
+            return set()
+        fresh, paths = self.folder / ".continued", set()
+        fresh.mkdir(exist_ok=True)
+        with _lines(fresh) as write:
+            for row in _rows(self.folder / LINES):
+                write(row)
+                paths.add(Path(row["path"]).absolute())
+        for name in (TABLE, LINES):
+            os.replace(fresh / name, self.folder / name)
+        fresh.rmdir()
+        return paths
+
+
+def described(name: str, result: Prediction | UserError) -> dict[str, Any]:
+    """A line of the results."""
+    row = dict.fromkeys(COLUMNS) | {"path": name, "regions": []}
+    if isinstance(result, UserError):
+        return row | {"error": str(result)}
+    regions = [region.as_dict() for region in result.regions]
+    found = {key: getattr(result, key) for key in ("score", "p_value", "decision")}
+    return row | found | {"milliseconds": round(result.milliseconds, 2), "regions": regions}
+
+
+def raw_map(anomaly_map: np.ndarray, kind: str) -> bytes:
+    """A map [H,W] float32 as a file, npy or tiff (32-bit floats)."""
+    data = BytesIO()
+    if kind == "npy":
+        np.save(data, anomaly_map)
+    else:
+        Image.fromarray(anomaly_map).save(data, "TIFF")
+    return data.getvalue()
+
+
+@contextlib.contextmanager
+def _lines(folder: Path, mode: str = "w") -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A function that writes a row to both files, so that what is finished survives whatever happens."""
+    text = {"mode": mode, "encoding": "utf-8", "errors": "surrogateescape"}
+    with (folder / TABLE).open(**text, newline="") as table, (folder / LINES).open(**text) as lines:
+        writer = csv.DictWriter(table, COLUMNS)
+        if table.tell() == 0:
+            writer.writeheader()
+
+        def write(row: dict[str, Any]) -> None:
+            writer.writerow(row | {"regions": len(row["regions"])})
+            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+            table.flush()
+            lines.flush()
+
+        yield write
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The complete lines of images that were read."""
+    with path.open(encoding="utf-8", errors="surrogateescape") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.endswith("\n"):
+                return
+            row = _row(line)
+            if row is None:
+                raise UserError(f"--out: line {number} of {path} is damaged; give another folder")
+            if not row["error"]:
+                yield row
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    with contextlib.suppress(ValueError):
+        row = json.loads(line)
+        if isinstance(row, dict) and set(row) == set(COLUMNS):
+            return row
+    return None

@@ -1,0 +1,27 @@
+"""A judge without networks: the map is the picture's brightness."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from datasets.fit import Fit
+from deploy.judge import Judge
+from evaluation.calibration import Calibration
+from evaluation.score import CALIBRATION
+
+
+class Brightness(Judge):
+    """From 0 to 1; above 0.5 a part is rejected."""
+
+    def __init__(self, batch_size: int = 4):
+        self.fit, self.batch_size = Fit((16, 16), (16, 16)), batch_size
+        self.normal, self.calibration = {"source": CALIBRATION, "scores": [0.5] * 9}, Calibration([0.5] * 9, 0.1)
+        self.batches: list[int] = []  # their sizes
+
+    def maps_of(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        self.batches.append(len(images))
+        return np.stack(images).mean(axis=1, dtype=np.float32) / 255
+
+
+def plain(value: int, size: int = 16) -> np.ndarray:
+    return np.full((size, size, 3), value, np.uint8)
