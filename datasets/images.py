@@ -22,7 +22,16 @@ def read_image(path: Path, remark: Remark | None = None) -> np.ndarray:
     blue of more channels; `remark` is then called. Raises UserError naming the file if it is missing, damaged, or of
     another depth.
     """
-    pixels, _ = _decode(path, remark)
+    return image_from(_read(path), path, remark)
+
+
+def image_from(data: bytes, name: str | Path, remark: Remark | None = None, most: int | None = None) -> np.ndarray:
+    """`read_image` from the content of a file that errors call `name`.
+
+    Raises UserError also for an image of more than `most` pixels, before it is decoded: a small file may contain a
+    picture that fills the memory.
+    """
+    pixels, _ = _decode(data, name, remark, most)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[:, :, None], 3, axis=2)
     return pixels[:, :, :3]
@@ -38,7 +47,7 @@ def read_mask(path: Path, remark: Remark | None = None) -> np.ndarray:
 
     Otherwise, and as in `read_image`, raises UserError naming the file.
     """
-    pixels, lossy = _decode(path, remark)
+    pixels, lossy = _decode(_read(path), path, remark)
     gray, alpha = (pixels, None) if pixels.ndim == 2 else (pixels[:, :, :3].max(axis=2), pixels[:, :, 3:])
     mask = gray > 127 if lossy else gray > 0
     if lossy and remark is not None:
@@ -65,20 +74,23 @@ def eight_bits(pixels: np.ndarray) -> np.ndarray:
     return (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
 
 
-def _decode(path: Path, remark: Remark | None) -> tuple[np.ndarray, bool]:
+def _decode(data: bytes, name: str | Path, remark: Remark | None, most: int | None = None) -> tuple[np.ndarray, bool]:
     """Pixels [H,W], [H,W,3] or [H,W,4], upright, uint8 or uint16, in RGB order; whether the format is lossy."""
-    data = _read(path)
+    if not data:
+        raise UserError(f"{name}: cannot be read as an image (the file is empty)")
     try:
         with ANY_SIZE, Image.open(io.BytesIO(data)) as image:
+            if most is not None and image.width * image.height > most:
+                raise ValueError(f"{image.width} x {image.height} pixels; at most {most:,} in all are allowed")
             left_out = _left_out(image)
             image.load()
             pixels, lossy = _pixels(data, image), _is_lossy(data, image)
     except UnidentifiedImageError:  # its text contains a memory address
-        raise UserError(f"{path}: cannot be read as an image (damaged, or of an unknown format or kind)") from None
+        raise UserError(f"{name}: cannot be read as an image (damaged, or of an unknown format or kind)") from None
     except Exception as error:  # by format: OSError, SyntaxError, MemoryError, OverflowError, cv2.error ...
-        raise UserError(f"{path}: cannot be read as an image ({reason(error)})") from None
+        raise UserError(f"{name}: cannot be read as an image ({reason(error)})") from None
     if pixels is None:
-        raise UserError(f"{path}: only 8- and 16-bit integer images are supported (16 bits in gray or RGB)")
+        raise UserError(f"{name}: only 8- and 16-bit integer images are supported (16 bits in gray or RGB)")
     for what in left_out if remark else ():
         remark(what)
     return pixels, lossy
@@ -86,12 +98,9 @@ def _decode(path: Path, remark: Remark | None) -> tuple[np.ndarray, bool]:
 
 def _read(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if not data:
-        raise UserError(f"{path}: cannot be read as an image (the file is empty)")
-    return data
 
 
 class AnySize:

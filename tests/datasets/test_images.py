@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFile, ImageOps
 
 from datasets.fit import Fit
-from datasets.images import AnySize, read_image, read_mask
+from datasets.images import AnySize, image_from, read_image, read_mask
 from datasets.listing import SUFFIXES
 from tests.conftest import REPO, draw_good
 from utils.errors import UserError
@@ -223,6 +223,23 @@ def test_files_that_the_system_refuses_are_named(tmp_path):
 
 
 # ---- Pillow's own settings -------------------------------------------------------------------------------------
+
+
+def test_the_content_of_a_file_is_read_like_the_file(tmp_path):
+    path = tmp_path / "a.jpg"
+    cv2.imwrite(str(path), draw_good(np.random.default_rng(0)))
+    assert (image_from(path.read_bytes(), "it") == read_image(path)).all()
+    with pytest.raises(UserError, match=r"^it: cannot be read as an image \(the file is empty\)"):
+        image_from(b"", "it")
+
+
+def test_a_small_file_with_a_huge_picture_is_refused_before_it_is_decoded():
+    data = io.BytesIO()
+    Image.new("L", (3000, 2000)).save(data, "PNG")
+    assert image_from(data.getvalue(), "it", most=6_000_000).shape == (2000, 3000, 3)
+    cut = data.getvalue()[:60]  # decoding it would be another error
+    with pytest.raises(UserError, match=r"^it: .*3000 x 2000 pixels; at most 5,999,999 in all"):
+        image_from(cut, "it", most=5_999_999)
 
 
 def test_importing_leaves_the_settings_of_pillow_alone():
