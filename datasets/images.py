@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from utils.errors import UserError, reason
 
 Remark = Callable[[str], None]  # called with a sentence on what is left out or assumed
+FORMATS = ("PNG", "JPEG", "MPO", "BMP", "TIFF", "WEBP")  # for others, Pillow may start a program, such as Ghostscript
 
 
 def read_image(path: Path, remark: Remark | None = None) -> np.ndarray:
@@ -28,8 +29,8 @@ def read_image(path: Path, remark: Remark | None = None) -> np.ndarray:
 def image_from(data: bytes, name: str | Path, remark: Remark | None = None, most: int | None = None) -> np.ndarray:
     """`read_image` from the content of a file that errors call `name`.
 
-    Raises UserError also for an image of more than `most` pixels, before it is decoded: a small file may contain a
-    picture that fills the memory.
+    With `most`, for what strangers send, raises UserError also for an image of more pixels, before it is decoded (a
+    small file may contain a picture that fills the memory), and for formats other than `FORMATS`.
     """
     pixels, _ = _decode(data, name, remark, most)
     if pixels.ndim == 2:
@@ -79,7 +80,7 @@ def _decode(data: bytes, name: str | Path, remark: Remark | None, most: int | No
     if not data:
         raise UserError(f"{name}: cannot be read as an image (the file is empty)")
     try:
-        with ANY_SIZE, Image.open(io.BytesIO(data)) as image:
+        with ANY_SIZE, Image.open(io.BytesIO(data), formats=None if most is None else FORMATS) as image:
             if most is not None and image.width * image.height > most:
                 raise ValueError(f"{image.width} x {image.height} pixels; at most {most:,} in all are allowed")
             left_out = _left_out(image)

@@ -242,6 +242,17 @@ def test_a_small_file_with_a_huge_picture_is_refused_before_it_is_decoded():
         image_from(cut, "it", most=5_999_999)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF", "WEBP", "EPS", "GIF"])
+def test_from_strangers_only_the_usual_formats_are_decoded(kind):
+    data = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(data, kind)
+    if kind not in ("EPS", "GIF"):
+        assert image_from(data.getvalue(), "it", most=64).shape == (8, 8, 3)
+        return
+    with pytest.raises(UserError, match="^it: cannot be read as an image .*unknown format"):
+        image_from(data.getvalue(), "it", most=64)
+
+
 def test_importing_leaves_the_settings_of_pillow_alone():
     names = "Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES"
     code = f"from PIL import Image, ImageFile; before = {names}; import datasets.images; assert before == ({names})"
