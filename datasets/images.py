@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from utils.errors import UserError, reason
 
 Remark = Callable[[str], None]  # called with a sentence on what is left out or assumed
-FORMATS = ("PNG", "JPEG", "MPO", "BMP", "TIFF", "WEBP")  # for others, Pillow may start a program, such as Ghostscript
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # for others, Pillow may start a program, such as Ghostscript
 
 
 def read_image(path: Path, remark: Remark | None = None) -> np.ndarray:
