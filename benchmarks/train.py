@@ -31,7 +31,7 @@ from engine.device import Compute
 from engine.fit import train_epoch
 from engine.loading import as_it_is, cache_teacher, test_dataset, train_datasets, training_batches
 from engine.machine import keep_freed_memory
-from engine.scoring import Scoring
+from engine.stream import Scoring
 from engine.state import TrainState
 from models.detector import unit_range
 from trainer import build_trainer

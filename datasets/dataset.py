@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from datasets.fit import Box, Fit
 from datasets.images import read_image, read_mask
+from datasets.tiles import Tiles
 from utils.config import CommonData
 from utils.console import note
 from utils.cores import allowed_cores
@@ -49,12 +50,29 @@ class Sample(NamedTuple):
         return f"{self.defect_type}/{self.path.stem}"
 
 
+def as_batch(indices: Sequence[int], samples: Sequence[Sample], parts: Sequence[Pixels]) -> dict[str, Any]:
+    """A dict as described at `ImageDataset.batch`."""
+    pixels, masks, inside, _ = zip(*parts, strict=True)
+    return {
+        "image": stacked(pixels),
+        "mask": torch.from_numpy(np.stack(masks)),
+        "inside": torch.tensor(inside),
+        "label": torch.tensor([int(sample.defect_type != "good") for sample in samples]),
+        "index": torch.tensor(indices),
+        "defect_type": [sample.defect_type for sample in samples],
+        "path": [str(sample.path) for sample in samples],
+    }
+
+
 class ImageDataset(Dataset):
-    """Samples as dicts; the same index always gives the same image."""
+    """Samples as dicts; the same index always gives the same image.
+
+    `tiles` are the parts in which the networks see an image, None if they see all of it.
+    """
 
     def __init__(self, samples: list[Sample], options: CommonData):
         self.samples = samples
-        self.fit = Fit.of(options)
+        self.fit, self.tiles = Fit.of(options), Tiles.of(options)
         self.decoded: list[Pixels] | None = None  # set by read_all()
         self.nbytes = 0  # of the images in memory
         self.digests: list[bytes] = []  # of the pixels, set by read_all()
@@ -73,20 +91,18 @@ class ImageDataset(Dataset):
 
         `stacked` says what becomes of a batch that has both 8- and 16-bit images.
         """
-        parts = [self.read(i) if self.decoded is None else self.decoded[i] for i in indices]
-        pixels, masks, inside, _ = zip(*parts, strict=True)
-        samples = [self.samples[i] for i in indices]
-        return {
-            "image": stacked(pixels),
-            "mask": torch.from_numpy(np.stack(masks)),
-            "inside": torch.tensor(inside),
-            "label": torch.tensor([int(sample.defect_type != "good") for sample in samples]),
-            "index": torch.tensor(indices),
-            "defect_type": [sample.defect_type for sample in samples],
-            "path": [str(sample.path) for sample in samples],
-        }
+        return as_batch(indices, [self.samples[i] for i in indices], [self.pixels(i) for i in indices])
 
     __getitems__ = batch  # DataLoader calls it to get a whole batch
+
+    @property
+    def whole(self) -> "ImageDataset":
+        """The data set itself; of tiles, that of their images."""
+        return self
+
+    def pixels(self, index: int) -> Pixels:
+        """An image and its mask, from memory if they are there. Raises as `read`."""
+        return self.read(index) if self.decoded is None else self.decoded[index]
 
     def read(self, index: int) -> Pixels:
         """An image and its mask as the networks take them.
@@ -168,3 +184,37 @@ class ImageDataset(Dataset):
         for sample, pixels in zip(self.samples, self.digests, strict=True):
             digest.update(os.fsencode(sample.path.name) + b"\0" + pixels)
         return digest.hexdigest()[:16]
+
+
+class TileDataset(Dataset):
+    """The tiles of a data set's images, each a sample of its own: those of the first image come first.
+
+    Of the images in `whole` there must be `tiles`.
+    """
+
+    tiles = None  # the networks see all of a sample
+
+    def __init__(self, whole: ImageDataset):
+        self.whole = whole
+
+    def __len__(self) -> int:
+        return len(self.whole) * len(self.whole.tiles)
+
+    def batch(self, indices: list[int]) -> dict[str, Any]:
+        """As `ImageDataset.batch`; an image of several tiles is read once."""
+        images, tiles = zip(*(divmod(index, len(self.whole.tiles)) for index in indices), strict=True)
+        pixels = {image: self.whole.pixels(image) for image in set(images)}
+        parts = [self._part(pixels[image], tile) for image, tile in zip(images, tiles, strict=True)]
+        return as_batch(indices, [self.whole.samples[image] for image in images], parts)
+
+    __getitems__ = batch
+
+    def _part(self, pixels: Pixels, tile: int) -> Pixels:
+        rows, columns = self.whole.tiles.places[tile]
+        image, mask = pixels.image[:, rows, columns], pixels.mask[rows, columns]
+        return Pixels(image, mask, (0, 0, *mask.shape), pixels.shape)
+
+
+def as_seen(dataset: ImageDataset) -> ImageDataset | TileDataset:
+    """The data set whose samples are what the networks see: its images, or their tiles."""
+    return dataset if dataset.tiles is None else TileDataset(dataset)

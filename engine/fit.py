@@ -124,8 +124,9 @@ def _explained(method: Method) -> Iterator[None]:
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
+        options = method.config.TrainingData
         raise UserError(
-            f"TrainingData.crop_size {method.config.TrainingData.crop_size} leaves one position at the deepest level, "
+            f"TrainingData.{options.input_key} {options.input_size} leaves one position at the deepest level, "
             "and batch norm cannot train on that if a batch has only one image: choose a larger size, or a batch_size "
             "with no single image left over"
         ) from None

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 
-from datasets.dataset import ImageDataset
+from datasets.dataset import ImageDataset, TileDataset, as_seen
 from datasets.fit import advice
 from datasets.parts import parts_of
 from datasets.readers import mvtec
@@ -103,7 +103,7 @@ class EpochBatches(Sampler):
 
 
 class Batches:
-    """A loader's batches as dicts (see ImageDataset.batch) for training and validation.
+    """A loader's batches as dicts (see ImageDataset.batch) for training and validation, of images or of their tiles.
 
     "image" is [B,3,H,W] float32 in [0,1] on the device, augmented if the method augments, and "teacher" are the
     teacher's maps of it, L x [B,C,h,w].
@@ -128,6 +128,11 @@ class Batches:
     @property
     def images(self) -> int:
         return len(self.loader.dataset)
+
+    @property
+    def dataset(self) -> ImageDataset:
+        """The images as a whole, also if tiles of them are in the batches."""
+        return self.loader.dataset.whole
 
     def maps_of(self, indices: list[int]) -> list[torch.Tensor]:
         """The teacher's maps of any images of the set, by index: L x [B,C,h,w]."""
@@ -197,11 +202,15 @@ class Batches:
 
 
 def loader(
-    dataset: ImageDataset, config: RunConfig, device: torch.device, batches: EpochBatches | None = None
+    dataset: ImageDataset | TileDataset, config: RunConfig, device: torch.device, batches: EpochBatches | None = None
 ) -> DataLoader:
-    """Batches of `dataset` in order, or in the order of `batches`; ImageDataset.batch describes their contents."""
-    order = {"batch_sampler": batches} if batches else {"batch_size": config.TrainingData.batch_size}
-    workers = _workers(config.workers, device) if dataset.decoded is None else 0
+    """Batches of `dataset` in order, or in the order of `batches`; ImageDataset.batch describes their contents.
+
+    An image that is to be cut into tiles is a batch of its own.
+    """
+    batch_size = 1 if dataset.tiles else config.TrainingData.batch_size
+    order = {"batch_sampler": batches} if batches else {"batch_size": batch_size}
+    workers = _workers(config.workers, device) if dataset.whole.decoded is None else 0
     return DataLoader(
         dataset,
         **order,
@@ -235,7 +244,7 @@ def training_batches(
     test_set: ImageDataset | None = None,
 ) -> tuple[Batches, Batches, ImageDataset]:
     """Shuffled training batches, of which `epoch_length` make an epoch (None: a pass), held-out batches in order, and
-    the images for calibration.
+    the images for calibration. If there are tiles, each is a sample, of training and of validation.
 
     Every image is read once, those of `test_set` too, so that a damaged file is found before training. Images that
     fit into `cache_mb` are kept; `cache_teacher` adds the teacher's maps.
@@ -247,18 +256,19 @@ def training_batches(
         budget -= dataset.read_all(budget)
     if suggestion := advice(train_set.shapes, train_set.fit):
         note(suggestion)
+    train_seen, val_seen = as_seen(train_set), as_seen(val_set)
     shuffled = EpochBatches(
-        len(train_set), config.TrainingData.batch_size, config.seed, rank(), world_size(), epoch_length
+        len(train_seen), config.TrainingData.batch_size, config.seed, rank(), world_size(), epoch_length
     )
     teacher = compute.frozen(teacher)
-    train = Batches(loader(train_set, config, compute.device, shuffled), teacher, compute, augment)
-    val = Batches(loader(val_set, config, compute.device), teacher, compute, augment)
+    train = Batches(loader(train_seen, config, compute.device, shuffled), teacher, compute, augment)
+    val = Batches(loader(val_seen, config, compute.device), teacher, compute, augment)
     return train, val, calibration
 
 
 def cache_teacher(config: RunConfig, train: Batches, val: Batches, *others: ImageDataset | None) -> None:
     """Compute the teacher's maps of both sets once, if they fit into `cache_mb` together with all images."""
-    datasets = filter(None, (train.loader.dataset, val.loader.dataset, *others))
+    datasets = filter(None, (train.dataset, val.dataset, *others))
     budget = config.cache_mb * 2**20 - sum(dataset.nbytes for dataset in datasets)
     for batches in (train, val) if is_main() else (train,):
         budget -= batches.cache_teacher(budget)

@@ -14,8 +14,8 @@ from engine.folder import RunFolder
 from engine.loading import Batches, cache_teacher, loader, training_batches
 from engine.machine import environment
 from engine.method import Method
-from engine.scoring import Scoring
 from engine.state import threads_of
+from engine.stream import Scoring
 from engine.threads import take_threads
 from evaluation.calibration import Calibration
 from evaluation.score import CALIBRATION, HELD_OUT, TRAINING, yardstick
@@ -48,7 +48,7 @@ def train(
         *batches, calibration = training_batches(
             config, method.detector.teacher, compute, recipe.augment, recipe.epoch_length, test_set and test_set[0]
         )
-        train_set, val_set = (part.loader.dataset for part in batches)
+        train_set, val_set = (part.dataset for part in batches)
         used = [train_set, val_set, *([calibration] if len(calibration) else [])]
         images = "".join(dataset.fingerprint() for dataset in used if is_main())
         if len(calibration):
@@ -121,7 +121,7 @@ def test(
 
 def scoring(detector: Detector, compute: Compute, config: RunConfig, dataset: ImageDataset, what: str) -> Scoring:
     """The images of a data set with their maps, one by one; `what` names them on the progress bar."""
-    return Scoring(detector, compute, loader(dataset, config, compute.device), what)
+    return Scoring(detector, compute, loader(dataset, config, compute.device), what, dataset.tiles)
 
 
 def _standardise(teacher: Teacher | TeacherPair, train: Batches) -> list[tuple[list[float], list[float]]]:

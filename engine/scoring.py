@@ -1,18 +1,16 @@
 """Compute anomaly maps, one batch after another."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from engine.device import Compute
-from evaluation.score import Scored
 from models.detector import Detector
 
 if TYPE_CHECKING:
+    from datasets.tiles import Tiles
     from engine.loading import Batches
 
 
@@ -44,40 +42,20 @@ def mean_loss(
 
 
 class AnomalyMaps:
-    """Images [B,3,H,W] of a detector's kinds -> maps [B,H,W] float32, for many batches."""
+    """Images [B,3,H,W] of a detector's kinds -> maps [B,H,W] float32, for many batches; by `tiles` if there are."""
 
-    def __init__(self, detector: Detector, compute: Compute):
-        self.detector, self.compute = detector.eval(), compute
+    def __init__(self, detector: Detector, compute: Compute, tiles: "Tiles | None" = None):
+        self.detector, self.compute, self.tiles = detector.eval(), compute, tiles
         self.teacher = compute.frozen(detector.teacher)
 
-    @torch.inference_mode()
     def __call__(self, image: torch.Tensor) -> np.ndarray:
+        if self.tiles is None:
+            return self._maps(image)
+        return self.tiles.maps(image, lambda parts: self._maps(torch.stack(parts)))
+
+    @torch.inference_mode()
+    def _maps(self, image: torch.Tensor) -> np.ndarray:
         image = self.compute.images(image)
         with self.compute.autocast():
             teacher = self.teacher(image)
         return anomaly_map(self.detector, self.compute, image, teacher).squeeze(1).cpu().numpy()
-
-
-class Scoring:
-    """The images of a loader with their maps, in its order; none is kept. `seconds` is the time of the networks."""
-
-    def __init__(self, detector: Detector, compute: Compute, batches: DataLoader, what: str):
-        self.detector, self.compute, self.batches, self.what = detector, compute, batches, what
-        self.seconds = 0.0
-
-    def __iter__(self) -> Iterator[Scored]:
-        from utils.progress import progress  # not needed to import a method
-
-        maps_of = AnomalyMaps(self.detector, self.compute)
-        with progress(None, self.what, len(self.batches.dataset)) as bar:
-            begin = time.perf_counter()
-            for batch in self.batches:
-                maps = maps_of(batch["image"])
-                self.seconds += time.perf_counter() - begin
-                images, masks = batch["image"].numpy(), batch["mask"].numpy()
-                for k, (top, left, bottom, right) in enumerate(batch["inside"].tolist()):
-                    rows, columns = slice(top, bottom), slice(left, right)
-                    parts = (images[k, :, rows, columns], masks[k, rows, columns], maps[k, rows, columns])
-                    yield Scored(int(batch["index"][k]), *parts)
-                bar.update(len(maps))
-                begin = time.perf_counter()

@@ -15,14 +15,17 @@ if TYPE_CHECKING:
 
 
 def mirrored(
-    backbone: str, out_indice: Sequence[int], size: Sequence[int], widths: Sequence[int] | None = None
+    backbone: str, out_indice: Sequence[int], size: Sequence[int], key: str, widths: Sequence[int] | None = None
 ) -> StudentPlan:
-    """The structure of the student of a teacher. Raises UserError unless backbone, levels and image size allow one."""
+    """The structure of the student of a teacher. Raises UserError unless backbone, levels and image size allow one.
+
+    `key` is the key that sets the size.
+    """
     shapes, plan = outline(backbone, out_indice), student_plan(backbone, out_indice, widths)
     if len(out_indice) > len(plan.depths):
         raise UserError(f"out_indice: this method takes up to {len(plan.depths)} levels (got {list(out_indice)})")
     shapes.check_neighbours()
-    shapes.check_multiple(size)
+    shapes.check_multiple(size, key)
     return plan
 
 

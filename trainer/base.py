@@ -23,7 +23,7 @@ from utils.ranks import is_main
 if TYPE_CHECKING:
     from engine.loading import Batches
     from engine.run import TestSet
-    from engine.scoring import Scoring
+    from engine.stream import Scoring
 
 
 class BaseTrainer:
@@ -51,7 +51,7 @@ class BaseTrainer:
         if config.compile:
             for net in self.student.values() if isinstance(self.student, nn.ModuleDict) else [self.student]:
                 net.compile()
-        check_sizes(self.teacher, self.options.crop_size)
+        check_sizes(self.teacher, self.options.input_size, self.options.input_key)
         # Method, settings and teachers; training adds its results. Saved with the student.
         self.metadata = describe(config, self.teacher)
 
@@ -125,7 +125,10 @@ class BaseTrainer:
 
     @torch.inference_mode()
     def features(self, image: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Images [B,3,H,W], uint8, uint16 or in [0,1] -> (teacher maps, student maps), each L x [B,C,h,w]."""
+        """Images [B,3,H,W], uint8, uint16 or in [0,1] -> (teacher maps, student maps), each L x [B,C,h,w].
+
+        Of any size that the networks take; with the key `tile`, give tiles.
+        """
         self.detector.eval()
         with self.compute.autocast():
             return self.detector.pairs(self.compute.images(image))

@@ -58,10 +58,10 @@ class DBFADTrainer(BaseTrainer):
         c, o = self.config, self.options
         shapes = outline(c.backbone, c.out_indice)
         PooledFeatures(shapes)  # refuses other levels
-        shapes.check_multiple(o.crop_size)
+        shapes.check_multiple(o.input_size, o.input_key)
         smallest = SMALLEST * 2 * shapes.reduction[-1]
-        if min(o.crop_size) < smallest:
-            raise UserError(f"TrainingData.crop_size {o.crop_size}: this method needs at least {smallest}")
+        if min(o.input_size) < smallest:
+            raise UserError(f"TrainingData.{o.input_key} {o.input_size}: this method needs at least {smallest}")
         plan = BASIC._replace(inner=student_plan(c.backbone, c.out_indice, o.widths).inner)
         teacher = self.pretrained(c.backbone, c.out_indice)
         teacher.net = PooledFeatures(teacher.net)

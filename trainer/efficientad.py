@@ -99,6 +99,7 @@ class EfficientADTrainer(BaseTrainer):
         lr: Rate = 1e-4
         img_size: Annotated[Size, AfterValidator(_large_enough)] = (256, 256)
         crop_size: Annotated[Size, AfterValidator(_large_enough)] = (256, 256)
+        tile: Annotated[Size, AfterValidator(_large_enough)] | None = None
         val_ratio: Annotated[Share, AfterValidator(_some)] = 0.1
         penalty_path: Text = "procedural"  # a folder of any images, procedural, or none
 
@@ -150,7 +151,7 @@ class EfficientADTrainer(BaseTrainer):
     @cached_property
     def penalty_images(self) -> Pictures | None:
         """Penalty images [h,w,3] uint8 by index. None without a penalty."""
-        where, size = self.options.penalty_path, self.options.crop_size
+        where, size = self.options.penalty_path, self.options.input_size
         if where == "none":
             return None
         if where == "procedural":
@@ -170,8 +171,8 @@ class EfficientADTrainer(BaseTrainer):
         """The penalty image of a step: [1,3,h,w] uint8."""
         rng = np.random.default_rng((self.config.seed, step, 1))
         pixels = images[rng.integers(2**31)]
-        if pixels.shape[:2] != self.options.crop_size:  # formula images are square
-            pixels = cv2.resize(pixels, self.options.crop_size[::-1])
+        if pixels.shape[:2] != self.options.input_size:  # formula images are square
+            pixels = cv2.resize(pixels, self.options.input_size[::-1])
         if rng.random() < GRAY:
             pixels = np.repeat(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
         return self.compute.pinned(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])))

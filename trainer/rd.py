@@ -43,12 +43,12 @@ class RDTrainer(BaseTrainer):
         sspcab_weight: NotNegative = 0.1  # of its self-supervised loss
 
     def build_detector(self) -> RDDetector:
-        c = self.config
-        plan = mirrored(c.backbone, c.out_indice, self.options.crop_size, self.options.widths)
+        c, o = self.config, self.options
+        plan = mirrored(c.backbone, c.out_indice, o.input_size, o.input_key, o.widths)
         teacher = self.pretrained(c.backbone, c.out_indice)
-        decoder = Decoder(plan, teacher.channels, sspcab=self.options.sspcab)
+        decoder = Decoder(plan, teacher.channels, sspcab=o.sspcab)
         student = ReverseStudent(Bottleneck(plan, teacher.channels), decoder)
-        return RDDetector(teacher, student, sigma=self.options.sigma)
+        return RDDetector(teacher, student, sigma=o.sigma)
 
     def recipe(self) -> Recipe:
         """The last epoch is kept, as published. Held-out images only show which scores good parts get."""

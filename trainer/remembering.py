@@ -129,7 +129,7 @@ class RNRDTrainer(RNSTTrainer):
 
     def build_detector(self) -> RNRDDetector:
         c, o = self.config, self.options
-        plan = mirrored(c.backbone, c.out_indice, o.crop_size, o.widths)
+        plan = mirrored(c.backbone, c.out_indice, o.input_size, o.input_key, o.widths)
         if o.memories[0] < 0 or o.memories[-1] >= len(c.out_indice):
             raise UserError(
                 f"TrainingData.memories {o.memories}: the decoder's stages are 0 to {len(c.out_indice) - 1}"

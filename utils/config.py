@@ -111,6 +111,8 @@ class CommonData(Section):
     img_size: Size = (256, 256)  # pixels, height and width
     fit: Literal["squeeze", "pad"] = "squeeze"  # resize to exactly img_size, or keep the aspect ratio and pad
     crop_size: Size = (256, 256)  # centre crop after the resize; metrics are at this size
+    tile: Size | None = None  # the networks see overlapping parts of this size; none: the whole crop_size
+    overlap: Annotated[Number, Field(ge=0, le=0.75)] = 0.25  # of neighbouring tiles, as a share of their sides
     val_ratio: Share = 0.2  # share of train/good held out to choose the model
     sigma: NotNegative = 0.0  # Gaussian blur of the map, in pixels
 
@@ -126,9 +128,22 @@ class CommonData(Section):
         if any(crop > side for crop, side in zip(self.crop_size, self.img_size, strict=True)):
             crop, side = ("{} x {}".format(*size) for size in (self.crop_size, self.img_size))
             raise ValueError(f"crop_size {crop} is larger than img_size {side}")
-        if self.sigma > max(self.crop_size):
-            raise ValueError(f"sigma {self.sigma:g} is wider than the image (crop_size {max(self.crop_size)})")
+        if any(part > side for part, side in zip(self.input_size, self.crop_size, strict=True)):
+            part, side = ("{} x {}".format(*size) for size in (self.tile, self.crop_size))
+            raise ValueError(f"tile {part} is larger than crop_size {side}")
+        if self.sigma > max(self.input_size):
+            raise ValueError(f"sigma {self.sigma:g} is wider than the image ({self.input_key} {max(self.input_size)})")
         return self
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """The size that the networks see: a tile's, or that of the whole image."""
+        return self.tile or self.crop_size
+
+    @property
+    def input_key(self) -> str:
+        """The key that sets it."""
+        return "tile" if self.tile else "crop_size"
 
 
 class TrainingData(CommonData):

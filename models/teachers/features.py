@@ -40,11 +40,11 @@ class Features(nn.Module):
         if self.reduction != expected:
             raise UserError(f"out_indice: this method needs levels of strides {expected} (got {self.reduction})")
 
-    def check_multiple(self, size: Sequence[int]) -> None:
+    def check_multiple(self, size: Sequence[int], key: str = "crop_size") -> None:
         """Raises UserError unless the last level of images of `size` can be halved once more without remainder."""
         multiple = 2 * self.reduction[-1]
         if any(side % multiple for side in size):
-            raise UserError(f"TrainingData.crop_size {tuple(size)}: this method needs multiples of {multiple}")
+            raise UserError(f"TrainingData.{key} {tuple(size)}: this method needs multiples of {multiple}")
 
     @torch.inference_mode()
     def check_size(self, size: Sequence[int], key: str = "crop_size") -> None:
@@ -89,8 +89,8 @@ def _check_levels(backbone: str, out_indice: Sequence[int]) -> None:
             raise UserError(f"out_indice: '{backbone}' has no level {index}; it has {', '.join(levels)}")
 
 
-def check_sizes(net: nn.Module, size: Sequence[int]) -> None:
+def check_sizes(net: nn.Module, size: Sequence[int], key: str) -> None:
     """`check_size` of every `Features` in a network."""
     for module in net.modules():
         if isinstance(module, Features):
-            module.check_size(size)
+            module.check_size(size, key)

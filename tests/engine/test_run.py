@@ -178,7 +178,7 @@ from pathlib import Path
 from datasets.dataset import Sample
 from engine.device import Compute
 from engine.loading import as_it_is
-from engine.scoring import Scoring
+from engine.stream import Scoring
 from evaluation.report import evaluate
 from models.detector import Detector
 

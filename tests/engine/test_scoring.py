@@ -7,7 +7,8 @@ import torch
 from datasets.dataset import ImageDataset, Sample
 from engine import loading
 from engine.device import Compute
-from engine.scoring import Scoring, anomaly_map, mean_loss
+from engine.scoring import anomaly_map, mean_loss
+from engine.stream import Scoring
 from tests.conftest import write_image
 from trainer import build_trainer
 
