@@ -1,0 +1,315 @@
+"""The server over real connections, with a judge of brightness in place of networks."""
+
+import base64
+import contextlib
+import http.client
+import io
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import pytest
+import uvicorn
+from PIL import Image
+
+from deploy import serve
+from deploy.results import described
+from deploy.serve import Limits
+from tests.deploy.brightness import Brightness, plain
+from trainer import build_trainer
+from utils.errors import UserError
+
+
+class Held(Brightness):
+    """Its networks wait until `go` is set."""
+
+    def __init__(self, batch_size=4):
+        super().__init__(batch_size)
+        self.go, self.busy = threading.Event(), threading.Event()
+
+    def maps_of(self, images):
+        self.busy.set()
+        assert self.go.wait(20)
+        return super().maps_of(images)
+
+
+def png(value=200, size=16):
+    return cv2.imencode(".png", plain(value, size))[1].tobytes()
+
+
+def ask(port, path="/predict", body=None, method="POST", **headers):
+    """(status, answer, headers); the answer is parsed if it is JSON."""
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, body, headers, encode_chunked="Transfer-Encoding" in headers)
+        response = connection.getresponse()
+        text = response.read().decode()
+        return response.status, json.loads(text) if text.startswith("{") else text, response.headers
+
+
+@pytest.fixture
+def served():
+    """served(judge, limits, token) -> the port of a server that runs in a thread."""
+    with contextlib.ExitStack() as stack:
+
+        def start(judge, limits=None, token=None):
+            place = stack.enter_context(serve.listening("127.0.0.1", 0))
+            server = uvicorn.Server(
+                uvicorn.Config(serve.application(judge, limits or Limits(), token), **serve.UVICORN)
+            )
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(setattr, server, "should_exit", True)
+            return place.getsockname()[1]
+
+        yield start
+
+
+def wait_until(condition):
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def waiting(port):
+    """The number of requests that the server is answering."""
+    return int(ask(port, "/metrics", method="GET")[1].partition("\nanomaly_requests ")[2].split()[0])
+
+
+def test_the_answer_is_the_line_that_predict_writes(served):
+    judge = Brightness()
+    port = served(judge)
+    for value in (100, 200):
+        status, row, _ = ask(port, "/predict?name=a%20b.png", png(value))
+        expected = described("a b.png", judge(plain(value)))
+        assert status == 200 and row == json.loads(json.dumps(expected)) | {"milliseconds": row["milliseconds"]}
+    assert row["decision"] == "reject" and row["regions"][0]["box"] == [0, 0, 16, 16]
+
+
+def test_the_overlay_has_the_size_of_the_picture(served):
+    picture = plain(0, 40)
+    picture[8:24, 8:24] = 255
+    status, row, _ = ask(served(Brightness()), "/predict?overlay=true", cv2.imencode(".bmp", picture)[1].tobytes())
+    overlay = np.asarray(Image.open(io.BytesIO(base64.b64decode(row["overlay"]))))
+    assert status == 200 and overlay.shape == picture.shape and (overlay != picture).any()
+
+
+def test_requests_that_arrive_together_share_batches_and_get_their_own_answers(served):
+    judge = Held(batch_size=4)
+    port = served(judge)
+    with ThreadPoolExecutor(7) as pool:
+        first = pool.submit(ask, port, body=png(0))
+        judge.busy.wait(20)
+        others = [pool.submit(ask, port, body=png(30 * k)) for k in range(1, 7)]
+        wait_until(lambda: waiting(port) == 7)
+        time.sleep(0.05)  # for the bodies; some may still be late
+        judge.go.set()
+        answers = [job.result() for job in (first, *others)]
+    assert [status for status, *_ in answers] == [200] * 7
+    assert [row["score"] for _, row, _ in answers] == pytest.approx([30 * k / 255 for k in range(7)])
+    assert judge.batches[0] == 1 and max(judge.batches) <= 4 and len(judge.batches) <= 4 and sum(judge.batches) == 7
+
+
+def test_a_full_queue_is_answered_at_once_and_nothing_is_lost(served):
+    judge = Held()
+    port = served(judge, Limits(queue=3))
+    with ThreadPoolExecutor(3) as pool:
+        inside = [pool.submit(ask, port, body=png()) for _ in range(3)]
+        wait_until(lambda: waiting(port) == 3)
+        for body in (png(), bytes(5_000_000)):
+            status, answer, headers = ask(port, body=body)
+            assert status == 503 and "too many requests" in answer["error"] and headers["Retry-After"] == "1"
+        judge.go.set()
+        assert [job.result()[0] for job in inside] == [200] * 3
+    assert ask(port, body=png())[0] == 200
+
+
+def test_bytes_that_are_no_picture_are_refused_and_others_of_the_batch_are_judged(served):
+    judge = Held()
+    port = served(judge)
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(ask, port, body=png())
+        judge.busy.wait(20)
+        bodies = {"/predict?name=half.png": png()[:50], "/predict": b"", "/predict?name=c.png": png()}
+        jobs = [pool.submit(ask, port, path, body) for path, body in bodies.items()]
+        wait_until(lambda: waiting(port) == 4)
+        judge.go.set()
+        half, empty, good = (job.result() for job in jobs)
+        assert first.result()[0] == good[0] == 200 and half[0] == empty[0] == 400
+    assert half[1]["error"].startswith("half.png: cannot be read as an image")
+    assert empty[1]["error"] == "the picture: cannot be read as an image (the file is empty)"
+    assert judge.batches == [1, 1]
+
+
+@pytest.mark.parametrize("headers", [{}, {"Transfer-Encoding": "chunked"}])
+def test_a_large_body_is_refused(served, headers):
+    port = served(Brightness(), Limits(max_bytes=1000))
+    body = iter([bytes(600)] * 1000) if headers else bytes(5_000_000)
+    status, answer, _ = ask(port, "/predict", body, **headers)
+    assert (status, answer["error"]) == (413, "the picture has more than 1,000 bytes")
+    assert ask(port, body=png())[0] == 200
+
+
+def test_a_small_file_with_too_many_pixels_is_refused(served):
+    port = served(Brightness(), Limits(max_pixels=999))
+    status, answer, _ = ask(port, body=png(size=32))
+    assert status == 400 and "32 x 32 pixels; at most 999 in all" in answer["error"]
+
+
+def test_a_token_is_needed_if_one_is_set(served):
+    port = served(Brightness(), token="secret")
+    for given in (None, "Bearer wrong", "Bearer \xe9", "secret"):
+        headers = {"Authorization": given} if given else {}
+        for path, method in (("/predict", "POST"), ("/metrics", "GET")):
+            status, answer, answered = ask(port, path, None, method, **headers)
+            assert status == 401 and "Authorization" in answer["error"] and answered["WWW-Authenticate"] == "Bearer"
+    assert ask(port, body=png(), Authorization="Bearer secret")[0] == 200
+    assert ask(port, "/health", method="GET")[:2] == (200, {"status": "ok"})
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "headers", "expected"),
+    [
+        ("/predict?overlay=maybe", "POST", {}, (422, "overlay: Input should be a valid boolean")),
+        ("/predict", "POST", {"Content-Type": "multipart/form-data; boundary=x"}, (415, "--data-binary")),
+        ("/predict", "GET", {}, (405, "Method Not Allowed")),
+        ("/nothing", "GET", {}, (404, "Not Found")),
+    ],
+)
+def test_other_mistakes_have_a_sentence_too(served, path, method, headers, expected):
+    status, answer, _ = ask(served(Brightness()), path, None, method, **headers)
+    assert status == expected[0] and expected[1] in answer["error"]
+
+
+def test_a_picture_that_does_not_arrive_holds_its_place_only_for_a_while(served, monkeypatch):
+    monkeypatch.setattr(serve, "PATIENCE", 0.1)
+    port = served(Brightness(), Limits(queue=1))
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as slow:
+        slow.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 900\r\n\r\nhalf")
+        assert slow.recv(1000).startswith(b"HTTP/1.1 408 ")
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as gone:
+        gone.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 900\r\n\r\nhalf")
+    wait_until(lambda: waiting(port) == 0)
+    assert ask(port, body=png())[0] == 200
+
+
+def test_a_failure_of_the_networks_is_an_answer_and_the_next_picture_is_judged(served, capfd):
+    judge = Brightness()
+    port, maps_of = served(judge), judge.maps_of
+    judge.maps_of = lambda images: 1 / 0
+    status, answer, _ = ask(port, body=png())
+    assert status == 500 and answer == {"error": "the server failed, and its log says why"}
+    judge.maps_of = maps_of
+    assert ask(port, body=png())[0] == 200
+    assert "ZeroDivisionError" in capfd.readouterr().err
+
+
+def test_health_is_bad_while_a_batch_takes_too_long(served, monkeypatch):
+    monkeypatch.setattr(serve, "STUCK", 0.1)
+    judge = Held()
+    port = served(judge)
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(ask, port, body=png())
+        wait_until(lambda: ask(port, "/health", method="GET")[:2] == (503, {"status": "stuck"}))
+        judge.go.set()
+        assert job.result()[0] == 200
+    assert ask(port, "/health", method="GET")[0] == 200
+
+
+def test_metrics_count_answers_decisions_and_seconds(served):
+    port = served(Brightness())
+    for body in (png(200), png(200), png(3), b"no picture"):
+        ask(port, body=body)
+    status, text, headers = ask(port, "/metrics", method="GET")
+    assert status == 200 and headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert values['anomaly_answers_total{status="200"}'] == "3" and values['anomaly_answers_total{status="400"}'] == "1"
+    assert values['anomaly_decisions_total{decision="reject"}'] == "2"
+    assert values['anomaly_decisions_total{decision="accept"}'] == values["anomaly_requests"].replace("0", "1") == "1"
+    assert values["anomaly_batches_total"] == values["anomaly_seconds_count"] == "3"
+    assert 0 < float(values['anomaly_seconds{quantile="0.5"}']) <= float(values["anomaly_seconds_sum"])
+
+
+def test_a_run_is_served(served, config):
+    trainer = build_trainer(config("st", {"epochs": 1}, calibration=0.4, false_reject_rate=0.25))
+    trainer.train()
+    args = serve.flags().parse_intermixed_args([str(trainer.run_dir), "false_reject_rate=0.3"])
+    judge, path = serve.judge_of(args), trainer.test_set[0].samples[-1].path
+    assert judge.calibration.rate == 0.3
+    expected = judge(path)
+    status, row, _ = ask(served(judge), body=path.read_bytes())
+    assert status == 200 and row["decision"] == expected.decision
+    assert row["score"] == pytest.approx(expected.score, rel=1e-4)
+
+
+def call_main(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["serve.py", *words])
+    serve.main()
+
+
+def test_the_command_says_where_it_listens_and_ends_with_ctrl_c(monkeypatch, capfd):
+    monkeypatch.setattr(serve, "judge_of", lambda args: Brightness())
+    found, answers = [], []
+
+    def address(place, address=serve.address):
+        found.append(place.getsockname()[1])
+        return address(place)
+
+    def client():
+        wait_until(lambda: found)
+        answers.append(ask(found[0], body=png(), Authorization="Bearer secret")[0])
+        answers.append(ask(found[0], body=png())[0])
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(serve, "address", address)
+    monkeypatch.setenv(serve.TOKEN, "secret")
+    thread = threading.Thread(target=client)
+    thread.start()
+    call_main(monkeypatch, "RUN", "--port", "0")
+    thread.join()
+    said = capfd.readouterr()
+    assert answers == [200, 401] and said.out == f"listening on http://127.0.0.1:{found[0]}, Ctrl-C ends it\n"
+    assert not said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "give the folder of one run, such as results/st/screw, or --model DIR"),
+        (["results/a", "results/b"], "give the folder of one run"),
+        (["results/a", "--model", "exported"], "give the folder of one run"),
+        (["results/nothing"], "results/nothing"),
+        (["RUN", "--port", "70000"], "--port"),
+        (["RUN", "--host", "256.1.1.1"], "--host, --port: cannot listen on 256.1.1.1:8000"),
+        (["RUN", "--queue", "0"], "--queue"),
+        (["RUN", "--token", ""], "--token"),
+    ],
+)
+def test_a_mistake_is_one_sentence(monkeypatch, tmp_path, words, expected):
+    monkeypatch.chdir(tmp_path)
+    words = [*words, "--port", "0"] if "--port" not in words and "--host" not in words else words
+    with pytest.raises(UserError) as error:
+        call_main(monkeypatch, *words)
+    assert expected in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_port_in_use_is_named(monkeypatch):
+    with serve.listening("127.0.0.1", 0) as place:
+        port = str(place.getsockname()[1])
+        with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):
+            call_main(monkeypatch, "RUN", "--port", port)
+
+
+def test_without_its_packages_the_command_to_install_them_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    with pytest.raises(UserError, match="pip install -r requirements-serve.txt"):
+        call_main(monkeypatch, "RUN")
