@@ -31,8 +31,8 @@ from engine.device import Compute
 from engine.fit import train_epoch
 from engine.loading import as_it_is, cache_teacher, test_dataset, train_datasets, training_batches
 from engine.machine import keep_freed_memory
-from engine.stream import Scoring
 from engine.state import TrainState
+from engine.stream import Scoring
 from models.detector import unit_range
 from trainer import build_trainer
 from trainer.base import BaseTrainer
