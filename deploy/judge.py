@@ -12,7 +12,9 @@ from PIL import Image
 
 from datasets.fit import BILINEAR, Fit
 from datasets.images import read_image
+from datasets.tiles import Tiles, whole_maps
 from evaluation.calibration import Calibration
+from evaluation.cross import CrossCalibration
 from evaluation.score import image_score
 from utils.cores import allowed_cores
 from utils.errors import UserError
@@ -39,24 +41,38 @@ class Prediction(NamedTuple):
     anomaly_map: np.ndarray  # [H,W] float32; where a crop cut the picture off, -inf
     milliseconds: float  # of the networks
     picture: np.ndarray
+    mask: np.ndarray  # [H,W] bool: the regions
 
 
 class Judge:
     """Judges pictures with maps that a subclass computes in `maps_of`; everything else is the same for all of them.
 
-    `normal` is a student's `yardstick`. Raises UserError for rates that its images cannot promise.
+    With `tiles`, `maps_of` gets a picture's tiles, at most `tiles.at_once` together, instead of whole pictures.
+    `normal` is a student's `yardstick`, for the colours. Raises UserError for rates that `calibration` cannot promise.
     """
 
+    tiles: Tiles | None = None
+
     def __init__(
-        self, fit: Fit, normal: dict[str, Any] | None, rate: float, review_rate: float | None, batch_size: int
+        self,
+        fit: Fit,
+        normal: dict[str, Any] | None,
+        calibration: Calibration | CrossCalibration | None,
+        batch_size: int,
+        tiles: Tiles | None = None,
     ):
-        self.fit, self.normal, self.batch_size = fit, normal, batch_size
-        self.calibration = Calibration.of(normal, rate, review_rate)
-        if self.calibration:
-            _ = self.calibration.promise  # a rate that it cannot promise is an error now
+        self.fit, self.normal, self.calibration, self.tiles = fit, normal, calibration, tiles
+        self.batch_size = batch_size if tiles is None else 1  # pictures at once
+        if calibration:  # a rate that it cannot promise is an error now
+            # The threshold, not all of the promise: its upper bound needs scipy, which an exported model has not.
+            _ = calibration.threshold if isinstance(calibration, Calibration) else calibration.promise
 
     def maps_of(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Images [3,h,w] uint8 or uint16 of one size -> their anomaly maps [B,h,w] float32."""
+        raise NotImplementedError
+
+    def fold_maps_of(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """With a CrossCalibration: the same images -> the maps of each fold's student [B,folds,h,w] float32."""
         raise NotImplementedError
 
     def __call__(self, image: str | Path | np.ndarray) -> Prediction:
@@ -67,9 +83,11 @@ class Judge:
         """Several pictures [H,W,3] uint8 or uint16, RGB, of any sizes, in one batch."""
         images = [self.fit.image(picture) for picture in pictures]
         begin = perf_counter()
-        maps = self.maps_of(images)
+        cross = isinstance(self.calibration, CrossCalibration)
+        maps = whole_maps(images, self.maps_of, self.tiles)
+        folds = whole_maps(images, self.fold_maps_of, self.tiles) if cross else [None] * len(images)
         milliseconds = 1000 * (perf_counter() - begin) / len(pictures)
-        return [self._judged(*pair, milliseconds) for pair in zip(pictures, maps, strict=True)]
+        return [self._judged(*each, milliseconds) for each in zip(pictures, maps, folds, strict=True)]
 
     def stream(self, paths: Iterable[Path]) -> Iterator[tuple[Path, Prediction | UserError]]:
         """Predictions in the order of the paths, and the error of each file that cannot be read.
@@ -85,7 +103,9 @@ class Judge:
                 for path, picture in zip(group, read, strict=True):
                     yield path, picture if isinstance(picture, UserError) else next(found)
 
-    def _judged(self, picture: np.ndarray, fitted_map: np.ndarray, milliseconds: float) -> Prediction:
+    def _judged(
+        self, picture: np.ndarray, fitted_map: np.ndarray, folds: np.ndarray | None, milliseconds: float
+    ) -> Prediction:
         shape = picture.shape[:2]
         top, left, bottom, right = self.fit.inside(shape)
         inside = np.ascontiguousarray(fitted_map[top:bottom, left:right], np.float32)
@@ -94,19 +114,25 @@ class Judge:
         height, width = rows.stop - rows.start, columns.stop - columns.start
         whole = np.full(shape, -np.inf, np.float32)
         whole[rows, columns] = np.asarray(Image.fromarray(inside).resize((width, height), BILINEAR))
-        regions = []
-        if calibration:
-            above = inside > calibration.limit
-            scale = (height / above.shape[0], width / above.shape[1])
-            regions = [_region(part, inside, scale, (rows.start, columns.start)) for part in connected_parts(above)]
+        p_value, above = None, np.zeros(inside.shape, bool)
+        if isinstance(calibration, CrossCalibration):
+            p_map = calibration.p_map(folds[:, top:bottom, left:right])
+            p_value, above = calibration.p_value(p_map), calibration.above(p_map)
+        elif calibration:
+            p_value, above = calibration.p_value(score), inside > calibration.limit
+        scale, start = (height / above.shape[0], width / above.shape[1]), (rows.start, columns.start)
+        regions = [_region(part, inside, scale, start) for part in connected_parts(above)]
+        mask = np.zeros(shape, bool)
+        mask[rows, columns] = np.asarray(Image.fromarray(above).resize((width, height), Image.Resampling.NEAREST))
         return Prediction(
             score,
-            calibration and calibration.p_value(score),
-            calibration and calibration.decision(score),
+            p_value,
+            None if p_value is None else calibration.decision(p_value),
             sorted(regions, key=lambda region: -region.score),
             whole,
             milliseconds,
             picture,
+            mask,
         )
 
 

@@ -16,7 +16,7 @@ from utils.files import write_bytes
 def write_pictures(judge: Judge, prediction: Prediction, folder: Path, name: Path) -> None:
     """`overlays/`, the picture with its regions outlined, and `maps/`, the anomaly map in the run's colours.
 
-    With a calibration also `masks/`, 255 where the map is above the limit of what is accepted. `name` is a path below
+    With a calibration also `masks/`, 255 in the regions. `name` is a path below
     each of them.
     """
     for what, picture in drawn(judge, prediction).items():
@@ -31,9 +31,8 @@ def drawn(judge: Judge, prediction: Prediction) -> dict[str, Image.Image]:
     overlay = Image.fromarray(eight_bits(prediction.picture))
     if not judge.calibration:
         return {"maps": Image.fromarray(heat), "overlays": overlay}
-    mask = prediction.anomaly_map > judge.calibration.limit
-    masks = Image.fromarray(255 * mask.astype(np.uint8))
-    return {"maps": Image.fromarray(heat), "overlays": outlined(overlay, mask), "masks": masks}
+    masks = Image.fromarray(255 * prediction.mask.astype(np.uint8))
+    return {"maps": Image.fromarray(heat), "overlays": outlined(overlay, prediction.mask), "masks": masks}
 
 
 def png(picture: Image.Image) -> bytes:

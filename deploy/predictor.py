@@ -7,8 +7,10 @@ import numpy as np
 
 from datasets.dataset import stacked
 from datasets.fit import Fit
+from datasets.tiles import Tiles
 from deploy.judge import Judge
 from engine.scoring import AnomalyMaps
+from evaluation.calibration import Calibration
 from trainer import open_run
 
 
@@ -21,10 +23,16 @@ class Predictor(Judge):
 
     def __init__(self, run: str | Path, overrides: Sequence[str] = ()):
         trainer = open_run(run, overrides)
-        config, size = trainer.config, min(trainer.options.batch_size, 16)
-        rates = (config.false_reject_rate, config.review_rate)
-        super().__init__(Fit.of(trainer.options), trainer.metadata.get("normal"), *rates, size)
+        config, normal = trainer.config, trainer.metadata.get("normal")
+        calibration = Calibration.of(normal, config.false_reject_rate, config.review_rate)
+        if calibration is None and trainer.folds:
+            calibration, self.fold_maps = trainer.folds.calibration(), trainer.folds.maps()
+        options, size = trainer.options, min(trainer.options.batch_size, 16)
+        super().__init__(Fit.of(options), normal, calibration, size, Tiles.of(options))
         self.trainer, self.detector_maps = trainer, AnomalyMaps(trainer.detector, trainer.compute)
 
     def maps_of(self, images: Sequence[np.ndarray]) -> np.ndarray:
         return self.detector_maps(stacked(images))
+
+    def fold_maps_of(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        return self.fold_maps(stacked(images))

@@ -24,16 +24,24 @@ from utils.ranks import is_main, rank, world_size
 Augment = Callable[[torch.Tensor], torch.Tensor]  # images [B,3,H,W] in [0,1] -> same
 
 
-def split_train(size: int, val_ratio: float, seed: int, calibration: float = 0) -> tuple[list[int], ...]:
-    """Disjoint (train, validation, calibration) positions; the last two are ceil(ratio * size).
+def split_train(size: int, val_ratio: float, seed: int, calibration: float | str = "none") -> tuple[list[int], ...]:
+    """Disjoint (train, validation, calibration) positions; validation is ceil(val_ratio * size).
 
     The permutation is that of scikit-learn's train_test_split, which STPM's published code uses. Validation does not
-    depend on `calibration`, whose images are taken from those that would train.
+    depend on a ratio for calibration, whose ceil(ratio * size) images are taken from those that would train. A fold
+    such as "2/5" is every fifth image of the permutation, and validation is taken from the others.
     """
-    held_out, kept = (int(np.ceil(ratio * size)) for ratio in (val_ratio, calibration))
-    order = np.random.RandomState(seed).permutation(size).tolist()
-    end = max(size - kept, held_out)
-    return sorted(order[held_out:end]), sorted(order[:held_out]), sorted(order[end:])
+    held_out, order = int(np.ceil(val_ratio * size)), np.random.RandomState(seed).permutation(size).tolist()
+    if isinstance(calibration, float):
+        end = max(size - int(np.ceil(calibration * size)), held_out)
+        order, kept = order[:end], order[end:]
+    elif "/" in calibration:
+        number, folds = map(int, calibration.split("/"))
+        kept = order[number - 1 :: folds]
+        order = [place for place in order if place not in set(kept)]
+    else:
+        kept = []
+    return sorted(order[held_out:]), sorted(order[:held_out]), sorted(kept)
 
 
 def train_datasets(config: RunConfig) -> tuple[ImageDataset, ImageDataset, ImageDataset]:
@@ -42,14 +50,17 @@ def train_datasets(config: RunConfig) -> tuple[ImageDataset, ImageDataset, Image
     Raises UserError naming the folder when there are too few images.
     """
     samples, options = mvtec.train_samples(config), config.TrainingData
-    calibration = 0.0 if config.calibration == "none" else config.calibration
     shown = parts_of([sample.path for sample in samples], config.part_pattern)
     names = list(dict.fromkeys(shown))  # all pictures of a part go the same way
-    ways = [{names[i] for i in way} for way in split_train(len(names), options.val_ratio, config.seed, calibration)]
+    ways = [
+        {names[i] for i in way} for way in split_train(len(names), options.val_ratio, config.seed, config.calibration)
+    ]
     split = [[sample for sample, part in zip(samples, shown, strict=True) if part in way] for way in ways]
     if not split[0]:
         what = "image(s)" if config.part_pattern is None else "part(s)"
-        shares = f"a val_ratio of {options.val_ratio:g}" + (f" and calibration={calibration:g}" if calibration else "")
+        shares = f"a val_ratio of {options.val_ratio:g}" + (
+            "" if config.calibration in ("none", "cross") else f" and calibration={config.calibration}"
+        )
         raise UserError(
             f"{samples[0].path.parent}: {len(names)} {what} and {shares} leave none to "
             "train on; lower it (0 means no held-out images, if the method allows it) or add images"

@@ -3,10 +3,12 @@
 import contextlib
 from typing import Any
 
+import numpy as np
 import torch
 
 from datasets.dataset import ImageDataset
 from datasets.parts import parts_of
+from engine.cross import FOLDS, Folds, p_values
 from engine.device import Compute
 from engine.distributed import from_main
 from engine.fit import fit
@@ -18,6 +20,7 @@ from engine.state import threads_of
 from engine.stream import Scoring
 from engine.threads import take_threads
 from evaluation.calibration import Calibration
+from evaluation.cross import CrossCalibration
 from evaluation.score import CALIBRATION, HELD_OUT, TRAINING, yardstick
 from models.detector import Detector
 from models.teachers.teacher import Teacher, TeacherPair
@@ -51,12 +54,8 @@ def train(
         train_set, val_set = (part.dataset for part in batches)
         used = [train_set, val_set, *([calibration] if len(calibration) else [])]
         images = "".join(dataset.fingerprint() for dataset in used if is_main())
-        if len(calibration):
-            _, reasons = _calibration(
-                config, {"source": CALIBRATION, "scores": range(len(set(parts(calibration, config))))}
-            )
-            for reason in reasons:  # now, not after hours of training
-                note(reason)
+        for reason in _before(config, *(len(set(parts(each, config))) for each in (train_set, val_set, calibration))):
+            note(reason)  # now, not after hours of training
         origin = from_main(lambda: origin | {"good images (hash)": images})  # only it has read the held-out ones
         if from_main(lambda: folder.awaits_test(origin)):
             note("this training is already finished; only its test is missing")
@@ -81,10 +80,17 @@ def train(
 
 
 def test(
-    detector: Detector, compute: Compute, config: RunConfig, folder: RunFolder, metadata: dict, test_set: TestSet
+    detector: Detector,
+    compute: Compute,
+    config: RunConfig,
+    folder: RunFolder,
+    metadata: dict[str, Any],
+    test_set: TestSet,
+    folds: Folds | None,
 ) -> dict[str, float]:
     """Score the test images and write the report; returns the metrics that are possible with the data, as fractions.
 
+    `folds` decide; without them, the run's calibration does, if it has one.
     Raises UserError for unusable data, or a folder that cannot be written, is in use or tested on other data.
     """
     from evaluation import report  # draws: loads matplotlib
@@ -94,9 +100,15 @@ def test(
         folder.check_retestable(config)
         results = scoring(detector, compute, config, dataset, "testing")
         normal = metadata.get("normal")
-        calibration, reasons = _calibration(config, normal)
+        calibration, reasons = _promised(_calibration(config, normal, folds))
         with folder.log():
-            tested = report.test_report(folder.path, dataset, results, [*notes, *reasons], normal, calibration)
+            tested = report.test_report(folder.path, dataset, results, [*notes, *reasons], normal)
+            if isinstance(calibration, CrossCalibration):
+                values = p_values(calibration, folds.maps(dataset.tiles), dataset, config)
+            else:
+                values = map(calibration.p_value, tested.scores.tolist()) if calibration else ()
+            verdicts = [(value, calibration.decision(value)) for value in values]
+            report.write_scores(folder.path, dataset.samples, tested.scores, verdicts)
         tested.notes.extend(f"{path}: {what}" for what, path in dataset.said.items())
         about = {
             **{key: str(path) for key, path in folder.places(config).items()},
@@ -105,7 +117,7 @@ def test(
             "seed": metadata["settings"]["seed"],
             "best_epoch": metadata.get("best_epoch"),
             "good_scores": normal,
-            "decisions": calibration and calibration.measured(tested.scores, dataset.defective),
+            "decisions": calibration and calibration.measured([d for _, d in verdicts], dataset.defective),
             "durations": {
                 "train_seconds": metadata.get("train_seconds"),
                 "test_seconds": results.seconds,
@@ -141,9 +153,27 @@ def _standardise(teacher: Teacher | TeacherPair, train: Batches) -> list[tuple[l
     return [(mean.tolist(), std.tolist()) for mean, std in moments]
 
 
-def _calibration(config: RunConfig, normal: dict[str, Any] | None) -> tuple[Calibration | None, list[str]]:
-    """The calibration of a student by its `yardstick`, or None with the reason, if there is one to tell."""
+def _calibration(
+    config: RunConfig, normal: dict[str, Any] | None, folds: Folds | None
+) -> Calibration | CrossCalibration | None:
+    """The calibration of a student by its `yardstick`, or by `folds`."""
     calibration = Calibration.of(normal, config.false_reject_rate, config.review_rate)
+    return folds.calibration() if calibration is None and folds is not None else calibration
+
+
+def _before(config: RunConfig, train: int, val: int, calibration: int) -> list[str]:
+    """What a user should know of the calibration before the training, with these numbers of parts."""
+    rates = (config.false_reject_rate, config.review_rate)
+    if config.calibration == "cross":
+        cost = f"calibration=cross: {FOLDS} further students are trained after this one, each in about the same time"
+        return [cost, *_promised(CrossCalibration([np.arange(train + val)], *rates))[1]]
+    return _promised(Calibration(range(calibration), *rates))[1] if calibration else []
+
+
+def _promised(
+    calibration: Calibration | CrossCalibration | None,
+) -> tuple[Calibration | CrossCalibration | None, list[str]]:
+    """The calibration, or None and the reason if it cannot promise its rates."""
     try:
         _ = calibration and calibration.promise
     except UserError as error:

@@ -36,8 +36,7 @@ class Calibration(NamedTuple):
     @classmethod
     def of(cls, normal: dict[str, Any] | None, rate: float, review_rate: float | None = None) -> "Calibration | None":
         """From a student's `yardstick`, if it comes from images for calibration. Raises UserError for wrong rates."""
-        if review_rate is not None and review_rate <= rate:
-            raise UserError(f"review_rate {review_rate:g} must be above false_reject_rate {rate:g}")
+        checked_rates(rate, review_rate)
         if normal is None or normal["source"] != CALIBRATION:
             return None
         return cls(sorted(normal["scores"]), rate, review_rate)
@@ -58,14 +57,8 @@ class Calibration(NamedTuple):
         The score of a new good image is above it with a probability of at most `rate`, on average over calibration
         sets.
         """
-        n, above = len(self.scores), expected_above(len(self.scores), rate)
-        if above < 1:
-            raise UserError(
-                f"false_reject_rate {rate:g} needs at least {needed(rate)} good images that are only for "
-                f"calibration, but there are {n}: {needed(rate) - n} more are needed, or "
-                f"false_reject_rate={smallest_rate(n):g}"
-            )
-        return self.scores[n - above]
+        too_few(len(self.scores), rate)
+        return self.scores[len(self.scores) - expected_above(len(self.scores), rate)]
 
     @property
     def upper_bound(self) -> float:
@@ -85,11 +78,10 @@ class Calibration(NamedTuple):
         """
         return (1 + sum(other >= score for other in self.scores)) / (len(self.scores) + 1)
 
-    def decision(self, score: float) -> str:
+    def decision(self, p_value: float) -> str:
         """accept, review or reject. Raises as `threshold`."""
-        if score > self.threshold:
-            return "reject"
-        return "review" if score > self.limit else "accept"
+        too_few(len(self.scores), self.rate)
+        return decision(p_value, self.rate, self.review_rate)
 
     @property
     def promise(self) -> dict[str, Any]:
@@ -104,17 +96,29 @@ class Calibration(NamedTuple):
             promise |= {"review_rate": self.review_rate, "limit": self.limit}
         return promise
 
-    def measured(self, scores: np.ndarray, defective: np.ndarray) -> dict[str, Any]:
-        """The promise, and what a test found with image scores [N] and `defective` [N] bool. Raises as `threshold`.
+    def measured(self, decisions: Sequence[str], defective: np.ndarray) -> dict[str, Any]:
+        """The promise, and what a test found: decisions of its images, `defective` [N] bool. Raises as `threshold`."""
+        return self.promise | count_decisions(decisions, defective, self.review_rate is not None)
 
-        A miss is a defective part that is accepted; one that somebody looks at is not missed.
-        """
-        rejected, accepted = scores > self.threshold, scores <= self.limit
-        found = {"false_rejects": _seen(rejected[~defective]), "misses": _seen(accepted[defective])}
-        if self.review_rate is not None:
-            between = ~rejected & ~accepted
-            found |= {"good_reviewed": _seen(between[~defective]), "defective_reviewed": _seen(between[defective])}
-        return self.promise | found
+
+def decision(p_value: float, rate: float, review_rate: float | None) -> str:
+    """accept, review or reject."""
+    if p_value <= rate + TINY:
+        return "reject"
+    return "review" if review_rate is not None and p_value <= review_rate + TINY else "accept"
+
+
+def count_decisions(decisions: Sequence[str], defective: np.ndarray, review: bool) -> dict[str, Any]:
+    """What a test found: the decisions of its images, `defective` [N] bool.
+
+    A miss is a defective part that is accepted; one that somebody looks at is not missed.
+    """
+    kinds = np.array(decisions)
+    found = {"false_rejects": _seen(kinds[~defective] == "reject"), "misses": _seen(kinds[defective] == "accept")}
+    if review:
+        found["good_reviewed"] = _seen(kinds[~defective] == "review")
+        found["defective_reviewed"] = _seen(kinds[defective] == "review")
+    return found
 
 
 def _seen(hits: np.ndarray) -> dict[str, Any]:
@@ -123,18 +127,26 @@ def _seen(hits: np.ndarray) -> dict[str, Any]:
 
 
 def described(measured: dict[str, Any]) -> list[str]:
-    """`Calibration.promise` or `Calibration.measured` as lines for the screen."""
+    """The promise of a calibration, or what was measured too, as lines for the screen."""
     percent = "{:.3g} %".format
-    lines = [
-        f"threshold {measured['threshold']:.4g}: on average over calibration sets, at most "
-        f"{percent(100 * measured['false_reject_rate'])} of good parts are rejected",
-        f"for these {measured['images']} calibration images, the rate is below "
-        f"{percent(100 * measured['upper_bound'])} with a probability of 90 %",
-    ]
-    if "limit" in measured:
+    rate = percent(100 * measured["false_reject_rate"])
+    if "students" in measured:
+        lines = [
+            f"{measured['students']} students and {measured['images']} good images decide: usually about {rate} of "
+            f"good parts are rejected, on average at most {percent(100 * measured['guaranteed_rate'])}"
+        ]
+    else:
+        lines = [
+            f"threshold {measured['threshold']:.4g}: on average over calibration sets, at most {rate} of good parts "
+            "are rejected",
+            f"for these {measured['images']} calibration images, the rate is below "
+            f"{percent(100 * measured['upper_bound'])} with a probability of 90 %",
+        ]
+    if "review_rate" in measured:
+        above = f"above {measured['limit']:.4g} a part" if "limit" in measured else "an unusual part"
         lines.append(
-            f"above {measured['limit']:.4g} a part is to be looked at: on average, at most "
-            f"{percent(100 * measured['review_rate'])} of good parts are reviewed or rejected"
+            f"{above} is to be looked at: on average, at most {percent(100 * measured['review_rate'])} of good parts "
+            "are reviewed or rejected"
         )
     for key, words in SEEN.items():
         seen = measured.get(key)
@@ -147,6 +159,21 @@ def described(measured: dict[str, Any]) -> list[str]:
 def expected_above(n: int, rate: float) -> int:
     """How many of n + 1 exchangeable scores may be above the threshold."""
     return math.floor((n + 1) * rate + TINY)
+
+
+def checked_rates(rate: float, review_rate: float | None) -> None:
+    """Raises UserError for rates in the wrong order."""
+    if review_rate is not None and review_rate <= rate:
+        raise UserError(f"review_rate {review_rate:g} must be above false_reject_rate {rate:g}")
+
+
+def too_few(n: int, rate: float) -> None:
+    """Raises UserError if n scores are too few for a rate."""
+    if expected_above(n, rate) < 1:
+        raise UserError(
+            f"false_reject_rate {rate:g} needs at least {needed(rate)} good images that are only for calibration, but "
+            f"there are {n}: {needed(rate) - n} more are needed, or false_reject_rate={smallest_rate(n):g}"
+        )
 
 
 def needed(rate: float) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from datasets.dataset import ImageDataset, Sample
-from evaluation.calibration import Calibration, described
+from evaluation.calibration import described
 from evaluation.metrics import PixelMetrics, detection, per_defect
 from evaluation.pictures import Overlays, draw_curves
 from evaluation.score import Scored, image_score
@@ -26,6 +26,9 @@ LABELS = {
     "pixel_f1max": "pixel F1-max",
     "aupro": "AUPRO@0.3",
 }
+
+
+Verdict = tuple[float, str]  # p-value and decision
 
 
 class Tested(NamedTuple):
@@ -86,19 +89,21 @@ def test_report(
     results: Iterable[Scored],
     notes: Sequence[str],
     normal: dict[str, Any] | None,
-    calibration: Calibration | None = None,
 ) -> Tested:
-    """Evaluate, and write scores.csv and maps/; `normal` is the `yardstick` of the student."""
+    """Evaluate, and write maps/; `normal` is the `yardstick` of the student."""
     samples = dataset.samples
     with replacing(run_dir / "maps") as folder, Overlays(folder, samples, normal, dataset.fit) as overlays:
-        tested = evaluate(samples, overlays.drawn(results), notes)
-    rows = []
-    for sample, score in zip(samples, tested.scores.tolist(), strict=True):
-        verdict = (calibration.p_value(score), calibration.decision(score)) if calibration else ()
-        rows.append((str(sample.path), int(sample.defect_type != "good"), score, *verdict))
-    columns = ["path", "label", "score", *(["p_value", "decision"] if calibration else [])]
+        return evaluate(samples, overlays.drawn(results), notes)
+
+
+def write_scores(run_dir: Path, samples: Sequence[Sample], scores: np.ndarray, verdicts: Sequence[Verdict]) -> None:
+    """Write scores.csv; `verdicts` are a p-value and a decision for each image, or none at all."""
+    columns = ["path", "label", "score", *(["p_value", "decision"] if verdicts else [])]
+    rows = [
+        (str(sample.path), int(sample.defect_type != "good"), score, *verdict)
+        for sample, score, verdict in zip(samples, scores.tolist(), verdicts or [()] * len(samples), strict=True)
+    ]
     write_csv(run_dir / "scores.csv", columns, rows)
-    return tested
 
 
 def write_metrics(run_dir: Path, tested: Tested, about: dict[str, Any]) -> None:

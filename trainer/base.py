@@ -21,6 +21,7 @@ from utils.config import CommonData, Config, RunConfig, TrainingData
 from utils.ranks import is_main
 
 if TYPE_CHECKING:
+    from engine.cross import Folds
     from engine.loading import Batches
     from engine.run import TestSet
     from engine.stream import Scoring
@@ -162,12 +163,22 @@ class BaseTrainer:
             self.load()
         else:
             self.metadata = metadata
+        if self.folds:
+            self.folds.train()
+
+    @cached_property
+    def folds(self) -> "Folds | None":
+        """The further students of `calibration: cross`."""
+        from engine.cross import Folds
+
+        return Folds(type(self), self.config, self.run_dir) if self.config.calibration == "cross" else None
 
     def test(self) -> dict[str, float]:
         """Score the test images and write the report; returns metrics as fractions; raises as engine.run.test."""
         from engine import run
 
-        return run.test(self.detector, self.compute, self.config, self.folder, self.metadata, self.test_set)
+        parts = (self.detector, self.compute, self.config, self.folder, self.metadata, self.test_set)
+        return run.test(*parts, self.folds)
 
     def save(self) -> None:
         """Write the student and its metadata to `<run_dir>/student.safetensors`."""

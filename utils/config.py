@@ -80,6 +80,7 @@ Rate = Annotated[Number, Field(gt=0, le=1000)]
 NotNegative = Annotated[Number, Field(ge=0, le=10**6)]
 Share = Annotated[Number, Field(ge=0, lt=1)]
 Ratio = Annotated[Number, Field(gt=0, lt=1)]
+Fold = Annotated[str, Field(pattern="^[1-9][0-9]?/[1-9][0-9]?$")]  # 2/5 is the second of five parts
 Text = Annotated[str, Field(min_length=1), AfterValidator(_printable)]
 Folder = Annotated[Text, AfterValidator(_single_folder)]
 Side = Annotated[int, Field(ge=SIDES[0], le=SIDES[1])]
@@ -171,7 +172,8 @@ class RunConfig(Section, Generic[Options]):
     device: Device = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    calibration: Ratio | Literal["none"] = "none"  # share of train/good that only serves to choose the threshold
+    # Share of train/good that only serves to choose the threshold; cross uses all of it, with a student for each fold.
+    calibration: Ratio | Literal["none", "cross"] | Fold = "none"
     part_pattern: Text | None = None  # regular expression: files with the same match in their names show one part
     false_reject_rate: Ratio = 0.01  # of good parts, at most, on average over calibration sets
     review_rate: Ratio | None = None  # of good parts that are rejected or to be looked at; above false_reject_rate

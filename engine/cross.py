@@ -1,0 +1,100 @@
+"""Cross-conformal calibration: students that each leave out one fold of the good images.
+
+A fold's student is an ordinary run, below the run's folder, with `calibration: 2/5`: the second of five folds takes
+part in nothing else. The run's own student, which all good images trained, gives score and map; the folds decide.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from datasets.dataset import ImageDataset
+from datasets.tiles import Tiles
+from datasets.tiles import whole_maps
+from engine.device import Compute
+from engine.loading import loader
+from engine.scoring import AnomalyMaps
+from engine.student_file import read_metadata
+from evaluation.cross import CrossCalibration
+from models.detector import Detector
+from utils.config import RunConfig
+from utils.errors import UserError
+from utils.progress import progress
+
+FOLDS = 5
+
+
+class Student(Protocol):
+    """What is used of a trainer."""
+
+    detector: Detector
+    compute: Compute
+
+    def train(self) -> None: ...
+    def load(self) -> None: ...
+
+
+Build = Callable[[RunConfig, Path], Student]  # a trainer from its config and the folder of its run
+
+
+class Folds:
+    """The folds' students of a run: `build` makes their trainers, `folder` is the run's."""
+
+    def __init__(self, build: Build, config: RunConfig, folder: Path):
+        self.build, self.config = build, config
+        self.folders = {f"{k}/{FOLDS}": folder / "folds" / f"{k}of{FOLDS}" for k in range(1, FOLDS + 1)}
+
+    def train(self) -> None:
+        """Train all of them that are not finished."""
+        for fold in self.folders:
+            self._trainer(fold, "train").train()
+
+    def calibration(self) -> CrossCalibration:
+        """From the scores in the students' files. Raises UserError naming a missing student."""
+        for folder in self.folders.values():
+            if not (folder / "student.safetensors").exists():
+                raise UserError(
+                    f"calibration: cross needs {FOLDS} further students, but {folder} has none: train again"
+                )
+        scores = [read_metadata(folder / "student.safetensors")["normal"]["scores"] for folder in self.folders.values()]
+        return CrossCalibration(
+            [np.sort(each) for each in scores], self.config.false_reject_rate, self.config.review_rate
+        )
+
+    def maps(self, tiles: Tiles | None = None) -> "FoldMaps":
+        """The students, loaded."""
+        trainers = [self._trainer(fold, "test") for fold in self.folders]
+        for trainer in trainers:
+            trainer.load()
+        return FoldMaps([AnomalyMaps(trainer.detector, trainer.compute, tiles) for trainer in trainers])
+
+    def _trainer(self, fold: str, phase: str) -> Student:
+        # Validated again, as if a user had written it.
+        values = self.config.model_dump() | {"calibration": fold, "phase": phase}
+        return self.build(type(self.config)(**values), self.folders[fold])
+
+
+class FoldMaps:
+    """Images [B,3,H,W] of a detector's kinds -> the map of each fold's student: [B,folds,H,W] float32."""
+
+    def __init__(self, students: Sequence[AnomalyMaps]):
+        self.students = students
+
+    def __call__(self, image: torch.Tensor) -> np.ndarray:
+        return np.stack([student(image) for student in self.students], axis=1)
+
+
+def p_values(
+    calibration: CrossCalibration, maps_of: FoldMaps, dataset: ImageDataset, config: RunConfig
+) -> Iterator[float]:
+    """The p-value of each image of a data set."""
+    device = maps_of.students[0].compute.device
+    with progress(None, "deciding", len(dataset)) as bar:
+        for batch in loader(dataset, config, device):
+            whole = whole_maps(batch["image"], maps_of, dataset.tiles, torch.stack)
+            for maps, (top, left, bottom, right) in zip(whole, batch["inside"].tolist(), strict=True):
+                yield calibration.p_value(calibration.p_map(maps[:, top:bottom, left:right]))
+                bar.update()
