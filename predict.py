@@ -1,4 +1,4 @@
-"""Judge pictures with a finished run: scores, decisions and regions."""
+"""Judge pictures with a finished run, or with an exported model: scores, decisions and regions."""
 
 import glob
 import os
@@ -23,10 +23,13 @@ def main() -> None:
     parser.add_argument("run", metavar="RUN", help="the folder of a finished run, such as results/st/screw")
     parser.add_argument(
         "images",
-        nargs="+",
+        nargs="*",
         metavar="IMAGES",
         help="files, folders (with their subfolders), patterns such as 'a/*.png', text files with a path per line; "
         "and key=value words such as false_reject_rate=0.05",
+    )
+    parser.add_argument(
+        "--model", type=Path, metavar="EXPORTED", help="a folder that export.py wrote, in place of RUN; needs no torch"
     )
     parser.add_argument(
         "--out", type=Path, default=Path("predictions"), metavar="DIR", help="a new folder (default: %(default)s)"
@@ -50,25 +53,44 @@ def main() -> None:
         "the predictions that DIR already has are continued",
     )
     args = parser.parse_intermixed_args()
-    overrides = [word for word in args.images if "=" in word and not Path(word).exists()]
-    words = [word for word in args.images if word not in overrides]
+    given = args.images if args.model is None else [args.run, *args.images]
+    if args.model and Path(args.run, "student.safetensors").exists():
+        raise UserError(f"--model: give it in place of RUN, not with it; {args.run} is a run")
+    overrides = [word for word in given if "=" in word and not Path(word).exists()]
+    words = [word for word in given if word not in overrides]
     paths = folders_of(words, args.out) if args.watch else images_of(words)
     if not args.watch and (args.out / "predictions.csv").exists():
         raise UserError(f"--out: {args.out} already has predictions; give another folder")
 
-    from deploy.predictor import Predictor
     from deploy.results import Results
     from utils.console import note, say
 
-    predictor = Predictor(args.run, overrides)
-    if not predictor.calibration:
-        note(f"this run has no calibration, so nothing is decided: python3 calibrate.py {args.run} --images FOLDER")
+    judge = exported(args.model, overrides) if args.model else predictor(args.run, overrides)
+    if not judge.calibration:
+        how = (
+            "python3 export.py RUN ... --images FOLDER"
+            if args.model
+            else f"python3 calibrate.py {args.run} --images FOLDER"
+        )
+        note(f"this run has no calibration, so nothing is decided: {how}")
     write = watched if args.watch else predicted
-    counts = write(predictor, paths, Results(args.out, args.pictures, args.maps))
+    counts = write(judge, paths, Results(args.out, args.pictures, args.maps))
     summary = ", ".join(f"{count} {what}" for what, count in counts.items()) or "no pictures"
     say(f"{summary}: {args.out / 'predictions.csv'}")
     if counts["failed"]:
         sys.exit(SOME_FAILED)
+
+
+def predictor(run: str, overrides: list[str]) -> "Judge":
+    from deploy.predictor import Predictor
+
+    return Predictor(run, overrides)
+
+
+def exported(model: Path, overrides: list[str]) -> "Judge":
+    from deploy.runtime import ExportedModel  # without torch
+
+    return ExportedModel(model, overrides)
 
 
 def images_of(words: Iterable[str]) -> list[Path]:

@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from utils.errors import UserError
 
 
@@ -78,6 +76,8 @@ def replacing(folder: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Only one process at a time may use a folder; the lock is beside it. Raises UserError naming the other process."""
+    from filelock import FileLock, Timeout  # an exported model runs without it
+
     owner = folder.with_name(f".{folder.name}.owner")
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:

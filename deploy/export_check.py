@@ -1,0 +1,120 @@
+"""Whether an exported model computes what the run computes, on the run's own images."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from datasets.dataset import ImageDataset, Pixels
+from datasets.tiles import whole_maps
+from evaluation.calibration import Calibration
+from evaluation.score import Scored, image_score
+from utils.errors import UserError
+from utils.progress import progress
+
+# Images [3,h,w] uint8 or uint16 -> maps [B,h,w] float32; of large ones, tiles.
+MapsOf = Callable[[Sequence[np.ndarray]], np.ndarray]
+# How far maps and scores may be from those of PyTorch in float32, as shares of an image's highest value, or of the
+# median image's if that is higher. Measured with trained students: docs/export.md.
+LIMITS = {"fp32": 1e-4, "bf16": 0.03, "int8": 0.05}
+
+
+class Found(NamedTuple):
+    """The same image judged twice: by PyTorch and by the exported model."""
+
+    path: str
+    highest: float  # absolute value of PyTorch's map
+    map_difference: float
+    scores: tuple[float, float]
+    decisions: tuple[str | None, str | None]
+
+
+class Judged(NamedTuple):
+    """Functions that compute maps, and the calibration that belongs to their scores, if there is one."""
+
+    maps_of: MapsOf
+    calibration: Calibration | None
+
+    def decision(self, anomaly_map: np.ndarray) -> str | None:
+        return self.calibration and self.calibration.decision(self.calibration.p_value(image_score(anomaly_map)))
+
+
+def scored(maps_of: MapsOf, dataset: ImageDataset, size: int, what: str) -> Iterator[Scored]:
+    """The images of a data set with their maps, one by one; `what` names them on the progress bar."""
+    for indices, parts in _batches(dataset, size, what):
+        maps = whole_maps([part.image for part in parts], maps_of, dataset.tiles)
+        for index, part, anomaly_map in zip(indices, parts, maps, strict=True):
+            yield _scored(index, part, anomaly_map)
+
+
+def compare(
+    dataset: ImageDataset, reference: MapsOf, run: Judged, exported: Judged, size: int, found: list[Found]
+) -> Iterator[Scored]:
+    """The images with the exported model's maps; each image's differences are added to `found`.
+
+    `reference` is PyTorch in float32; `run` decides, perhaps in a lower precision, as its tests do.
+    """
+    for indices, parts in _batches(dataset, size, "checking"):
+        images = [part.image for part in parts]
+        expected, ours = (whole_maps(images, maps_of, dataset.tiles) for maps_of in (reference, exported.maps_of))
+        same = run.maps_of is reference
+        of_run = expected if same else whole_maps(images, run.maps_of, dataset.tiles)
+        for index, part, *maps in zip(indices, parts, expected, of_run, ours, strict=True):
+            wanted, decided, here = (_scored(index, part, each) for each in maps)
+            found.append(
+                Found(
+                    str(dataset.samples[index].path),
+                    float(np.abs(wanted.anomaly_map).max()),
+                    float(np.abs(here.anomaly_map - wanted.anomaly_map).max()),
+                    (image_score(wanted.anomaly_map), image_score(here.anomaly_map)),
+                    (run.decision(decided.anomaly_map), exported.decision(here.anomaly_map)),
+                )
+            )
+            yield here
+
+
+def _batches(dataset: ImageDataset, size: int, what: str) -> Iterator[tuple[range, list[Pixels]]]:
+    with progress(None, what, len(dataset)) as bar:
+        for start in range(0, len(dataset), size):
+            indices = range(start, min(start + size, len(dataset)))
+            yield indices, [dataset.pixels(index) for index in indices]
+            bar.update(len(indices))
+
+
+def _scored(index: int, part: Pixels, anomaly_map: np.ndarray) -> Scored:
+    top, left, bottom, right = part.inside
+    rows, columns = slice(top, bottom), slice(left, right)
+    return Scored(index, part.image[:, rows, columns], part.mask[rows, columns], anomaly_map[rows, columns])
+
+
+def differences(found: Sequence[Found], precision: str) -> dict[str, Any]:
+    """The largest differences, for the card. Raises UserError that says where they are above the limit."""
+    typical, limit = float(np.median([each.highest for each in found])), LIMITS[precision]
+
+    def share(each: Found, value: float) -> float:
+        return value / max(each.highest, typical, np.finfo(np.float32).tiny)
+
+    maps = [share(each, each.map_difference) for each in found]
+    scores = [share(each, abs(each.scores[1] - each.scores[0])) for each in found]
+    for what, values in (("score", scores), ("anomaly map", maps)):
+        worst, largest = found[int(np.argmax(values))], max(values)
+        if not largest <= limit:  # also if it is not a number
+            raise UserError(
+                f"the exported model does not compute what the run computes: the {what} of {worst.path} differs by "
+                f"{100 * largest:.2g} % of its highest value (score {worst.scores[1]:.6g}, with PyTorch "
+                f"{worst.scores[0]:.6g}); with --precision {precision} at most {100 * limit:.2g} % is accepted"
+            )
+    other = [each for each in found if each.decisions[0] != each.decisions[1]]
+    if other:
+        raise UserError(
+            f"the exported model decides otherwise than the run on {len(other)} of {len(found)} images: "
+            f"{other[0].path} is '{other[0].decisions[1]}', by the run '{other[0].decisions[0]}' (score "
+            f"{other[0].scores[1]:.6g}, with PyTorch {other[0].scores[0]:.6g}); try another --precision or rate"
+        )
+    return {
+        "images": len(found),
+        "map_difference": max(maps),
+        "score_difference": max(scores),
+        "limit": limit,
+        "decisions": "the same on all images" if found[0].decisions[0] else "none: the run has no calibration",
+    }

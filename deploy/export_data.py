@@ -1,0 +1,79 @@
+"""The images that an export needs: to check it, to calibrate it, and for the ranges of 8-bit networks."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from datasets.dataset import ImageDataset, Sample
+from datasets.listing import list_images_below
+from datasets.tiles import Tiles
+from deploy.export_check import MapsOf, scored
+from deploy.runtime.model import unit_range
+from engine.loading import train_datasets
+from engine.run import parts
+from evaluation.score import CALIBRATION, yardstick
+from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from trainer.base import BaseTrainer
+
+RANGE_IMAGES = 100  # for 8-bit networks
+
+
+class RunData:
+    """The images of a run. `folder` has other good ones, for calibration; None: the run's own."""
+
+    def __init__(self, trainer: "BaseTrainer", folder: Path | None):
+        self.config, self.metadata, self.folder = trainer.config, trainer.metadata, folder
+        self.test, self.notes = trainer.test_set
+        self.sets = dict(zip(("training", "held_out", "calibration"), train_datasets(self.config), strict=True))
+        for dataset in (*self.sets.values(), self.test):  # also for the hashes; images in memory are read only once
+            dataset.read_all(self.config.cache_mb * 2**20 // 4)
+
+    def described(self) -> dict[str, Any]:
+        """Counts and hashes, for the card."""
+        sets = {**self.sets, "test": self.test}
+        counts = {name: {"images": len(each), "hash": each.fingerprint()} for name, each in sets.items() if len(each)}
+        return {"sets": counts, "unchanged": self.unchanged}
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the good images are those of the training."""
+        used = [dataset for name, dataset in self.sets.items() if len(dataset) or name != "calibration"]
+        hashes = "".join(dataset.fingerprint() for dataset in used)
+        return hashes == (self.metadata.get("origin") or {}).get("good images (hash)")
+
+    @cached_property
+    def calibration(self) -> ImageDataset | None:
+        """The images that the thresholds come from; None if they are not known.
+
+        Raises UserError for a folder without images, and for images that may have trained the student.
+        """
+        if self.folder is not None:
+            return self._other_images(self.folder)
+        decides = (self.metadata.get("normal") or {}).get("source") == CALIBRATION
+        own = isinstance(self.config.calibration, float) and not self.metadata.get("earlier_calibrations")
+        return self.sets["calibration"] if decides and own and self.unchanged else None
+
+    def _other_images(self, folder: Path) -> ImageDataset:
+        paths, train = list_images_below(folder), Path(self.config.data_path, self.config.obj, "train").resolve()
+        if not paths:
+            raise UserError(f"--images: there are no images (png, jpg, bmp, tif, webp) in or below {folder}")
+        if any(train in path.resolve().parents for path in paths):
+            raise UserError(f"--images: {folder} has images of {train}, which the student may have seen; give new ones")
+        return ImageDataset([Sample(path, None, "good") for path in paths], self.config.TrainingData)
+
+    def yardstick(self, maps_of: MapsOf, size: int) -> dict[str, Any]:
+        """The scores of the images for calibration, in batches of `size`."""
+        results = scored(maps_of, self.calibration, size, "calibrating")
+        return yardstick(results, CALIBRATION, parts(self.calibration, self.config))
+
+    def for_ranges(self) -> Sequence[np.ndarray]:
+        """Training images as the networks see them, [3,h,w] float32 in [0,1]; of large ones, a tile each."""
+        training, tiles = self.sets["training"], Tiles.of(self.config.TrainingData)
+        chosen = np.linspace(0, len(training) - 1, min(len(training), RANGE_IMAGES)).round().astype(int)
+        images = [unit_range(training.pixels(index).image) for index in chosen.tolist()]
+        return [tiles.cut(image)[k % len(tiles)] for k, image in enumerate(images)] if tiles else images

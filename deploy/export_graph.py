@@ -1,0 +1,121 @@
+"""A detector as ONNX graphs: the whole of it, or the networks and the head apart.
+
+Decoding, resize and crop stay outside: OpenVINO's ONNX reader ignores that a resize is antialiased.
+"""
+
+import contextlib
+import copy
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from models.detector import Detector
+
+if TYPE_CHECKING:
+    import onnx
+
+OUTPUTS = ["map", "score"]
+
+
+class Whole(nn.Module):
+    """Images [B,3,h,w] in [0,1] -> map [B,1,h,w] and its maximum [B]."""
+
+    def __init__(self, detector: Detector):
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        anomaly_map = self.detector(image)
+        return anomaly_map, anomaly_map.amax(dim=(1, 2, 3))
+
+
+class Networks(nn.Module):
+    """The same images -> the maps that are compared: the teacher's of all levels, then the student's."""
+
+    def __init__(self, detector: Detector):
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        teacher, student = self.detector.pairs(image)
+        return [*teacher, *student]
+
+
+class Head(nn.Module):
+    """What `Networks` gives -> what `Whole` gives, for images of `size`. It needs float32: it subtracts near values."""
+
+    def __init__(self, detector: Detector, size: Sequence[int]):
+        super().__init__()
+        self.detector, self.size = detector, size
+
+    def forward(self, maps: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        half = len(maps) // 2
+        anomaly_map = self.detector.final_map(self.detector.levels(maps[:half], maps[half:]), self.size)
+        return anomaly_map, anomaly_map.amax(dim=(1, 2, 3))
+
+
+class Graphs:
+    """The graphs of a detector for images of `size` (height, width)."""
+
+    def __init__(self, detector: Detector, size: Sequence[int]):
+        self.detector, self.size = on_cpu(detector), tuple(size)
+
+    def whole(self) -> "onnx.ModelProto":
+        """Input `image`, outputs `map` and `score`."""
+        return _graph(Whole(self.detector), self._example, ["image"], OUTPUTS, {"image": BATCH})
+
+    def networks_and_head(self) -> tuple["onnx.ModelProto", "onnx.ModelProto"]:
+        """The outputs of the first, `teacher0` ... `student0` ..., are the inputs of the second."""
+        with torch.no_grad():
+            maps = Networks(self.detector)(self._example)
+        names = [f"{whose}{k}" for whose in ("teacher", "student") for k in range(len(maps) // 2)]
+        networks = _graph(Networks(self.detector), self._example, ["image"], names, {"image": BATCH})
+        head = _graph(Head(self.detector, self.size), maps, names, OUTPUTS, {"maps": [BATCH] * len(maps)})
+        return networks, head
+
+    @property
+    def _example(self) -> torch.Tensor:
+        # A batch of one would make the batch size a constant of the graph.
+        return torch.rand(2, 3, *self.size, generator=torch.Generator().manual_seed(0))
+
+
+BATCH = {0: torch.export.Dim("batch")}
+
+
+def on_cpu(detector: Detector) -> Detector:
+    """A copy in float32 on the CPU, in eval mode."""
+    return copy.deepcopy(detector).to("cpu", torch.float32).eval()
+
+
+def _graph(
+    net: nn.Module, example: torch.Tensor | list[torch.Tensor], inputs: list[str], outputs: list[str], shapes: dict
+) -> "onnx.ModelProto":
+    with _quietly(), torch.no_grad():
+        program = torch.onnx.export(
+            net.eval(),
+            (example,),
+            dynamo=True,
+            dynamic_shapes=shapes,
+            input_names=inputs,
+            output_names=outputs,
+            verbose=False,
+        )
+    return program.model_proto
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the exporter's remarks on shared batch sizes and optional packages, which do not help a user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,78 @@
+"""Exported files in the two inference engines: images [B,3,h,w] float32 in [0,1] -> maps [B,1,h,w] float32."""
+
+from pathlib import Path
+
+import numpy as np
+
+from deploy.runtime.metadata import HEAD, KEY, MODELS, Metadata
+from utils.errors import UserError, reason
+
+
+class OnnxEngine:
+    """model.onnx in ONNX Runtime."""
+
+    def __init__(self, folder: Path, threads: int):
+        try:
+            import onnxruntime
+        except ImportError:
+            raise missing(MODELS["onnx"], "onnxruntime") from None
+        path, options = folder / MODELS["onnx"], onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = threads, 3  # 3: errors
+        try:
+            self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exceptions have no common class
+            raise damaged(path, error) from None
+        self.metadata = Metadata.read(self.session.get_modelmeta().custom_metadata_map.get(KEY), path)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        return self.session.run(["map"], {"image": images})[0]
+
+
+class OpenVinoEngine:
+    """model.xml in OpenVINO; if there is head.xml, model.xml has only the networks, which may compute in bfloat16."""
+
+    def __init__(self, folder: Path, threads: int):
+        try:
+            import openvino
+        except ImportError:
+            raise missing(MODELS["openvino"], "openvino") from None
+        path, core = folder / MODELS["openvino"], openvino.Core()
+
+        def compiled(path: Path, precision: str) -> "openvino.CompiledModel":
+            # Without this hint OpenVINO computes in bfloat16 wherever the processor can, the distances included.
+            settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
+            return core.compile_model(core.read_model(path), "CPU", settings)
+
+        try:
+            model = core.read_model(path)
+            text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
+            self.metadata = Metadata.read(text, path)
+            self.networks = compiled(path, "bf16" if self.metadata.precision == "bf16" else "f32")
+            self.head = compiled(folder / HEAD, "f32") if (folder / HEAD).exists() else None
+        except RuntimeError as error:
+            raise damaged(path, error) from None
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        if self.head is None:
+            return self.networks(images)["map"]
+        levels = self.networks(images)
+        return self.head({port.any_name: levels[port.any_name] for port in self.head.inputs})["map"]
+
+
+ENGINES = {"onnx": OnnxEngine, "openvino": OpenVinoEngine}
+
+
+def engine_of(folder: Path, threads: int) -> OnnxEngine | OpenVinoEngine:
+    """Raises UserError for a folder without an exported model, a damaged one, and a missing package."""
+    for name, file in MODELS.items():
+        if (folder / file).is_file():
+            return ENGINES[name](folder, threads)
+    raise UserError(f"{folder}: there is no exported model ({' or '.join(MODELS.values())}); export.py writes one")
+
+
+def missing(file: str, package: str) -> UserError:
+    return UserError(f"{file} needs a package that is not installed: pip install {package}")
+
+
+def damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} cannot be loaded; export the run again ({reason(error)[:200]})")

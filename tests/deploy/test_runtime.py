@@ -1,0 +1,119 @@
+"""The runtime: without torch, and with clear errors."""
+
+import csv
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from deploy.predictor import Predictor
+from deploy.runtime import ExportedModel
+from deploy.runtime.metadata import KEY, Metadata
+from deploy.runtime.model import unit_range
+from models import detector
+from tests.conftest import REPO
+from utils.errors import UserError
+
+# All that requirements-runtime.txt does not have. 16-bit colours need cv2, and --watch filelock.
+BLOCKED = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {names!r}:
+            raise ImportError(f"{{name}} is not installed")
+sys.meta_path.insert(0, Blocker())
+import predict
+from utils.command import run
+run(predict.main)
+"""
+ABSENT = ["torch", "torchvision", "timm", "cv2", "scipy", "matplotlib", "pydantic", "yaml", "safetensors", "filelock"]
+ABSENT += ["huggingface_hub", "onnx", "onnxscript", "nncf"]
+
+
+def predicted(cwd, *words):
+    """The table that predict.py writes in a process without all these packages."""
+    code = BLOCKED.format(names=set(ABSENT))
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)], cwd=REPO, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    with (cwd / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_predict_needs_no_torch_and_decides_as_the_run_on_every_test_image(kind, run_folder, exported, tmp_path):
+    run = Predictor(run_folder)
+    paths = [sample.path for sample in run.trainer.test_set[0].samples]
+    out = tmp_path / "out"
+    rows = predicted(out, "--model", exported(kind), *paths, "--out", out, "--pictures", "all", "--maps", "npy")
+    assert [row["path"] for row in rows] == [str(path) for path in paths]
+    expected = [run(path) for path in paths]
+    assert {one.decision for one in expected} == {"accept", "reject"}
+    assert [row["decision"] for row in rows] == [one.decision for one in expected]
+    assert [float(row["p_value"]) for row in rows] == [one.p_value for one in expected]
+    assert [float(row["score"]) for row in rows] == pytest.approx([one.score for one in expected], rel=1e-4)
+    assert len(list(out.glob("overlays/**/*.png"))) == len(list(out.glob("raw_maps/**/*.npy"))) == len(paths)
+
+
+def test_pixels_become_numbers_as_with_torch():
+    torch = pytest.importorskip("torch")
+    for kind in (np.uint8, np.uint16):
+        image = np.random.default_rng(0).integers(0, np.iinfo(kind).max + 1, (3, 50, 40), dtype=kind)
+        assert (unit_range(image) == detector.unit_range(torch.from_numpy(image)).numpy()).all()
+
+
+def test_rates_may_be_given_again(exported):
+    model = ExportedModel(exported("onnx"), ["false_reject_rate=0.1", "review_rate=0.3"])
+    assert (model.calibration.rate, model.calibration.review_rate) == (0.1, 0.3)
+    assert ExportedModel(exported("onnx"), ["review_rate=none"]).calibration.review_rate is None
+    usual = ExportedModel(exported("onnx")).calibration
+    assert usual.rate == 0.25 and model.calibration.threshold > usual.threshold
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("false_reject_rate=2", "false_reject_rate must be a number between 0 and 1"),
+        ("review_rate=low", "review_rate must be a number between 0 and 1"),
+        ("false_reject_rate=0.01", "at least 99 good images"),
+        ("review_rate=0.2", "review_rate 0.2 must be above false_reject_rate 0.25"),
+        ("device=cuda", "an exported model takes only false_reject_rate=RATE and review_rate=RATE"),
+    ],
+)
+def test_a_wrong_word_is_one_sentence(word, expected, exported):
+    with pytest.raises(UserError, match=expected):
+        ExportedModel(exported("onnx"), [word])
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_a_damaged_or_foreign_file_is_named(kind, exported, tmp_path):
+    folder = shutil.copytree(exported(kind), tmp_path / "model")
+    file = folder / {"onnx": "model.onnx", "openvino": "model.xml"}[kind]
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=f"{file.name} cannot be loaded"):
+        ExportedModel(folder)
+    file.write_bytes(whole.replace(KEY.encode(), b"x" * len(KEY)))
+    with pytest.raises(UserError, match=f"{file.name} was not written by export.py"):
+        ExportedModel(folder)
+
+
+def test_a_file_of_another_version_is_named(exported, tmp_path):
+    text = ExportedModel(exported("onnx")).metadata.text()
+    assert Metadata.read(text, tmp_path).precision == "fp32"
+    with pytest.raises(UserError, match="another version"):
+        Metadata.read(text.replace('"format": 1', '"format": 2'), tmp_path)
+    with pytest.raises(UserError, match="was not written by export.py"):
+        Metadata.read("[]", tmp_path)
+
+
+def test_a_folder_without_a_model_and_a_missing_engine_are_named(exported, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="there is no exported model"):
+        ExportedModel(tmp_path)
+    for kind, package in (("onnx", "onnxruntime"), ("openvino", "openvino")):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(UserError, match=f"pip install {package}"):
+            ExportedModel(exported(kind))
