@@ -6,18 +6,20 @@ import json
 import pytest
 
 from deploy.predictor import Predictor
-from engine.cross import FOLDS
+from engine.cross import FOLDS, Folds
 from engine.loading import split_train, train_datasets
 from engine.student_file import read_metadata
+from tests.conftest import small
 from trainer import build_trainer
 from utils.errors import UserError
 
 SETTINGS = {"calibration": "cross", "false_reject_rate": 0.2, "review_rate": 0.9}
 
 
-@pytest.fixture
-def crossed(config):
-    trainer = build_trainer(config("st", {"epochs": 1}, **SETTINGS))
+@pytest.fixture(scope="module")
+def crossed(tiny_mvtec, tmp_path_factory):
+    save_path = str(tmp_path_factory.mktemp("results"))
+    trainer = build_trainer(small("st", {"epochs": 1}, data_path=str(tiny_mvtec), save_path=save_path, **SETTINGS))
     trainer.train()
     trainer.test()
     return trainer
@@ -75,7 +77,8 @@ def test_an_interrupted_calibration_continues_with_the_folds_that_are_missing(co
     assert "5 further students are trained after this one" in capsys.readouterr().err
 
 
-def test_too_few_images_are_said_before_the_training(config, capsys):
+def test_too_few_images_are_said_before_the_training(config, capsys, monkeypatch):
+    monkeypatch.setattr(Folds, "train", lambda folds: None)
     build_trainer(config("st", {"epochs": 1}, calibration="cross", false_reject_rate=0.01)).train()
     assert "no decisions: false_reject_rate 0.01 needs at least 99 good images" in capsys.readouterr().err
 
