@@ -6,6 +6,7 @@ import json
 import pytest
 
 from deploy.predictor import Predictor
+from engine import cross, run
 from engine.cross import FOLDS, Folds
 from engine.loading import split_train, train_datasets
 from engine.student_file import read_metadata
@@ -58,6 +59,8 @@ def test_a_test_and_a_prediction_decide_alike(crossed):
 
 
 def test_an_interrupted_calibration_continues_with_the_folds_that_are_missing(config, monkeypatch, capsys):
+    for module in (cross, run):
+        monkeypatch.setattr(module, "FOLDS", 2)
     raw = config("st", {"epochs": 1}, **SETTINGS)
     trainer = build_trainer(raw)
     folders = list(trainer.folds.folders.values())
@@ -66,15 +69,15 @@ def test_an_interrupted_calibration_continues_with_the_folds_that_are_missing(co
     for path in (folders[-1] / "student.safetensors", folders[-1] / "config.yaml"):
         path.unlink()
     with pytest.raises(
-        UserError, match="calibration: cross needs 5 further students, but .*5of5 has none: train again"
+        UserError, match="calibration: cross needs 2 further students, but .*2of2 has none: train again"
     ):
         trainer.test()
     again = build_trainer(raw)
     again.train()
     assert (folders[0] / "student.safetensors").read_bytes() == first
-    assert read_metadata(folders[-1] / "student.safetensors")["settings"]["calibration"] == "5/5"
+    assert read_metadata(folders[-1] / "student.safetensors")["settings"]["calibration"] == "2/2"
     again.test()
-    assert "5 further students are trained after this one" in capsys.readouterr().err
+    assert "2 further students are trained after this one" in capsys.readouterr().err
 
 
 def test_too_few_images_are_said_before_the_training(config, capsys, monkeypatch):
