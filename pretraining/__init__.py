@@ -2,6 +2,7 @@
 
 from pretraining.classify import Classification
 from pretraining.distil import Distillation
+from pretraining.imitate import Imitation
 from pretraining.job import Job
 
-RECIPES: dict[str, type[Job]] = {"classify": Classification, "distil": Distillation}
+RECIPES: dict[str, type[Job]] = {"classify": Classification, "distil": Distillation, "imitate": Imitation}
