@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 GATHER = 0.003  # seconds that a picture waits for others of its batch, at most
 PATIENCE = 30  # seconds that a request's body may take
-STUCK = 60  # seconds of one batch after which the server calls itself unhealthy
+STUCK = 300  # seconds of one batch after which the server calls itself unhealthy
 LATEST = 1000  # answers that the quantiles of /metrics are of
 # Its timeouts in seconds; a connection may be idle for longer than the time between two parts.
 UVICORN = {"log_level": "warning", "timeout_keep_alive": 75, "timeout_graceful_shutdown": PATIENCE}

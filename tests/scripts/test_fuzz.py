@@ -14,7 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import calibrate
 import makeDemo
+import predict
 import pretrain
 import trainNet
 import visualization
@@ -50,7 +52,9 @@ BAD = {
     tuple: [*ODD, "64px", "8", "31", "8193", "[64]", "[64, 64, 64]", "[64, x]", "64x64", "-64", "64.0", "[]"],
     list: [*ODD, "2", "[]", "[3, 1]", "[1, 1]", "[1, x]", "[1.5, 2]", "[[[1]]]", "[null]"],
     Literal: [*(word for word in ODD if word != "true"), "x", "[auto]", "0"],
+    str: ["a\0b", "\udce9"],
 }
+NONE = ("", "null", "&x")  # YAML for no value
 TEXT = {
     "data_path": ["", "nowhere", "config.yaml", "x" * 300, "a\0b", "a\nb", "\udce9", "/proc/1/nothing"],
     "obj": ["", ".", "..", "a/b", "../data/part", "x" * 300, "a\0b", "prat", "PART", "\udce9", "test"],
@@ -92,6 +96,24 @@ FLAGS = {
 }
 
 
+RUN, GOOD = "results/st/part", "data/part/test/good"
+# For predict.py and calibrate.py: runs, folders of images, and other words.
+NO_RUN = ["nowhere", "results", "config.yaml", "data/part", "x" * 300, "a\0b", "\udce9", "9" * 5000]
+NO_IMAGES = ["nowhere", "results/none", "x" * 300, "a\0b", "\udce9", "9" * 5000]
+NO_OUT = ["config.yaml", "config.yaml/x", "/proc/nothing", "x" * 300]
+JUDGING_FLAGS = {
+    predict: [
+        *(["--out", word] for word in NO_OUT),
+        *(["--pictures", word] for word in ("some", "", "\udce9")),
+        *(["--maps", word] for word in ("png", "", "\udce9")),
+        ["--watch", "config.yaml"],
+        ["--watch", "--out", GOOD],
+        ["--steps", "3"],
+    ],
+    calibrate: [["--image"], ["--out", "x"], ["--images"], ["word"]],
+}
+
+
 class Case(NamedTuple):
     script: ModuleType
     words: list[str | Path]
@@ -104,7 +126,8 @@ def pick_value(rng: random.Random, field, key: str, texts: dict[str, list[str]])
     if key in texts:
         return rng.choice(texts[key])
     kinds = kinds_of(field.annotation)
-    return rng.choice(next(BAD[kind] for kind in (bool, tuple, list, float, int, Literal) if kind in kinds))
+    words = next(BAD[kind] for kind in (bool, tuple, list, float, int, Literal, str) if kind in kinds)
+    return rng.choice([word for word in words if type(None) not in kinds or word not in NONE])
 
 
 def kinds_of(annotation) -> set:
@@ -160,6 +183,31 @@ def wrong_job(rng: random.Random) -> Case:
     value = pick_value(rng, fields[key], key, JOB_TEXT)
     words = ["--config", f"{REPO}/configs/teachers/{file}.yaml", f"{key}={value}"]
     return Case(pretrain, words, [key, value or key])
+
+
+def wrong_judging(rng: random.Random) -> Case:
+    """A wrong run, images, rate or flag of predict.py and calibrate.py."""
+    script = rng.choice([predict, calibrate])
+    what = rng.choice(["run", "images", "rate", "key", "flag"])
+    run, images, words, names = RUN, GOOD, [], []
+    if what == "run":
+        run = rng.choice(NO_RUN)
+        names = [run[:40]]
+    elif what == "images":
+        images = rng.choice(NO_IMAGES)
+        names = [images[:40]]
+    elif what == "rate":
+        key = rng.choice(["false_reject_rate", "review_rate"])
+        words = [f"{key}={rng.choice([word for word in BAD[float] if word not in NONE])}"]
+        names = [key]
+    elif what == "key":
+        words = [f"{misspelt(rng, 'false_reject_rate')}=0.1"]
+        names = [words[0].partition("=")[0].strip()]
+    else:
+        words = rng.choice(JUDGING_FLAGS[script])
+        names = [words[0], words[-1][:40]]
+    words = [run, *([images] if script is predict else ["--images", images]), *words]
+    return Case(script, words, [name.encode("ascii", "backslashreplace").decode() for name in names])
 
 
 def wrong_file(rng: random.Random) -> Case:
@@ -351,7 +399,8 @@ def wrong_run(rng: random.Random) -> Case:
         other_network,
     ]
     change = student(rng.choice(changes))
-    script, words = rng.choice([(trainNet, ["phase=test"]), (visualization, [])])
+    scripts = {trainNet: ["phase=test"], visualization: [], predict: [RUN, GOOD], calibrate: [RUN, "--images", GOOD]}
+    script, words = rng.choice(list(scripts.items()))
     return Case(script, words, ["student.safetensors"], change)
 
 
@@ -373,6 +422,7 @@ KINDS = [
     wrong_job,
     wrong_run,
     wrong_data,
+    wrong_judging,
 ]
 
 
