@@ -37,6 +37,7 @@ def calibrate(trainer: "BaseTrainer", folder: Path) -> list[str]:
     """
     from datasets.dataset import ImageDataset, Sample
     from datasets.listing import list_images_below
+    from datasets.regions import common_roi
     from engine.run import parts, scoring
     from evaluation.calibration import Calibration, described
     from evaluation.score import CALIBRATION, yardstick
@@ -47,7 +48,8 @@ def calibrate(trainer: "BaseTrainer", folder: Path) -> list[str]:
     train = Path(config.data_path, config.obj, "train").resolve()
     if any(train in path.resolve().parents for path in paths):
         raise UserError(f"--images: {folder} has images of {train}, which the student may have seen; give new ones")
-    dataset = ImageDataset([Sample(path, None, "good") for path in paths], trainer.options)
+    roi = common_roi(config)
+    dataset = ImageDataset([Sample(path, None, "good", roi) for path in paths], trainer.options)
     earlier = trainer.metadata.get("normal")
     results = scoring(trainer.detector, trainer.compute, config, dataset, "calibration")
     now = yardstick(results, CALIBRATION, parts(dataset, config))

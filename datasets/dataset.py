@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from datasets.fit import Box, Fit
 from datasets.images import read_image, read_mask
+from datasets.regions import grayed, read_roi
 from datasets.tiles import Tiles
 from utils.config import CommonData
 from utils.console import note
@@ -24,12 +25,16 @@ from utils.progress import progress
 
 
 class Pixels(NamedTuple):
-    """An image [3,H,W] uint8 or uint16, its mask [H,W] bool, their part inside padding, and the file's size."""
+    """An image [3,H,W] uint8 or uint16, its mask [H,W] bool, their part inside padding, and the file's size.
+
+    With a `region` [H,W] bool, the image is gray and the mask empty outside of it.
+    """
 
     image: np.ndarray
     mask: np.ndarray
     inside: Box
     shape: tuple[int, int]  # height and width
+    region: np.ndarray | None = None
 
 
 def stacked(images: Sequence[np.ndarray]) -> torch.Tensor:
@@ -43,6 +48,7 @@ class Sample(NamedTuple):
     path: Path
     mask: Path | None  # None: no ground truth for this image (all of a good image counts as normal)
     defect_type: str  # "good", or the defect type
+    roi: Path | None = None  # the mask of what is looked at; None: all of the image
 
     @property
     def name(self) -> str:
@@ -52,7 +58,7 @@ class Sample(NamedTuple):
 
 def as_batch(indices: Sequence[int], samples: Sequence[Sample], parts: Sequence[Pixels]) -> dict[str, Any]:
     """A dict as described at `ImageDataset.batch`."""
-    pixels, masks, inside, _ = zip(*parts, strict=True)
+    pixels, masks, inside, _, regions = zip(*parts, strict=True)
     return {
         "image": stacked(pixels),
         "mask": torch.from_numpy(np.stack(masks)),
@@ -61,6 +67,7 @@ def as_batch(indices: Sequence[int], samples: Sequence[Sample], parts: Sequence[
         "index": torch.tensor(indices),
         "defect_type": [sample.defect_type for sample in samples],
         "path": [str(sample.path) for sample in samples],
+        "region": list(regions),
     }
 
 
@@ -83,7 +90,7 @@ class ImageDataset(Dataset):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """image [3,H,W] uint8 or uint16, mask [H,W] bool, inside [4], label 0/1, defect_type, path, index."""
+        """image [3,H,W] uint8 or uint16, mask [H,W] bool, inside [4], label 0/1, defect_type, path, index, region."""
         return {key: values[0] for key, values in self.batch([index]).items()}
 
     def batch(self, indices: list[int]) -> dict[str, Any]:
@@ -107,8 +114,15 @@ class ImageDataset(Dataset):
     def read(self, index: int) -> Pixels:
         """An image and its mask as the networks take them.
 
-        Raises UserError naming an image or mask that cannot be read, or a mask that does not fit its image.
+        Raises UserError naming an image or mask that cannot be read, or a mask or region that does not fit its image.
         """
+        sample, pixels = self.samples[index], self._read(index)
+        if sample.roi is None:
+            return pixels
+        region = read_roi(sample.roi).fitted(self.fit, pixels.shape, sample.path)
+        return pixels._replace(image=grayed(pixels.image, region), mask=pixels.mask & region, region=region)
+
+    def _read(self, index: int) -> Pixels:
         sample = self.samples[index]
         image = read_image(sample.path, lambda what: self._note(sample.path, what))
         pixels, shape = self.fit.image(image), image.shape[:2]
@@ -137,7 +151,7 @@ class ImageDataset(Dataset):
         for pixels in progress(self._read_in_threads(), "reading images", len(self)):
             digests.append(hashlib.sha256(pixels.image).digest())
             self.shapes.append(pixels.shape)
-            taken += pixels.image.nbytes + pixels.mask.nbytes
+            taken += sum(part.nbytes for part in (pixels.image, pixels.mask, pixels.region) if part is not None)
             # Nothing is kept as soon as all images, estimated from those so far, would not fit.
             if taken * len(self) > budget * len(digests):
                 decoded = None
@@ -212,7 +226,8 @@ class TileDataset(Dataset):
     def _part(self, pixels: Pixels, tile: int) -> Pixels:
         rows, columns = self.whole.tiles.places[tile]
         image, mask = pixels.image[:, rows, columns], pixels.mask[rows, columns]
-        return Pixels(image, mask, (0, 0, *mask.shape), pixels.shape)
+        region = None if pixels.region is None else pixels.region[rows, columns]
+        return Pixels(image, mask, (0, 0, *mask.shape), pixels.shape, region)
 
 
 def as_seen(dataset: ImageDataset) -> ImageDataset | TileDataset:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from datasets.fit import BILINEAR, Fit
 from datasets.images import read_image
+from datasets.regions import Roi, grayed, lowest_outside
 from datasets.tiles import Tiles, whole_maps
 from evaluation.calibration import Calibration
 from evaluation.cross import CrossCalibration
@@ -38,7 +39,7 @@ class Prediction(NamedTuple):
     p_value: float | None
     decision: str | None  # accept, review or reject
     regions: list[Region]
-    anomaly_map: np.ndarray  # [H,W] float32; where a crop cut the picture off, -inf
+    anomaly_map: np.ndarray  # [H,W] float32; where a crop cut the picture off, and outside of the region, -inf
     milliseconds: float  # of the networks
     picture: np.ndarray
     mask: np.ndarray  # [H,W] bool: the regions
@@ -52,6 +53,7 @@ class Judge:
     """
 
     tiles: Tiles | None = None
+    roi: Roi | None = None
 
     def __init__(
         self,
@@ -60,9 +62,11 @@ class Judge:
         calibration: Calibration | CrossCalibration | None,
         batch_size: int,
         tiles: Tiles | None = None,
+        roi: Roi | None = None,
     ):
         self.fit, self.normal, self.calibration, self.tiles = fit, normal, calibration, tiles
         self.batch_size = batch_size if tiles is None else 1  # pictures at once
+        self.roi = roi
         if calibration:  # a rate that it cannot promise is an error now
             # The threshold, not all of the promise: its upper bound needs scipy, which an exported model has not.
             _ = calibration.threshold if isinstance(calibration, Calibration) else calibration.promise
@@ -81,13 +85,18 @@ class Judge:
 
     def predict(self, pictures: Sequence[np.ndarray]) -> list[Prediction]:
         """Several pictures [H,W,3] uint8 or uint16, RGB, of any sizes, in one batch."""
-        images = [self.fit.image(picture) for picture in pictures]
+        images = [self.fitted(picture) for picture in pictures]
         begin = perf_counter()
         cross = isinstance(self.calibration, CrossCalibration)
         maps = whole_maps(images, self.maps_of, self.tiles)
         folds = whole_maps(images, self.fold_maps_of, self.tiles) if cross else [None] * len(images)
         milliseconds = 1000 * (perf_counter() - begin) / len(pictures)
         return [self._judged(*each, milliseconds) for each in zip(pictures, maps, folds, strict=True)]
+
+    def fitted(self, picture: np.ndarray) -> np.ndarray:
+        """A picture [H,W,3] as the networks, or their tiles, take it: [3,h,w]."""
+        image = self.fit.image(picture)
+        return image if self.roi is None else grayed(image, self.roi.fitted(self.fit, picture.shape))
 
     def stream(self, paths: Iterable[Path]) -> Iterator[tuple[Path, Prediction | UserError]]:
         """Predictions in the order of the paths, and the error of each file that cannot be read.
@@ -97,18 +106,30 @@ class Judge:
         paths = iter(paths)
         with ThreadPoolExecutor(min(allowed_cores(), self.batch_size)) as pool:
             while group := list(islice(paths, self.batch_size)):
-                read = list(pool.map(_read, group))
+                read = list(pool.map(self._read, group))
                 pictures = [picture for picture in read if not isinstance(picture, UserError)]
                 found = iter(self.predict(pictures) if pictures else [])
                 for path, picture in zip(group, read, strict=True):
                     yield path, picture if isinstance(picture, UserError) else next(found)
+
+    def _read(self, path: Path) -> np.ndarray | UserError:
+        try:
+            picture = read_image(path)
+            if self.roi:
+                self.roi.check(picture.shape, path)
+        except UserError as error:
+            return error
+        return picture
 
     def _judged(
         self, picture: np.ndarray, fitted_map: np.ndarray, folds: np.ndarray | None, milliseconds: float
     ) -> Prediction:
         shape = picture.shape[:2]
         top, left, bottom, right = self.fit.inside(shape)
-        inside = np.ascontiguousarray(fitted_map[top:bottom, left:right], np.float32)
+        box = (..., slice(top, bottom), slice(left, right))
+        region = self.roi and self.roi.fitted(self.fit, shape)[box]
+        inside = np.ascontiguousarray(fitted_map[box], np.float32)
+        inside = inside if region is None else lowest_outside(inside, region)
         score, calibration = image_score(inside), self.calibration
         rows, columns = self.fit.source(shape)
         height, width = rows.stop - rows.start, columns.stop - columns.start
@@ -116,14 +137,19 @@ class Judge:
         whole[rows, columns] = np.asarray(Image.fromarray(inside).resize((width, height), BILINEAR))
         p_value, above = None, np.zeros(inside.shape, bool)
         if isinstance(calibration, CrossCalibration):
-            p_map = calibration.p_map(folds[:, top:bottom, left:right])
+            p_map = calibration.p_map(folds[box])
+            p_map = p_map if region is None else np.where(region, p_map, 1)
             p_value, above = calibration.p_value(p_map), calibration.above(p_map)
         elif calibration:
             p_value, above = calibration.p_value(score), inside > calibration.limit
+        above = above if region is None else above & region
         scale, start = (height / above.shape[0], width / above.shape[1]), (rows.start, columns.start)
         regions = [_region(part, inside, scale, start) for part in connected_parts(above)]
         mask = np.zeros(shape, bool)
         mask[rows, columns] = np.asarray(Image.fromarray(above).resize((width, height), Image.Resampling.NEAREST))
+        if self.roi:
+            outside = ~self.roi.whole(shape)
+            whole[outside], mask[outside] = -np.inf, False
         return Prediction(
             score,
             p_value,
@@ -136,15 +162,8 @@ class Judge:
         )
 
 
-def _read(path: Path) -> np.ndarray | UserError:
-    try:
-        return read_image(path)
-    except UserError as error:
-        return error
-
-
-def connected_parts(mask: np.ndarray) -> list[np.ndarray]:
-    """The 8-connected parts of a mask [H,W] bool, each as a mask, in the order of their first pixels.
+def connected_parts(mask: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The 8-connected parts of a mask [H,W] bool in the order of their first pixels: rows and columns [N] of each.
 
     Runs of pixels in a row are joined with those they touch in the row above (union-find).
     """
@@ -166,16 +185,23 @@ def connected_parts(mask: np.ndarray) -> list[np.ndarray]:
             low, high = sorted((root(k), root(other)))
             parent[high] = low
             other += 1
-    parts: dict[int, np.ndarray] = {}
-    for k, (row, first, end) in enumerate(runs):
-        parts.setdefault(root(k), np.zeros(mask.shape, bool))[row, first:end] = True
-    return list(parts.values())
+    parts: dict[int, list[tuple[int, int, int]]] = {}
+    for k, run in enumerate(runs):
+        parts.setdefault(root(k), []).append(run)
+    return [_pixels(part) for part in parts.values()]
 
 
-def _region(part: np.ndarray, anomaly_map: np.ndarray, scale: tuple[float, float], start: tuple[int, int]) -> Region:
+def _pixels(runs: list[tuple[int, int, int]]) -> tuple[np.ndarray, np.ndarray]:
+    rows, firsts, ends = np.array(runs).T
+    return np.repeat(rows, ends - firsts), np.concatenate([np.arange(*run) for run in zip(firsts, ends, strict=True)])
+
+
+def _region(
+    part: tuple[np.ndarray, np.ndarray], anomaly_map: np.ndarray, scale: tuple[float, float], start: tuple[int, int]
+) -> Region:
     """`scale` and `start` (vertical, horizontal) lead from positions of the map to pixels of the picture."""
-    rows, columns = np.nonzero(part)
+    rows, columns = part
     top, bottom = (start[0] + edge * scale[0] for edge in (rows.min(), rows.max() + 1))
     left, right = (start[1] + edge * scale[1] for edge in (columns.min(), columns.max() + 1))
     box = (int(left), int(top), int(np.ceil(right)), int(np.ceil(bottom)))
-    return Region(box, float(part.sum() * scale[0] * scale[1]), float(anomaly_map[part].max()))
+    return Region(box, float(len(rows) * scale[0] * scale[1]), float(anomaly_map[part].max()))

@@ -9,7 +9,7 @@ from PIL import Image
 from datasets.images import eight_bits
 from deploy.judge import Judge, Prediction
 from evaluation.colours import colour_scale
-from evaluation.outline import outlined
+from evaluation.outline import dimmed, outlined
 from utils.files import write_bytes
 
 
@@ -28,7 +28,8 @@ def write_pictures(judge: Judge, prediction: Prediction, folder: Path, name: Pat
 def drawn(judge: Judge, prediction: Prediction) -> dict[str, Image.Image]:
     """The pictures of a prediction by the names of their folders."""
     heat = colour_scale(judge.normal, prediction.anomaly_map).colour(prediction.anomaly_map)
-    overlay = Image.fromarray(eight_bits(prediction.picture))
+    picture = eight_bits(prediction.picture)
+    overlay = Image.fromarray(dimmed(picture, judge.roi.whole(picture.shape[:2])) if judge.roi else picture)
     if not judge.calibration:
         return {"maps": Image.fromarray(heat), "overlays": overlay}
     masks = Image.fromarray(255 * prediction.mask.astype(np.uint8))

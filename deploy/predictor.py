@@ -7,6 +7,7 @@ import numpy as np
 
 from datasets.dataset import stacked
 from datasets.fit import Fit
+from datasets.regions import common_roi, read_roi
 from datasets.tiles import Tiles
 from deploy.judge import Judge
 from engine.scoring import AnomalyMaps
@@ -18,7 +19,8 @@ class Predictor(Judge):
     """Predictor("results/st/screw")(image) -> Prediction; an image is a path, or pixels [H,W,3] uint8 or uint16, RGB.
 
     Everything from resizing to the score is the code that tests and calibrates, in the run's precision. Raises
-    UserError for a folder that is no finished run, and for an image that cannot be read.
+    UserError for a folder that is no finished run, and for an image that cannot be read or has another shape than
+    the run's region of interest.
     """
 
     def __init__(self, run: str | Path, overrides: Sequence[str] = ()):
@@ -27,8 +29,8 @@ class Predictor(Judge):
         calibration = Calibration.of(normal, config.false_reject_rate, config.review_rate)
         if calibration is None and trainer.folds:
             calibration, self.fold_maps = trainer.folds.calibration(), trainer.folds.maps()
-        options, size = trainer.options, min(trainer.options.batch_size, 16)
-        super().__init__(Fit.of(options), normal, calibration, size, Tiles.of(options))
+        options, size, roi = trainer.options, min(trainer.options.batch_size, 16), common_roi(config)
+        super().__init__(Fit.of(options), normal, calibration, size, Tiles.of(options), roi and read_roi(roi))
         self.trainer, self.detector_maps = trainer, AnomalyMaps(trainer.detector, trainer.compute)
 
     def maps_of(self, images: Sequence[np.ndarray]) -> np.ndarray:

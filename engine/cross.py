@@ -13,7 +13,6 @@ import torch
 
 from datasets.dataset import ImageDataset
 from datasets.tiles import Tiles
-from datasets.tiles import whole_maps
 from engine.device import Compute
 from engine.loading import loader
 from engine.scoring import AnomalyMaps
@@ -94,7 +93,8 @@ def p_values(
     device = maps_of.students[0].compute.device
     with progress(None, "deciding", len(dataset)) as bar:
         for batch in loader(dataset, config, device):
-            whole = whole_maps(batch["image"], maps_of, dataset.tiles, torch.stack)
-            for maps, (top, left, bottom, right) in zip(whole, batch["inside"].tolist(), strict=True):
-                yield calibration.p_value(calibration.p_map(maps[:, top:bottom, left:right]))
+            each = zip(maps_of(batch["image"]), batch["inside"].tolist(), batch["region"], strict=True)
+            for maps, (top, left, bottom, right), region in each:
+                p_map = calibration.p_map(maps[:, top:bottom, left:right])
+                yield calibration.p_value(p_map if region is None else p_map[region[top:bottom, left:right]])
                 bar.update()

@@ -109,6 +109,7 @@ def test(
                 values = map(calibration.p_value, tested.scores.tolist()) if calibration else ()
             verdicts = [(value, calibration.decision(value)) for value in values]
             report.write_scores(folder.path, dataset.samples, tested.scores, verdicts)
+            decisions = [each[1] for each, here in zip(verdicts, tested.counted, strict=False) if here]  # or none
         tested.notes.extend(f"{path}: {what}" for what, path in dataset.said.items())
         about = {
             **{key: str(path) for key, path in folder.places(config).items()},
@@ -117,7 +118,7 @@ def test(
             "seed": metadata["settings"]["seed"],
             "best_epoch": metadata.get("best_epoch"),
             "good_scores": normal,
-            "decisions": calibration and calibration.measured([d for _, d in verdicts], dataset.defective),
+            "decisions": calibration and calibration.measured(decisions, dataset.defective[tested.counted]),
             "durations": {
                 "train_seconds": metadata.get("train_seconds"),
                 "test_seconds": results.seconds,

@@ -30,9 +30,8 @@ class Scoring:
                 maps = maps_of(batch["image"])
                 self.seconds += time.perf_counter() - begin
                 images, masks = batch["image"].numpy(), batch["mask"].numpy()
-                for k, (top, left, bottom, right) in enumerate(batch["inside"].tolist()):
-                    rows, columns = slice(top, bottom), slice(left, right)
-                    parts = (images[k, :, rows, columns], masks[k, rows, columns], maps[k, rows, columns])
-                    yield Scored(int(batch["index"][k]), *parts)
+                parts = zip(images, masks, maps, batch["inside"].tolist(), batch["region"], strict=True)
+                for index, part in zip(batch["index"].tolist(), parts, strict=True):
+                    yield Scored.cut(index, *part)
                 bar.update(len(maps))
                 begin = time.perf_counter()

@@ -44,8 +44,10 @@ class PixelMetrics:
         self.counts = counts
         self.parts: dict[str, _Pixels] = {}
 
-    def add(self, anomaly_map: np.ndarray, mask: np.ndarray, defect_type: str) -> None:
-        """Add a map [H,W] and its mask [H,W], True = defective.
+    def add(
+        self, anomaly_map: np.ndarray, mask: np.ndarray, defect_type: str, region: np.ndarray | None = None
+    ) -> None:
+        """Add a map [H,W] and its mask [H,W], True = defective. Only pixels in a `region` [H,W] bool count.
 
         Raises UserError for a map that is not finite, ValueError for unequal shapes or a good image with a mask.
         """
@@ -59,7 +61,7 @@ class PixelMetrics:
         if defect_type not in self.parts:
             capacity = self.counts[defect_type] * anomaly_map.size
             self.parts[defect_type] = _Pixels(capacity, anomaly_map.dtype)
-        self.parts[defect_type].add(anomaly_map, mask)
+        self.parts[defect_type].add(anomaly_map, mask if region is None else mask & region, region)
 
     def total(self, max_fpr: float = MAX_FPR) -> dict[str, float]:
         """pixel_auroc, pixel_ap, pixel_f1max and aupro, each in [0,1], of all images, their pixels pooled.
@@ -100,15 +102,15 @@ class _Pixels:
         self.weight: list[np.ndarray] = []
         self.regions = 0
 
-    def add(self, anomaly_map: np.ndarray, mask: np.ndarray) -> None:
-        values = anomaly_map.ravel()
+    def add(self, anomaly_map: np.ndarray, mask: np.ndarray, region: np.ndarray | None) -> None:
+        values = anomaly_map.ravel() if region is None else anomaly_map[region]
         if mask.any():
             count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
             labels = labels[mask]
             self.positive.append(anomaly_map[mask])
             self.weight.append(1 / np.bincount(labels)[labels])
             self.regions += count - 1  # one label is the background
-            values = anomaly_map[~mask]
+            values = anomaly_map[~mask if region is None else region & ~mask]
         if self.used + len(values) > len(self.buffer):  # maps may be larger than the first one
             larger = np.empty(len(self.buffer) + len(self.buffer) // 2 + len(values), self.buffer.dtype)
             larger[: self.used] = self.buffer[: self.used]

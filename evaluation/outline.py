@@ -7,6 +7,7 @@ from PIL import Image, ImageFilter, ImageOps
 
 SMALLEST = 256  # pixels per side of a picture whose lines are one pixel wide
 OUTLINE = (0, 255, 160)
+DIMMED = 4  # what is not looked at is darker by this factor
 
 
 def unit_of(size: Sequence[int]) -> float:
@@ -25,3 +26,8 @@ def outlined(picture: Image.Image, mask: np.ndarray) -> Image.Image:
     pixels = np.array(picture)
     pixels[edge] = OUTLINE
     return Image.fromarray(pixels)
+
+
+def dimmed(pixels: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """[H,W,3] uint8 -> the same, dark outside of a region [H,W] bool."""
+    return np.where(region[..., None], pixels, pixels // DIMMED)

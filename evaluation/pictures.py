@@ -1,5 +1,6 @@
 """The pictures of a run: one overlay per test image, and the training curves."""
 
+import contextlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,15 +15,18 @@ from PIL import ExifTags, Image, ImageDraw, ImageFont, ImageOps
 
 from datasets.dataset import Sample
 from datasets.fit import Fit
-from datasets.images import eight_bits
+from datasets.images import eight_bits, read_image
 from evaluation.colours import Scale, colour_scale, colours
 from evaluation.fonts import STANDARD, Font, Fonts, shortened
-from evaluation.outline import outlined, unit_of
+from evaluation.outline import dimmed, outlined, unit_of
 from evaluation.score import CALIBRATION, HELD_OUT, Scored, image_score
 from utils.cores import allowed_cores
+from utils.errors import UserError
 
 PANEL = 256  # pixels: the area of a panel is at least this squared; smaller images are enlarged
 WIDTH = 2 * PANEL  # the smallest width of a picture, for the text below the panels
+LARGEST = 2048  # pixels: the area of a panel is at most this squared
+MOST = 16 * 1024**2  # pixels of the images that wait to be drawn together
 FLATTEST = 8  # the largest side ratio of a panel, because 100 x 5000 pixels would be only a line
 
 
@@ -57,7 +61,7 @@ class Overlays:
         """Yield the results unchanged, and draw them in groups, so that drawing does not run beside scoring."""
         for result in results:
             self.waiting.append(result)
-            if len(self.waiting) == at_once:
+            if len(self.waiting) == at_once or sum(each.mask.size for each in self.waiting) >= MOST:
                 self._draw_waiting()
             yield result
 
@@ -70,12 +74,23 @@ class Overlays:
         size = result.anomaly_map.shape
         aspect = shown_aspect(sample.path, self.fit or Fit(size, size))
         scale = colour_scale(self.normal, result.anomaly_map)
-        panels = overlay(shown(result.image), result.anomaly_map, result.mask, scale, aspect)
+        panels = overlay(self._picture(result), result.anomaly_map, result.mask, scale, aspect)
         score = f"score {score:.4g}{standing(score, self.normal)}"
         font = self.fonts.best(sample.name)
         path = self.folder / f"{sample.name}.png"
         path.parent.mkdir(exist_ok=True)
         page(f"{sample.defect_type} / {sample.path.stem}", font, score, panels, scale).save(path)
+
+    def _picture(self, result: Scored) -> np.ndarray:
+        """[H,W,3] uint8; with a region of interest, the file again, because what is outside is gray in the result."""
+        if result.region is None:
+            return shown(result.image)
+        image = result.image
+        with contextlib.suppress(UserError):  # the file is gone
+            picture, fit = read_image(self.samples[result.index].path), self.fit or Fit(*[result.mask.shape] * 2)
+            top, left, bottom, right = fit.inside(picture.shape[:2])
+            image = fit.image(picture)[:, top:bottom, left:right]
+        return dimmed(shown(image), result.region)
 
 
 def shown(image: np.ndarray) -> np.ndarray:
@@ -135,8 +150,8 @@ def overlay(
 
 
 def panel_size(shape: Sequence[int], aspect: float) -> tuple[int, int]:
-    """(width, height) in pixels, with the same area as an image [H,W], or more if it is small."""
-    area = max(shape[0] * shape[1], PANEL**2)
+    """(width, height) in pixels, with the same area as an image [H,W], unless it is very small or large."""
+    area = min(max(shape[0] * shape[1], PANEL**2), LARGEST**2)
     return max(1, round((area * aspect) ** 0.5)), max(1, round((area / aspect) ** 0.5))
 
 

@@ -38,6 +38,7 @@ class Tested(NamedTuple):
     per_defect: dict[str, dict[str, float]]
     scores: np.ndarray
     notes: list[str]
+    counted: np.ndarray | None = None  # [N] bool: not images with defects only outside the region of interest
 
 
 def evaluate(samples: Sequence[Sample], results: Iterable[Scored], notes: Sequence[str] = ()) -> Tested:
@@ -47,18 +48,26 @@ def evaluate(samples: Sequence[Sample], results: Iterable[Scored], notes: Sequen
     """
     types = [sample.defect_type for sample in samples]
     pixels = PixelMetrics(Counter(types)) if any(sample.mask for sample in samples) else None
-    scores, marked = np.empty(len(samples)), np.zeros(len(samples), bool)
+    scores, marked, counted = np.empty(len(samples)), np.zeros(len(samples), bool), np.ones(len(samples), bool)
+    metrics, notes = {}, list(notes)
     for result in results:
         scores[result.index], marked[result.index] = image_score(result.anomaly_map), result.mask.any()
         if pixels:
-            pixels.add(result.anomaly_map, result.mask, types[result.index])
+            pixels.add(result.anomaly_map, result.mask, types[result.index], result.region)
+        if result.region is not None and samples[result.index].mask and not result.mask.any():
+            counted[result.index] = types[result.index] == "good"
     labels = np.array([name != "good" for name in types])
-    metrics, notes = {}, list(notes)
-    if labels.all() or not labels.any():
-        lacking = "good" if labels.all() else "defective"
+    if not counted.all():
+        notes.append(
+            f"{(~counted).sum()} defective images have no mask pixel in the region of interest at this img_size and "
+            "crop_size: they do not count"
+        )
+    there = labels[counted]
+    if there.all() or not there.any():
+        lacking = "good" if there.all() else "defective"
         notes.append(f"no image metrics: there are no {lacking} test images")
     else:
-        metrics |= detection(scores, labels)
+        metrics |= detection(scores[counted], there)
     if not marked.any():
         why = "the masks in ground_truth have no defective pixel"
         if not pixels:
@@ -67,11 +76,11 @@ def evaluate(samples: Sequence[Sample], results: Iterable[Scored], notes: Sequen
         pixels = None
     else:
         metrics |= pixels.total()
-        vanished = int((labels & ~marked).sum())
+        vanished = int((labels & ~marked & counted).sum())
         if vanished:
             notes.append(f"{vanished} defective images have no mask pixel at this img_size and crop_size")
-    table = per_defect(scores, types, pixels) if "image_auroc" in metrics else {}
-    return Tested(metrics, table, scores, notes)
+    table = per_defect(scores[counted], np.array(types)[counted], pixels) if "image_auroc" in metrics else {}
+    return Tested(metrics, table, scores, notes, counted)
 
 
 def write_training_report(run_dir: Path, config: RunConfig, history: list[dict], best_epoch: dict[str, int]) -> None:

@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from datasets.fit import Box
+from datasets.regions import lowest_outside
+
 # The images that a yardstick comes from; those for calibration took part in nothing else.
 CALIBRATION, HELD_OUT, TRAINING = "calibration images", "held-out good images", "good training images"
 
@@ -13,13 +16,34 @@ CALIBRATION, HELD_OUT, TRAINING = "calibration images", "held-out good images", 
 class Scored(NamedTuple):
     """An image of a data set: its position there, its pixels [3,H,W], mask [H,W] bool and anomaly map [H,W] float32.
 
-    Padding is cut off: H and W may differ from image to image.
+    Padding is cut off: H and W may differ from image to image. With a `region` [H,W] bool, the image is gray, the mask
+    empty and the map lowest outside of it.
     """
 
     index: int
     image: np.ndarray
     mask: np.ndarray
     anomaly_map: np.ndarray
+    region: np.ndarray | None = None
+
+    @classmethod
+    def cut(
+        cls,
+        index: int,
+        image: np.ndarray,
+        mask: np.ndarray,
+        anomaly_map: np.ndarray,
+        box: Box,
+        region: np.ndarray | None,
+    ) -> "Scored":
+        """From an image with padding around the `box`; `region` as in `datasets.dataset.Pixels`."""
+        top, left, bottom, right = box
+        rows, columns = slice(top, bottom), slice(left, right)
+        image, mask, anomaly_map = image[:, rows, columns], mask[rows, columns], anomaly_map[rows, columns]
+        if region is None:
+            return cls(index, image, mask, anomaly_map)
+        region = region[rows, columns]
+        return cls(index, image, mask, lowest_outside(anomaly_map, region), region)
 
 
 def image_score(anomaly_map: np.ndarray) -> float:

@@ -114,6 +114,7 @@ class CommonData(Section):
     crop_size: Size = (256, 256)  # centre crop after the resize; metrics are at this size
     tile: Size | None = None  # the networks see overlapping parts of this size; none: the whole crop_size
     overlap: Annotated[Number, Field(ge=0, le=0.75)] = 0.25  # of neighbouring tiles, as a share of their sides
+    roi: Text | None = None  # a mask of what is looked at, or a folder with one for each image; from the category
     val_ratio: Share = 0.2  # share of train/good held out to choose the model
     sigma: NotNegative = 0.0  # Gaussian blur of the map, in pixels
 
@@ -202,6 +203,7 @@ def result_settings(config: RunConfig) -> dict[str, Any]:
     """All values that affect the result of a training, by dotted key."""
     values = config.model_dump(mode="json", exclude=WITHOUT_EFFECT)
     section = values.pop("TrainingData")
+    section.pop("roi")  # a path; what it hides is in the hash of the images
     return values | {f"TrainingData.{key}": value for key, value in section.items()}
 
 

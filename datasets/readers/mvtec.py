@@ -7,16 +7,18 @@ from pathlib import Path
 
 from datasets.dataset import Sample
 from datasets.listing import contents, is_folder, list_images, printable, say_left_out
+from datasets.regions import RoiFiles
 from utils.config import RunConfig
 from utils.errors import UserError
 
 
 def train_samples(config: RunConfig) -> list[Sample]:
-    """The good images to train on. Raises UserError naming the folder if there are none.
+    """The good images to train on. Raises UserError naming the folder if there are none, and as `RoiFiles`.
 
     Notes name everything else in train/.
     """
-    train = category(config) / "train"
+    root = category(config)
+    train, roi = root / "train", RoiFiles(root, config.TrainingData.roi)
     found = contents(train)
     _check_case(found.folders, ["good"])
     images = list_images(train / "good")
@@ -25,16 +27,17 @@ def train_samples(config: RunConfig) -> list[Sample]:
     others = [path for path in found.folders if path.name != "good"]
     say_left_out(train, "folder(s), because only images in train/good are used to train", others)
     say_left_out(train, "image(s), because only images in train/good are used to train", found.images)
-    return [Sample(path, None, "good") for path in images]
+    return [Sample(path, None, "good", roi.of(path)) for path in images]
 
 
 def test_samples(config: RunConfig) -> list[Sample]:
     """The images in test/, by defect type; none if there is no such folder.
 
     Raises UserError for images outside the folders of the defect types, two images with the same name, a mask
-    without image, masks for only some defective images, or a folder whose name cannot be used.
+    without image, masks for only some defective images, or a folder whose name cannot be used; and as `RoiFiles`.
     """
     root = category(config)
+    roi = RoiFiles(root, config.TrainingData.roi)
     stray, folders, *_ = contents(root / "test")
     if stray:
         raise UserError(
@@ -43,7 +46,7 @@ def test_samples(config: RunConfig) -> list[Sample]:
     _check_types(folders)
     found = {folder.name: _unique(list_images(folder)) for folder in folders}
     masks = _masks(root / "ground_truth", found)
-    samples = [Sample(path, masks.get(path), name) for name, images in found.items() for path in images]
+    samples = [Sample(path, masks.get(path), name, roi.of(path)) for name, images in found.items() for path in images]
     _check_masks(samples, root / "ground_truth")
     return samples
 

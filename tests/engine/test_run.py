@@ -198,7 +198,8 @@ class Many(Dataset):
         images = torch.randint(0, 255, (len(indices), 3, 64, 64), dtype=torch.uint8)
         masks = torch.zeros(len(indices), 64, 64, dtype=torch.bool)
         inside = torch.tensor([[0, 0, 64, 64]] * len(indices))
-        return {{"image": images, "mask": masks, "inside": inside, "index": torch.tensor(indices)}}
+        index, region = torch.tensor(indices), [None] * len(indices)
+        return {{"image": images, "mask": masks, "inside": inside, "index": index, "region": region}}
 
 detector = Detector(Two(), Two())
 batches = DataLoader(Many(), 50, collate_fn=as_it_is)
