@@ -20,7 +20,7 @@ SOME_FAILED = 3  # exit code
 
 def main() -> None:
     parser = Flags(description=__doc__)
-    parser.add_argument("run", metavar="RUN", help="the folder of a finished run, such as results/st/screw")
+    parser.add_argument("run", nargs="?", metavar="RUN", help="the folder of a finished run, such as results/st/screw")
     parser.add_argument(
         "images",
         nargs="*",
@@ -53,6 +53,8 @@ def main() -> None:
         "the predictions that DIR already has are continued",
     )
     args = parser.parse_intermixed_args()
+    if args.run is None:
+        raise UserError("give a RUN, or --model EXPORTED, and IMAGES; --help shows what is possible")
     given = args.images if args.model is None else [args.run, *args.images]
     if args.model and Path(args.run, "student.safetensors").exists():
         raise UserError(f"--model: give it in place of RUN, not with it; {args.run} is a run")

@@ -82,9 +82,7 @@ def _batches(dataset: ImageDataset, size: int, what: str) -> Iterator[tuple[rang
 
 
 def _scored(index: int, part: Pixels, anomaly_map: np.ndarray) -> Scored:
-    top, left, bottom, right = part.inside
-    rows, columns = slice(top, bottom), slice(left, right)
-    return Scored(index, part.image[:, rows, columns], part.mask[rows, columns], anomaly_map[rows, columns])
+    return Scored.cut(index, part.image, part.mask, anomaly_map, part.inside, part.region)
 
 
 def differences(found: Sequence[Found], precision: str) -> dict[str, Any]:
@@ -97,8 +95,9 @@ def differences(found: Sequence[Found], precision: str) -> dict[str, Any]:
     maps = [share(each, each.map_difference) for each in found]
     scores = [share(each, abs(each.scores[1] - each.scores[0])) for each in found]
     for what, values in (("score", scores), ("anomaly map", maps)):
-        worst, largest = found[int(np.argmax(values))], max(values)
-        if not largest <= limit:  # also if it is not a number
+        place = int(np.argmax(values))  # of the first that is not a number, if there is one
+        worst, largest = found[place], values[place]
+        if not largest <= limit:
             raise UserError(
                 f"the exported model does not compute what the run computes: the {what} of {worst.path} differs by "
                 f"{100 * largest:.2g} % of its highest value (score {worst.scores[1]:.6g}, with PyTorch "

@@ -1,6 +1,8 @@
 """Exports against the run: every way in which an exported model is known to become another one."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -8,13 +10,17 @@ import openvino
 import pytest
 from torch import nn
 
+import calibrate
 import deploy.runtime.model
-from deploy import export_graph
+from deploy import export_data, export_formats, export_graph, export_int8
 from deploy.export import check_free
+from deploy.export_check import LIMITS, Found, differences
 from deploy.predictor import Predictor
 from deploy.runtime import ExportedModel
-from evaluation.score import CALIBRATION
-from tests.conftest import draw_defect, draw_good
+from evaluation.score import CALIBRATION, HELD_OUT
+from tests.conftest import draw_defect, draw_good, write_image
+from tests.deploy.conftest import trained
+from trainer import TRAINERS, build_trainer, open_run
 from utils.errors import UserError
 
 KINDS = ["onnx", "openvino"]
@@ -33,8 +39,8 @@ def assert_same(ours, theirs, tolerance=1e-4):
     for one, other in zip(ours, theirs, strict=True):
         assert one.score == pytest.approx(other.score, rel=tolerance)
         assert one.decision == other.decision and one.p_value == other.p_value
-        finite = np.isfinite(other.anomaly_map)
-        assert np.abs(one.anomaly_map - other.anomaly_map)[finite].max() <= tolerance * other.score
+        maps = [np.where(np.isneginf(each.anomaly_map), 0, each.anomaly_map) for each in (one, other)]
+        assert np.abs(maps[0] - maps[1]).max() <= tolerance * other.score
         assert len(one.regions) == len(other.regions)
 
 
@@ -130,3 +136,157 @@ def test_only_an_earlier_export_may_be_replaced(tmp_path):
             check_free(out)
     (tmp_path / "other/card.json").touch()
     check_free(tmp_path / "other")
+
+
+def copied(run_folder, tmp_path):
+    """A copy of the run, to change it; its data stay where they are."""
+    return shutil.copytree(run_folder, tmp_path / "run")
+
+
+def of_bf16(folder):
+    """A run that scores in bfloat16, as `precision: auto` does on many processors."""
+    trained(folder, precision="bf16", out_indice=[1])
+
+
+def test_scores_of_calibration_are_computed_again_by_the_export(shared, export, tmp_path):
+    """The run's own were computed in a lower precision: a threshold from them would not fit."""
+    run = shared("bf16_run", of_bf16) / "results/st/part"
+    card = export(run, tmp_path / "out")
+    model, predictor = ExportedModel(tmp_path / "out"), Predictor(run)
+    images = export_data.RunData(predictor.trainer, None).calibration
+    own = sorted(model(sample.path).score for sample in images.samples)
+    assert model.normal["scores"] == pytest.approx(own, rel=1e-5)
+    assert model.normal["scores"] != pytest.approx(predictor.normal["scores"], rel=1e-5)
+    assert card["check"]["score_difference"] < LIMITS["fp32"]  # from PyTorch in float32, not from the run
+
+
+def new_good_images(folder, count=20):
+    rng = np.random.default_rng(11)
+    for k in range(count):
+        write_image(folder / f"{k:02}.png", draw_good(rng))
+    return folder
+
+
+def test_images_for_calibration_may_be_given(run_folder, export, same_graph, tmp_path):
+    images = new_good_images(tmp_path / "good")
+    export(run_folder, tmp_path / "out", "onnx", "fp32", images, "false_reject_rate=0.1")
+    model = ExportedModel(tmp_path / "out")
+    assert model.calibration.rate == 0.1
+    assert model.normal["scores"] == pytest.approx(sorted(model(path).score for path in images.iterdir()), rel=1e-5)
+    train = Path(Predictor(run_folder).trainer.config.data_path, "part/train/good")
+    for folder, expected in ((train, "which the student may have seen"), (tmp_path / "none", "there are no images")):
+        with pytest.raises(UserError, match=f"--images: .*{expected}"):
+            export(run_folder, tmp_path / "out", "onnx", "fp32", folder)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_after_another_calibration_scores_are_kept_or_its_images_are_asked_for(
+    precision, run_folder, shared, export, same_graph, tmp_path
+):
+    """calibrate.py keeps scores, not paths. They are the export's own only if both compute alike."""
+    run = copied(run_folder if precision == "float32" else shared("bf16_run", of_bf16) / "results/st/part", tmp_path)
+    calibrate.calibrate(open_run(run), new_good_images(tmp_path / "good"))
+    if precision == "float32":
+        export(run, tmp_path / "out")
+        assert ExportedModel(tmp_path / "out").normal == Predictor(run).normal
+        return
+    with pytest.raises(UserError, match="give good images .* --images FOLDER"):
+        export(run, tmp_path / "out")
+
+
+def test_a_run_without_calibration_exports_scores_and_maps_only(run_folder, export, same_graph, tmp_path):
+    run = copied(run_folder, tmp_path)
+    trainer = open_run(run)
+    trainer.metadata["normal"]["source"] = HELD_OUT
+    trainer.save()
+    card = export(run, tmp_path / "out")
+    assert card["calibration"] is None and "none" in card["check"]["decisions"]
+    found = ExportedModel(tmp_path / "out")(pictures()[1])
+    assert found.decision is None and found.score == pytest.approx(Predictor(run)(pictures()[1]).score, rel=1e-4)
+
+
+def test_pictures_are_padded_cropped_and_cut_into_tiles_as_by_the_run(export, tmp_path):
+    options = {"fit": "pad", "img_size": 96, "crop_size": [64, 96], "tile": [64, 64]}
+    run = trained(tmp_path, options, out_indice=[1]).run_dir
+    export(run, tmp_path / "out")
+    model, predictor = ExportedModel(tmp_path / "out"), Predictor(run)
+    assert_same(model.predict(pictures()), predictor.predict(pictures()))
+
+
+@pytest.mark.skipif(not has_bf16, reason="this processor has no bfloat16 instructions")
+def test_bfloat16_is_for_the_networks_only(run_folder, export, tmp_path):
+    """In bfloat16 the distance, a difference of near values, would be far off."""
+    card = export(run_folder, tmp_path / "out", "openvino", "bf16")
+    engine = ExportedModel(tmp_path / "out").engine
+    precisions = [part.get_property("INFERENCE_PRECISION_HINT") for part in (engine.networks, engine.head)]
+    assert precisions == [openvino.Type.bf16, openvino.Type.f32]
+    assert LIMITS["fp32"] < card["check"]["score_difference"] < LIMITS["bf16"]
+
+
+def test_ranges_come_from_good_images_and_spoiled_copies():
+    images = [np.full((3, 64, 48), value, np.float32) for value in (0.4, 0.6)]
+    found = export_int8.with_spoiled(images)
+    assert len(found) == 4 and all((a == b).all() for a, b in zip(found, images, strict=False))
+    for image, spoiled in zip(images, found[2:], strict=True):
+        changed = (spoiled != image).any(axis=0)
+        assert 0 < changed.mean() < 0.5 and spoiled.min() >= 0 and spoiled.max() <= 1
+    assert all((a == b).all() for a, b in zip(found, export_int8.with_spoiled(images), strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_8_bit_networks_clip_defects_unless_they_see_some(kind, run_folder, export, tmp_path, monkeypatch):
+    pytest.importorskip("nncf")
+    card = export(run_folder, tmp_path / "out", kind, "int8")
+    assert LIMITS["fp32"] < card["check"]["score_difference"] < LIMITS["int8"]
+    monkeypatch.setattr(export_int8, "with_spoiled", lambda images: list(images))
+    with pytest.raises(UserError, match=r"test/square/.* differs by"):
+        export(run_folder, tmp_path / "other", kind, "int8")
+
+
+def test_what_is_impossible_is_said_before_anything_is_computed(run_folder, export, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="--precision bf16: .* use --format openvino"):
+        export(run_folder, tmp_path / "out", "onnx", "bf16")
+    monkeypatch.setattr(export_formats, "find_spec", lambda name: None if name in ("onnxscript", "nncf") else name)
+    with pytest.raises(UserError, match="pip install onnxscript nncf"):
+        export("nowhere", tmp_path / "out", "onnx", "int8")
+
+
+def found(score=1.0, difference=0.0, decisions=("accept", "accept"), path="a.png"):
+    return Found(path, 1.0, difference, (1.0, score), decisions)
+
+
+def test_differences_say_where_they_are():
+    usual = [found() for _ in range(4)]
+    assert differences([*usual, found(1 - 5e-5, 8e-5)], "fp32") == {
+        "images": 5,
+        "map_difference": pytest.approx(8e-5),
+        "score_difference": pytest.approx(5e-5),
+        "limit": LIMITS["fp32"],
+        "decisions": "the same on all images",
+    }
+    for other, expected in (
+        (found(0.98, path="b.png"), "the score of b.png differs by 2 % .*score 0.98, with PyTorch 1"),
+        (found(difference=0.3, path="c.png"), "the anomaly map of c.png differs by 30 %"),
+        (found(float("nan"), path="d.png"), "the score of d.png"),
+        (
+            found(decisions=("accept", "reject"), path="e.png"),
+            "on 1 of 5 images: e.png is 'reject', by the run 'accept'",
+        ),
+    ):
+        with pytest.raises(UserError, match=expected):
+            differences([*usual, other], "fp32")
+
+
+# EfficientAD needs 256 px and DBFAD 96.
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", TRAINERS)
+def test_every_method_is_exported(method, kind, config, export):
+    raw = config(method, {"epochs": 4}, weights="bundled", calibration=0.4, false_reject_rate=0.25, precision="fp32")
+    trainer = build_trainer(raw)
+    trainer.train()
+    card = export(trainer.run_dir, trainer.run_dir.parent / "out", kind)
+    assert card["check"]["map_difference"] < 1e-5 and card["check"]["decisions"] == "the same on all images"
+    if kind == "openvino" and has_bf16:
+        export(trainer.run_dir, trainer.run_dir.parent / "out", kind, "bf16")
