@@ -6,6 +6,7 @@ import http.client
 import io
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -22,6 +23,7 @@ from PIL import Image
 from deploy import serve
 from deploy.results import described
 from deploy.serve import Limits
+from tests.conftest import REPO
 from tests.deploy.brightness import Brightness, plain
 from trainer import build_trainer
 from utils.errors import UserError
@@ -300,6 +302,17 @@ def test_a_mistake_is_one_sentence(monkeypatch, tmp_path, words, expected):
     with pytest.raises(UserError) as error:
         call_main(monkeypatch, *words)
     assert expected in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_page_shows_commands_that_are_understood_and_the_limits_that_hold():
+    page = (REPO / "docs/server.md").read_text(encoding="utf-8")
+    (words,) = (line.split()[3:] for line in page.splitlines() if line.startswith("python3 -m deploy.serve "))
+    args = serve.flags().parse_intermixed_args(words)
+    assert args.words == ["results/st/screw"] and f"http://{args.host}:{args.port}/predict" in page
+    rows = dict(re.findall(r"`--([a-z-]+)`.* \| (\d+)", page))
+    assert {key: int(value) for key, value in rows.items()} == {"max-pixels": 50, "max-bytes": 32, "queue": 64}
+    assert Limits() == (64, 32 * 10**6, 50 * 10**6) == (args.queue, args.max_bytes, args.max_pixels)
+    assert serve.TOKEN in page
 
 
 def test_a_port_in_use_is_named(monkeypatch):
