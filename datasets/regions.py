@@ -3,7 +3,9 @@
 Nothing here needs torch.
 """
 
+import base64
 import functools
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -28,6 +30,17 @@ class Roi(NamedTuple):
 
     mask: np.ndarray
     source: str
+
+    @classmethod
+    def of_text(cls, text: str, source: str) -> "Roi":
+        with Image.open(io.BytesIO(base64.b64decode(text))) as image:
+            return cls(np.asarray(image, bool), source)
+
+    def text(self) -> str:
+        """The mask for a file's metadata: a PNG of one bit per pixel, in base64."""
+        data = io.BytesIO()
+        Image.fromarray(self.mask).save(data, "PNG")
+        return base64.b64encode(data.getvalue()).decode()
 
     def check(self, shape: Sequence[int], picture: object) -> None:
         """Raises UserError naming a picture of `shape` (height, width) that the region does not fit."""

@@ -81,7 +81,8 @@ class Export:
         options = {key: (size := getattr(self.options, key)) and list(size) for key in SIZES}
         options |= {"fit": self.options.fit, "overlap": self.options.overlap, "batch_size": self.predictor.batch_size}
         rates = (self.config.false_reject_rate, self.config.review_rate)
-        return Metadata(options, self.predictor.normal, *rates, self.precision, about)
+        roi = self.predictor.roi and self.predictor.roi.text()
+        return Metadata(options, self.predictor.normal, *rates, self.precision, about, roi)
 
     def _yardstick(self, exported: ExportedModel) -> dict[str, Any] | None:
         """The run's, by the exported model; the run's own scores where nothing is decided, or they are the same.

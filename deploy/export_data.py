@@ -9,6 +9,7 @@ import numpy as np
 
 from datasets.dataset import ImageDataset, Sample
 from datasets.listing import list_images_below
+from datasets.regions import common_roi
 from datasets.tiles import Tiles
 from deploy.export_check import MapsOf, scored
 from deploy.runtime.model import unit_range
@@ -64,7 +65,8 @@ class RunData:
             raise UserError(f"--images: there are no images (png, jpg, bmp, tif, webp) in or below {folder}")
         if any(train in path.resolve().parents for path in paths):
             raise UserError(f"--images: {folder} has images of {train}, which the student may have seen; give new ones")
-        return ImageDataset([Sample(path, None, "good") for path in paths], self.config.TrainingData)
+        roi = common_roi(self.config)
+        return ImageDataset([Sample(path, None, "good", roi) for path in paths], self.config.TrainingData)
 
     def yardstick(self, maps_of: MapsOf, size: int) -> dict[str, Any]:
         """The scores of the images for calibration, in batches of `size`."""

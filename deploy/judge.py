@@ -98,6 +98,12 @@ class Judge:
         image = self.fit.image(picture)
         return image if self.roi is None else grayed(image, self.roi.fitted(self.fit, picture.shape))
 
+    def checked(self, picture: np.ndarray, name: object) -> np.ndarray:
+        """The picture. Raises UserError naming it if the region of interest does not fit it."""
+        if self.roi:
+            self.roi.check(picture.shape, name)
+        return picture
+
     def stream(self, paths: Iterable[Path]) -> Iterator[tuple[Path, Prediction | UserError]]:
         """Predictions in the order of the paths, and the error of each file that cannot be read.
 
@@ -114,12 +120,9 @@ class Judge:
 
     def _read(self, path: Path) -> np.ndarray | UserError:
         try:
-            picture = read_image(path)
-            if self.roi:
-                self.roi.check(picture.shape, path)
+            return self.checked(read_image(path), path)
         except UserError as error:
             return error
-        return picture
 
     def _judged(
         self, picture: np.ndarray, fitted_map: np.ndarray, folds: np.ndarray | None, milliseconds: float

@@ -209,7 +209,8 @@ class Desk:
 
     def _read(self, job: Job) -> np.ndarray | UserError:
         try:
-            return image_from(job.data, job.name or "the picture", most=self.max_pixels)
+            name = job.name or "the picture"
+            return self.judge.checked(image_from(job.data, name, most=self.max_pixels), name)
         except UserError as error:
             return error
 

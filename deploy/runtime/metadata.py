@@ -26,6 +26,7 @@ class Metadata(NamedTuple):
     review_rate: float | None
     precision: str
     about: dict[str, str]  # for people: what the file is, its input and its outputs
+    roi: str | None = None  # the mask of what is looked at, as `datasets.regions.Roi.text`
 
     def text(self) -> str:
         return json.dumps(self._asdict() | {"format": FORMAT})

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.fit import Fit
+from datasets.regions import Roi
 from datasets.tiles import Tiles
 from deploy.judge import Judge
 from deploy.runtime.engines import engine_of
@@ -26,7 +27,8 @@ class ExportedModel(Judge):
         self.metadata = with_rates(self.engine.metadata, overrides)
         options, normal = self.metadata.training_data, self.metadata.normal
         calibration = Calibration.of(normal, self.metadata.false_reject_rate, self.metadata.review_rate)
-        super().__init__(Fit.of(options), normal, calibration, options.batch_size, Tiles.of(options))
+        roi = self.metadata.roi and Roi.of_text(self.metadata.roi, str(folder))
+        super().__init__(Fit.of(options), normal, calibration, options.batch_size, Tiles.of(options), roi)
 
     def maps_of(self, images: Sequence[np.ndarray]) -> np.ndarray:
         return self.engine(np.stack([unit_range(image) for image in images]))[:, 0]

@@ -114,6 +114,14 @@ def test_a_region_of_which_nothing_is_left_is_named(tmp_path):
         roi.fitted(Fit((64, 64), (32, 32)), (64, 64))
 
 
+def test_a_region_can_be_written_as_text():
+    mask = np.random.default_rng(0).random((37, 65)) < 0.5
+    text = Roi(mask, "roi.png").text()
+    again = Roi.of_text(text, "exported")
+    assert again.mask.dtype == bool and (again.mask == mask).all() and again.source == "exported"
+    assert text.isascii() and len(Roi(np.ones((4000, 4000), bool), "").text()) < 20_000  # characters
+
+
 def test_a_map_is_lowest_outside():
     found = lowest_outside(np.arange(-6, 6).reshape(3, 4), np.array([[0, 1, 1, 0]] * 3, bool))
     assert found.tolist() == [[-5, -5, -4, -5], [-5, -1, 0, -5], [-5, 3, 4, -5]]

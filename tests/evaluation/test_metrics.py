@@ -291,3 +291,16 @@ def test_inputs_that_do_not_fit_together_raise():
     ):
         with pytest.raises(ValueError, match=message):
             function(*args)
+
+
+def test_only_pixels_of_a_region_count():
+    """As if the maps ended there, also for a defect that lies on both sides of its edge."""
+    rng = np.random.default_rng(3)
+    maps, masks = rng.random((4, 20, 30)).astype(np.float32), np.zeros((4, 20, 30), bool)
+    masks[1, 3:9, 10:20] = masks[2, 12:15, 2:6] = masks[3, 5:9, 22:28] = True
+    region = np.zeros((20, 30), bool)
+    region[:, :14] = True
+    found = metrics.PixelMetrics({"any": 4})
+    for anomaly_map, mask in zip(maps, masks, strict=True):
+        found.add(anomaly_map, mask, "any", region)
+    assert found.total() == pytest.approx(metrics.segmentation(maps[:, :, :14], masks[:, :, :14]), abs=1e-12)

@@ -349,3 +349,15 @@ assert "matplotlib.pyplot" not in sys.modules
 """
     process = subprocess.run([sys.executable, "-c", script], cwd=REPO, capture_output=True, text=True, timeout=120)
     assert process.returncode == 0, process.stderr
+
+
+def test_very_large_pictures_are_drawn_smaller_and_few_at_once(tmp_path):
+    assert panel_size((6000, 6000), 1.0) == (2048, 2048) and panel_size((1024, 1024), 1.0) == (1024, 1024)
+    results = [
+        Scored(k, np.zeros((3, 2048, 2048), np.uint8), np.zeros((2048, 2048), bool), np.ones((2048, 2048), np.float32))
+        for k in range(5)
+    ]
+    with Overlays(tmp_path, [Sample(Path(f"{k}.png"), None, "good") for k in range(5)], NORMAL) as overlays:
+        overlays._draw = lambda result: None
+        waiting = [len(overlays.waiting) for _ in overlays.drawn(results)]
+    assert waiting == [1, 2, 3, 0, 1]  # 4 x 2048 x 2048 pixels are as many as 16 x 1024 x 1024

@@ -202,3 +202,26 @@ def test_metrics_json_takes_names_of_all_scripts(tmp_path):
     text = (tmp_path / "metrics.json").read_text(encoding="utf-8")
     assert "缺陷" in text and json.loads(text)["config"] == config
     assert "деталь" in summary(tmp_path) and "缺陷" in summary(tmp_path)
+
+
+def test_images_with_defects_only_outside_of_the_region_do_not_count():
+    """The holes are outside, the stains inside."""
+    region = np.zeros((16, 16), bool)
+    region[:, :4] = True
+    masks = MASKS.copy()
+    masks[8:, :, :4] = masks[8:, :, 4:8]
+
+    def results():
+        for result in scored(masks):
+            yield result._replace(mask=result.mask & region, region=region)
+
+    tested = evaluate(samples(), results())
+    assert list(tested.per_defect) == ["stain"] and tested.counted.tolist() == [True] * 4 + [False] * 4 + [True] * 4
+    assert "4 defective images have no mask pixel in the region of interest" in tested.notes[0]
+    counted = np.r_[0:4, 8:12]
+    labels = np.array([TYPES[k] != "good" for k in counted])
+    expected = detection(MAPS[counted].max(axis=(1, 2)), labels)
+    assert {key: tested.metrics[key] for key in expected} == pytest.approx(expected, abs=1e-12)
+    assert tested.metrics["aupro"] == pytest.approx(
+        segmentation(MAPS[:, :, :4], (masks & region)[:, :, :4])["aupro"], abs=1e-12
+    )
