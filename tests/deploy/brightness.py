@@ -14,8 +14,8 @@ class Brightness(Judge):
     """From 0 to 1; above 0.5 a part is rejected."""
 
     def __init__(self, batch_size: int = 4):
-        self.fit, self.batch_size = Fit((16, 16), (16, 16)), batch_size
-        self.normal, self.calibration = {"source": CALIBRATION, "scores": [0.5] * 9}, Calibration([0.5] * 9, 0.1)
+        normal = {"source": CALIBRATION, "scores": [0.5] * 9}
+        super().__init__(Fit((16, 16), (16, 16)), normal, Calibration.of(normal, 0.1), batch_size)
         self.batches: list[int] = []  # their sizes
 
     def maps_of(self, images: Sequence[np.ndarray]) -> np.ndarray:

@@ -290,6 +290,7 @@ def test_the_command_says_where_it_listens_and_ends_with_ctrl_c(monkeypatch, cap
         (["results/a", "results/b"], "give the folder of one run"),
         (["results/a", "--model", "exported"], "give the folder of one run"),
         (["results/nothing"], "results/nothing"),
+        (["--model", "results/nothing"], "results/nothing"),
         (["RUN", "--port", "70000"], "--port"),
         (["RUN", "--host", "256.1.1.1"], "--host, --port: cannot listen on 256.1.1.1:8000"),
         (["RUN", "--queue", "0"], "--queue"),
