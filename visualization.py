@@ -4,7 +4,7 @@ import csv
 import math
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utils.command import run, run_flags, whole_number
 from utils.errors import UserError
@@ -45,6 +45,7 @@ def main() -> None:
 
 def write_pages(trainer: "BaseTrainer", images: str, layers: str, channels: int) -> None:
     """Write the pages to `features/` of the run; see `choose_images` for `images`, `choose_levels` for `layers`."""
+    from datasets.dataset import as_seen
     from evaluation.feature_pages import draw_level, draw_overview
     from utils.console import say
     from utils.files import check_writable, write_atomic
@@ -52,7 +53,7 @@ def write_pages(trainer: "BaseTrainer", images: str, layers: str, channels: int)
 
     dataset, _ = trainer.test_set
     chosen = choose_images(dataset.samples, images, trainer.run_dir)
-    teacher, _ = trainer.features(dataset[chosen[0]]["image"][None])
+    teacher, _ = trainer.features(as_seen(dataset).batch([0])["image"])
     levels = choose_levels(layers, len(teacher))
     folder = trainer.run_dir / "features"
     for index in progress(chosen, "pages"):
@@ -67,14 +68,20 @@ def write_pages(trainer: "BaseTrainer", images: str, layers: str, channels: int)
 
 
 def look(trainer: "BaseTrainer", dataset: "ImageDataset", index: int) -> "ImageView":
-    """Everything that the pages of one test image show, on the CPU."""
+    """Everything that the pages of one test image show, on the CPU; of a large image, the tile with the highest value.
+
+    Outside of a region of interest the map is lowest.
+    """
     from torch.nn.functional import normalize, pad
 
+    from datasets.regions import lowest_outside
     from evaluation.feature_pages import ImageView, LevelView, channel_importance, level_shares
     from evaluation.pictures import shown, shown_aspect
     from utils.config import joined
 
-    sample, item = dataset.samples[index], dataset[index]
+    sample, item, place, aspect = dataset.samples[index], dataset[index], "", 1.0
+    if dataset.tiles:
+        item, place, aspect = highest_tile(trainer, dataset, item)
     size, box = item["image"].shape[-2:], item["inside"].tolist()
     detector = trainer.detector
     teacher, student = trainer.features(item["image"][None])
@@ -90,16 +97,47 @@ def look(trainer: "BaseTrainer", dataset: "ImageDataset", index: int) -> "ImageV
         placed = pad(distance[0, 0].float().cpu(), [detector.margin] * 4)
         maps = (part(m, box, size) for m in (t[0].cpu(), s[0].cpu(), placed))
         levels.append(LevelView(references[k], *maps, importance.cpu(), share))
+    final = part(final[0, 0].cpu(), box, size).numpy()
+    if item["region"] is not None:
+        final = lowest_outside(final, item["region"][box[0] : box[2], box[1] : box[3]])
     return ImageView(
-        title=f"{trainer.config.obj} · {sample.defect_type} / {sample.path.stem}",
+        title=f"{trainer.config.obj} · {sample.defect_type} / {sample.path.stem}{place}",
         method=f"{trainer.config.distillType} · {joined(trainer.config.backbone)}",
-        aspect=shown_aspect(sample.path, dataset.fit),
+        aspect=shown_aspect(sample.path, dataset.fit, aspect),
         image=shown(part(item["image"], box, size).numpy()),
         mask=part(item["mask"], box, size).numpy(),
-        final=part(final[0, 0].cpu(), box, size).numpy(),
+        final=final,
         normal=trainer.metadata.get("normal"),
         levels=levels,
     )
+
+
+def highest_tile(
+    trainer: "BaseTrainer", dataset: "ImageDataset", item: dict[str, Any]
+) -> tuple[dict[str, Any], str, float]:
+    """The tile of an image with the highest value: as an item, where it is, and its aspect ratio by the image's.
+
+    Padding and what is outside of a region of interest do not count.
+    """
+    import torch
+
+    top, left, bottom, right = item["inside"].tolist()
+    counts = torch.zeros(item["mask"].shape, dtype=torch.bool)
+    counts[top:bottom, left:right] = True
+    if item["region"] is not None:
+        counts &= torch.from_numpy(item["region"])
+    best = (-math.inf, 0)
+    for k, (image, part) in enumerate(zip(dataset.tiles.cut(item["image"]), dataset.tiles.cut(counts), strict=True)):
+        if part.any():
+            best = max(best, (trainer.anomaly_map(image[None])[0, 0].cpu()[part].max().item(), k))
+    rows, columns = dataset.tiles.places[best[1]]
+    box = (max(top, rows.start), max(left, columns.start), min(bottom, rows.stop), min(right, columns.stop))
+    aspect = (box[3] - box[1]) * (bottom - top) / ((box[2] - box[0]) * (right - left))
+    inside = torch.tensor(box) - torch.tensor([rows.start, columns.start] * 2)
+    region = None if item["region"] is None else item["region"][rows, columns]
+    found = {"image": item["image"][:, rows, columns], "mask": item["mask"][rows, columns]}
+    place = f" · from row {rows.start}, column {columns.start}"
+    return found | {"inside": inside, "region": region}, place, aspect
 
 
 def part(maps: "Tensor", box: "Box", size: "Sequence[int]") -> "Tensor":

@@ -17,7 +17,7 @@ from deploy.export_graph import Graphs, on_cpu
 from deploy.predictor import Predictor
 from deploy.runtime import ExportedModel
 from deploy.runtime.metadata import Metadata
-from engine.device import Compute
+from engine.device import DTYPES, Compute
 from engine.scoring import AnomalyMaps
 from evaluation.calibration import Calibration, described
 from evaluation.report import Tested, evaluate
@@ -25,6 +25,7 @@ from evaluation.score import CALIBRATION
 from utils.errors import UserError
 from utils.files import check_writable, replacing
 
+PRECISIONS = {dtype: name for name, dtype in DTYPES.items()}
 SIZES = ("img_size", "crop_size", "tile")  # of TrainingData
 
 
@@ -66,7 +67,8 @@ class Export:
             model.save(folder, metadata)
             exported, found = ExportedModel(folder), []
             tested = evaluate(self.data.test.samples, self._compared(exported, found), self.data.notes)
-            card.write_card(folder, self._card(folder, exported, differences(found, self.precision), tested))
+            check = differences(found, self.precision, PRECISIONS[self.trainer.compute.dtype])
+            card.write_card(folder, self._card(folder, exported, check, tested))
         return card.read_card(out)
 
     def _metadata(self) -> Metadata:
@@ -79,7 +81,11 @@ class Export:
             "is a picture's score only without padding and tiles",
         }
         options = {key: (size := getattr(self.options, key)) and list(size) for key in SIZES}
-        options |= {"fit": self.options.fit, "overlap": self.options.overlap, "batch_size": self.predictor.batch_size}
+        options |= {
+            "fit": self.options.fit,
+            "overlap": self.options.overlap,
+            "batch_size": min(self.options.batch_size, 16),
+        }
         rates = (self.config.false_reject_rate, self.config.review_rate)
         roi = self.predictor.roi and self.predictor.roi.text()
         return Metadata(options, self.predictor.normal, *rates, self.precision, about, roi)

@@ -99,16 +99,16 @@ def shown(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image.transpose(1, 2, 0))
 
 
-def shown_aspect(path: Path, fit: Fit) -> float:
+def shown_aspect(path: Path, fit: Fit, tile: float = 1.0) -> float:
     """Width / height, in the original picture, of the part that is left after resize and crop.
 
-    The aspect of the resized image if the file can no longer be read.
+    The aspect of the resized image if the file can no longer be read. `tile` is how much a tile is wider than all.
     """
     try:
         size = original_size(path)
     except Exception:  # errors differ by format; a picture must not end the test
         size = fit.img_size
-    return min(max(fit.aspect(size), 1 / FLATTEST), FLATTEST)
+    return min(max(tile * fit.aspect(size), 1 / FLATTEST), FLATTEST)
 
 
 def original_size(path: Path) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from engine.loading import training_batches
 from tests.conftest import SMALL, small, write_mvtec
 from trainer import TRAINERS, build_trainer
 from utils.errors import UserError
+from visualization import highest_tile, look
 
 WIDE = 1.5  # an image is wider than a tile by this factor: two tiles
 
@@ -96,6 +97,23 @@ def test_sizes_are_checked_for_tiles(few, tmp_path):
         build_trainer(tiled("st", few, tmp_path, {"tile": [64, 128]}))
     with pytest.raises(UserError, match=r"sigma 80 is wider than the image \(tile 64\)"):
         build_trainer(tiled("st", few, tmp_path, {"sigma": 80}))
+
+
+def test_pages_of_features_show_the_tile_with_the_highest_value(few, tmp_path):
+    trainer = build_trainer(tiled("st", few, tmp_path, {"img_size": [64, 128]}))
+    trainer.train()
+    dataset = trainer.test_set[0]
+    item = dataset[1]  # with a defect
+    tiles = dataset.tiles.cut(item["image"])
+    highest = max(range(len(tiles)), key=lambda k: trainer.anomaly_map(tiles[k][None]).max())
+    view = look(trainer, dataset, 1)
+    column = dataset.tiles.places[highest][1].start
+    assert view.final.shape == (64, 64) and view.title.endswith(f"from row 0, column {column}")
+    assert (view.image == tiles[highest].permute(1, 2, 0).numpy()).all()
+    assert view.aspect == pytest.approx(0.5)  # the file is square, and a tile is half of it
+    region = np.broadcast_to(np.arange(128) < 20, (64, 128)).copy()  # only the first tile has a part of it
+    found, place, _ = highest_tile(trainer, dataset, item | {"region": region})
+    assert place == " · from row 0, column 0" and found["region"].sum() == 64 * 20
 
 
 def test_an_interrupted_training_with_other_tiles_is_another_one(few, tmp_path):
