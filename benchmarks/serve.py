@@ -1,10 +1,10 @@
 """Load test of deploy/serve.py: clients on this machine, each with a connection of its own.
 
-    python3 benchmarks/serve.py RUN FOLDER [--clients 1 4 16] [--seconds 10]
+    python3 benchmarks/serve.py (RUN | --model DIR) FOLDER [--clients 1 4 16] [--seconds 10]
 
-A client sends the images of FOLDER one after another, each when the last one is answered. RUN is what the server is
-given: a run, or --model=DIR. In the last row there are four clients for each place in the queue: status 503 is then an
-answer, after which a client waits a moment. A request without an answer is lost, and ends with exit code 1.
+A client sends the images of FOLDER one after another, each when the last one is answered. In the last row there are
+four clients for each place in the queue: status 503 is then an answer, after which a client waits a moment. A request
+without an answer is lost, and ends with exit code 1.
 """
 
 import argparse
@@ -52,7 +52,8 @@ class Load(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("run", nargs="?", metavar="RUN", help="a finished run")
+    parser.add_argument("--model", metavar="DIR", help="a folder written by export.py, in place of RUN")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="images that clients send")
     parser.add_argument("--clients", type=whole_number(1, 10_000), nargs="+", default=[1, 4, 16])
     parser.add_argument("--seconds", type=float, default=10)
@@ -60,10 +61,10 @@ def main() -> None:
     bodies = [path.read_bytes() for path in list_images_below(args.folder)]
     if not bodies:
         raise UserError(f"FOLDER: there are no images in {args.folder}")
-    lost = 0
+    lost, model = 0, [args.run] * (args.run is not None) + ["--model", args.model] * (args.model is not None)
     print("| clients | pictures per second | p50, ms | p95, ms | 503 | other | lost |\n|---|---|---|---|---|---|---|")
     for queue, counts in ((max(args.clients), args.clients), (SMALL, [4 * SMALL])):
-        with served(args.run, queue) as port:
+        with served(model, queue) as port:
             load(port, bodies, 1, min(1, args.seconds))  # the first pictures are slower
             for count in counts:
                 found = load(port, bodies, count, args.seconds)
@@ -73,15 +74,15 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def served(name: str, queue: int) -> Iterator[int]:
+def served(model: list[str], queue: int) -> Iterator[int]:
     """The port of a server in a process of its own."""
     env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
-    command = [*COMMAND, name, "--port", "0", "--queue", str(queue)]
+    command = [*COMMAND, *model, "--port", "0", "--queue", str(queue)]
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
         try:
             port = re.search(r"listening on \S+:(\d+)", process.stdout.readline())
             if not port:
-                raise UserError(f"RUN: the server for {name} did not start; see above")
+                raise UserError(f"RUN, --model: the server did not start; see above")
             yield int(port[1])
         finally:
             process.terminate()

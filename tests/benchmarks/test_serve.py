@@ -48,9 +48,9 @@ def test_a_request_without_an_answer_is_lost(monkeypatch):
     assert found.statuses == {0: 2} and found.row("2").endswith("| 0 | 0 | 2 |")
 
 
-def test_a_server_that_does_not_start_is_named(tmp_path, monkeypatch):
+def test_a_server_that_does_not_start_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(serve, "COMMAND", [sys.executable, "-c", "print('error: no such run')"])
-    with pytest.raises(UserError, match="the server for nowhere did not start"), serve.served("nowhere", 4):
+    with pytest.raises(UserError, match="the server did not start"), serve.served(["nowhere"], 4):
         pass
 
 
@@ -61,6 +61,6 @@ def test_a_run_in_a_process_of_its_own_is_served(tmp_path, config, tiny_mvtec):
     trainer = build_trainer(config("st", {"epochs": 1}))
     trainer.train()
     bodies = [path.read_bytes() for path in (tiny_mvtec / "part/test/good").iterdir()]
-    with serve.served(str(trainer.run_dir), 8) as port:
+    with serve.served([str(trainer.run_dir)], 8) as port:
         found = serve.load(port, bodies, 2, 0.5)
     assert set(found.statuses) == {200}
