@@ -58,10 +58,12 @@ def main() -> None:
     parser.add_argument("--clients", type=whole_number(1, 10_000), nargs="+", default=[1, 4, 16])
     parser.add_argument("--seconds", type=float, default=10)
     args = parser.parse_args()
+    if (args.run is None) == (args.model is None):
+        raise UserError("give RUN or --model DIR")
     bodies = [path.read_bytes() for path in list_images_below(args.folder)]
     if not bodies:
         raise UserError(f"FOLDER: there are no images in {args.folder}")
-    lost, model = 0, [args.run] * (args.run is not None) + ["--model", args.model] * (args.model is not None)
+    lost, model = 0, [args.run] if args.model is None else ["--model", args.model]
     print("| clients | pictures per second | p50, ms | p95, ms | 503 | other | lost |\n|---|---|---|---|---|---|---|")
     for queue, counts in ((max(args.clients), args.clients), (SMALL, [4 * SMALL])):
         with served(model, queue) as port:
@@ -82,7 +84,7 @@ def served(model: list[str], queue: int) -> Iterator[int]:
         try:
             port = re.search(r"listening on \S+:(\d+)", process.stdout.readline())
             if not port:
-                raise UserError(f"RUN, --model: the server did not start; see above")
+                raise UserError("RUN, --model: the server did not start; see above")
             yield int(port[1])
         finally:
             process.terminate()
