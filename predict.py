@@ -44,7 +44,7 @@ def main() -> None:
         "--maps",
         choices=["npy", "tiff"],
         help="also write every anomaly map, as 32-bit floats in its picture's size, below DIR/raw_maps; "
-        "where crop_size cut the picture off, it is -inf",
+        "where crop_size cut the picture off, and outside of roi, it is -inf",
     )
     parser.add_argument(
         "--watch",

@@ -81,10 +81,15 @@ def flags() -> argparse.ArgumentParser:
         help="requests must have the header 'Authorization: Bearer TOKEN'; "
         f"others on this machine can see it in the command line, but not in the environment variable {TOKEN}",
     )
-    for flag, default, what in (
-        ("--queue", 64, "requests that wait or are answered at once; more get status 503"),
-        ("--max-bytes", 32_000_000, "of a picture's file; larger ones get status 413"),
-        ("--max-pixels", 50_000_000, "of a picture; larger ones get status 400"),
+    for flag, default, what in zip(
+        ("--queue", "--max-bytes", "--max-pixels"),
+        Limits(),
+        (
+            "requests that wait or are answered at once; more get status 503",
+            "of a picture's file; larger ones get status 413",
+            "of a picture; larger ones get status 400",
+        ),
+        strict=True,
     ):
         number = whole_number(1, 10**12)
         parser.add_argument(flag, type=number, default=default, metavar="N", help=f"{what} (default: {default:,})")
