@@ -12,11 +12,20 @@ from evaluation.score import Scored, image_score
 from utils.errors import UserError
 from utils.progress import progress
 
+TINY = float(np.finfo(np.float32).tiny)
 # Images [3,h,w] uint8 or uint16 -> maps [B,h,w] float32; of large ones, tiles.
 MapsOf = Callable[[Sequence[np.ndarray]], np.ndarray]
 # How far maps and scores may be from those of PyTorch in float32, as shares of an image's highest value, or of the
 # median image's if that is higher. Measured with trained students: docs/export.md.
 LIMITS = {"fp32": 1e-4, "bf16": 0.03, "int8": 0.05}
+LIMITS["fp16"] = LIMITS["bf16"]  # of a run; no export has it
+
+
+class Verdict(NamedTuple):
+    """What becomes of an image, and how far its score is from the next threshold, as a share of that threshold."""
+
+    decision: str | None
+    distance: float
 
 
 class Found(NamedTuple):
@@ -26,7 +35,7 @@ class Found(NamedTuple):
     highest: float  # absolute value of PyTorch's map
     map_difference: float
     scores: tuple[float, float]
-    decisions: tuple[str | None, str | None]
+    verdicts: tuple[Verdict, Verdict]  # by the run and by the exported model
 
 
 class Judged(NamedTuple):
@@ -35,8 +44,13 @@ class Judged(NamedTuple):
     maps_of: MapsOf
     calibration: Calibration | None
 
-    def decision(self, anomaly_map: np.ndarray) -> str | None:
-        return self.calibration and self.calibration.decision(self.calibration.p_value(image_score(anomaly_map)))
+    def verdict(self, anomaly_map: np.ndarray) -> Verdict:
+        score, calibration = image_score(anomaly_map), self.calibration
+        if calibration is None:
+            return Verdict(None, np.inf)
+        thresholds = {calibration.threshold, calibration.limit}
+        distance = min(abs(score - each) / max(abs(each), TINY) for each in thresholds)
+        return Verdict(calibration.decision(calibration.p_value(score)), distance)
 
 
 def scored(maps_of: MapsOf, dataset: ImageDataset, size: int, what: str) -> Iterator[Scored]:
@@ -67,7 +81,7 @@ def compare(
                     float(np.abs(wanted.anomaly_map).max()),
                     float(np.abs(here.anomaly_map - wanted.anomaly_map).max()),
                     (image_score(wanted.anomaly_map), image_score(here.anomaly_map)),
-                    (run.decision(decided.anomaly_map), exported.decision(here.anomaly_map)),
+                    (run.verdict(decided.anomaly_map), exported.verdict(here.anomaly_map)),
                 )
             )
             yield here
@@ -85,12 +99,16 @@ def _scored(index: int, part: Pixels, anomaly_map: np.ndarray) -> Scored:
     return Scored.cut(index, part.image, part.mask, anomaly_map, part.inside, part.region)
 
 
-def differences(found: Sequence[Found], precision: str) -> dict[str, Any]:
-    """The largest differences, for the card. Raises UserError that says where they are above the limit."""
+def differences(found: Sequence[Found], precision: str, of_run: str) -> dict[str, Any]:
+    """The largest differences, for the card. Raises UserError that says where they are above the limit.
+
+    A decision may be another one only if both scores are within the limit from a threshold, where no two precisions
+    agree always; `of_run` is the precision in which the run decides.
+    """
     typical, limit = float(np.median([each.highest for each in found])), LIMITS[precision]
 
     def share(each: Found, value: float) -> float:
-        return value / max(each.highest, typical, np.finfo(np.float32).tiny)
+        return value / max(each.highest, typical, TINY)
 
     maps = [share(each, each.map_difference) for each in found]
     scores = [share(each, abs(each.scores[1] - each.scores[0])) for each in found]
@@ -103,17 +121,29 @@ def differences(found: Sequence[Found], precision: str) -> dict[str, Any]:
                 f"{100 * largest:.2g} % of its highest value (score {worst.scores[1]:.6g}, with PyTorch "
                 f"{worst.scores[0]:.6g}); with --precision {precision} at most {100 * limit:.2g} % is accepted"
             )
-    other = [each for each in found if each.decisions[0] != each.decisions[1]]
-    if other:
-        raise UserError(
-            f"the exported model decides otherwise than the run on {len(other)} of {len(found)} images: "
-            f"{other[0].path} is '{other[0].decisions[1]}', by the run '{other[0].decisions[0]}' (score "
-            f"{other[0].scores[1]:.6g}, with PyTorch {other[0].scores[0]:.6g}); try another --precision or rate"
-        )
     return {
         "images": len(found),
         "map_difference": max(maps),
         "score_difference": max(scores),
         "limit": limit,
-        "decisions": "the same on all images" if found[0].decisions[0] else "none: the run has no calibration",
+        **_decisions(found, max(limit, LIMITS[of_run])),
     }
+
+
+def _decisions(found: Sequence[Found], near: float) -> dict[str, Any]:
+    other = [each for each in found if len({verdict.decision for verdict in each.verdicts}) > 1]
+    for each in other:
+        run, exported = each.verdicts
+        if max(run.distance, exported.distance) > near:
+            raise UserError(
+                f"the exported model decides otherwise than the run: {each.path} is '{exported.decision}', by the run "
+                f"'{run.decision}', and its score is not within {100 * near:.2g} % of the threshold (score "
+                f"{each.scores[1]:.6g}, with PyTorch {each.scores[0]:.6g})"
+            )
+    if found[0].verdicts[0].decision is None:
+        words = "none, because the run has no calibration"
+    elif not other:
+        words = "the same on all images"
+    else:
+        words = f"other ones on {len(other)} images whose scores are within {100 * near:.2g} % of the threshold"
+    return {"decisions": words, "other_decisions": [each.path for each in other]}

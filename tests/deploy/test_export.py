@@ -14,9 +14,10 @@ import calibrate
 import deploy.runtime.model
 from deploy import export_data, export_formats, export_graph, export_int8
 from deploy.export import check_free
-from deploy.export_check import LIMITS, Found, differences
+from deploy.export_check import LIMITS, Found, Judged, Verdict, differences
 from deploy.predictor import Predictor
 from deploy.runtime import ExportedModel
+from evaluation.calibration import Calibration
 from evaluation.score import CALIBRATION, HELD_OUT
 from tests.conftest import draw_defect, draw_good, write_image
 from tests.deploy.conftest import trained
@@ -252,30 +253,46 @@ def test_what_is_impossible_is_said_before_anything_is_computed(run_folder, expo
         export("nowhere", tmp_path / "out", "onnx", "int8")
 
 
-def found(score=1.0, difference=0.0, decisions=("accept", "accept"), path="a.png"):
-    return Found(path, 1.0, difference, (1.0, score), decisions)
+def found(score=1.0, difference=0.0, decisions=("accept", "accept"), distance=0.5, path="a.png"):
+    return Found(path, 1.0, difference, (1.0, score), tuple(Verdict(each, distance) for each in decisions))
 
 
 def test_differences_say_where_they_are():
     usual = [found() for _ in range(4)]
-    assert differences([*usual, found(1 - 5e-5, 8e-5)], "fp32") == {
+    assert differences([*usual, found(1 - 5e-5, 8e-5)], "fp32", "fp32") == {
         "images": 5,
         "map_difference": pytest.approx(8e-5),
         "score_difference": pytest.approx(5e-5),
         "limit": LIMITS["fp32"],
         "decisions": "the same on all images",
+        "other_decisions": [],
     }
     for other, expected in (
         (found(0.98, path="b.png"), "the score of b.png differs by 2 % .*score 0.98, with PyTorch 1"),
         (found(difference=0.3, path="c.png"), "the anomaly map of c.png differs by 30 %"),
         (found(float("nan"), path="d.png"), "the score of d.png"),
-        (
-            found(decisions=("accept", "reject"), path="e.png"),
-            "on 1 of 5 images: e.png is 'reject', by the run 'accept'",
-        ),
     ):
         with pytest.raises(UserError, match=expected):
-            differences([*usual, other], "fp32")
+            differences([*usual, other], "fp32", "fp32")
+
+
+def test_the_distance_is_that_to_the_next_threshold():
+    judged = Judged(None, Calibration([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0], 0.1, 0.3))  # 1 and 0.7
+    for score, decision, distance in ((0.35, "accept", 0.5), (0.77, "review", 0.1), (1.2, "reject", 0.2)):
+        found = judged.verdict(np.full((2, 2), score, np.float32))
+        assert found.decision == decision and found.distance == pytest.approx(distance, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("precision", "of_run"), [("int8", "fp32"), ("bf16", "bf16"), ("fp32", "bf16"), ("fp32", "fp32")]
+)
+def test_decisions_may_differ_only_at_the_threshold(precision, of_run):
+    limit = max(LIMITS[precision], LIMITS[of_run])
+    usual, other = [found() for _ in range(4)], ("accept", "reject")
+    near = differences([*usual, found(decisions=other, distance=0.9 * limit, path="near.png")], precision, of_run)
+    assert near["other_decisions"] == ["near.png"] and near["decisions"].startswith("other ones on 1 images")
+    with pytest.raises(UserError, match="far.png is 'reject', by the run 'accept', and its score is not within"):
+        differences([*usual, found(decisions=other, distance=1.1 * limit, path="far.png")], precision, of_run)
 
 
 # EfficientAD needs 256 px and DBFAD 96.
