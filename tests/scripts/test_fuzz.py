@@ -177,11 +177,11 @@ def wrong_flag(rng: random.Random) -> Case:
 def wrong_job(rng: random.Random) -> Case:
     """A wrong value in a recipe for a teacher."""
     recipe = rng.choice(list(RECIPES))
-    file = {"classify": "resnet18", "distil": "pdn_small"}[recipe]
+    file = next(file for name, file, _ in recipes("configs/teachers", "recipe") if name == recipe)
     fields = RECIPES[recipe].Options.model_fields
     key = rng.choice(list(fields))
     value = pick_value(rng, fields[key], key, JOB_TEXT)
-    words = ["--config", f"{REPO}/configs/teachers/{file}.yaml", f"{key}={value}"]
+    words = ["--config", f"{REPO}/{file}", f"{key}={value}"]
     return Case(pretrain, words, [key, value or key])
 
 
