@@ -1,5 +1,7 @@
 """Connected parts of a mask."""
 
+import tracemalloc
+
 import cv2
 import numpy as np
 import pytest
@@ -19,3 +21,14 @@ def test_connected_parts_are_those_of_opencv(seed, share):
 
 def test_an_empty_mask_has_no_parts():
     assert connected_parts(np.zeros((3, 4), bool)) == []
+
+
+def test_many_parts_of_a_large_map_take_little_memory():
+    """A mask for each of them would be 10 GB."""
+    mask = np.zeros((1000, 1000), bool)
+    mask[::10, ::10] = True
+    tracemalloc.start()
+    parts = connected_parts(mask)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(parts) == 10_000 and all(len(rows) == 1 for rows, _ in parts) and peak < 30e6
