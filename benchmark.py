@@ -1,0 +1,123 @@
+"""Compare methods, categories, teachers and seeds on one data set, with ordinary runs."""
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils.command import Flags, run, whole_number
+from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from engine.cells import Cell
+
+SOME_FAILED = 3  # exit code
+DEMO = Path("demo_data")
+
+
+def main() -> None:
+    args = flags()
+
+    from datasets.demo import CATEGORIES
+    from engine.cells import categories, plan, run_cells
+    from evaluation import tables
+    from utils.console import note, say
+    from utils.cores import allowed_cores
+    from utils.files import check_writable, write_csv, write_text
+    from utils.progress import progress
+
+    demo = args.data_path == DEMO and args.obj == ["all"]  # its runs draw it
+    names = list(CATEGORIES) if demo else categories(args.data_path, args.obj)
+    check_writable(args.save_path, "--save_path")
+    cells = plan(args.methods, names, args.teachers, args.seeds, args.data_path, args.save_path, args.words)
+    jobs = min(args.jobs or allowed_cores(), len(cells))
+    waiting = [cell for cell in cells if not cell.finished()]
+    say(f"{len(cells)} runs, {len(cells) - len(waiting)} of them finished; {jobs} at once")
+    failed = 0
+    with backend(args), progress(None, "runs", len(cells)) as bar:
+        bar.update(len(cells) - len(waiting))
+        for cell, error in run_cells(waiting, jobs, max(1, allowed_cores() // jobs)):
+            bar.update()
+            if error:
+                failed += 1
+                note(f"{cell.name}: {error}")
+    results = [tables.result_of(*cell[:4], *found) for cell in cells if (found := measured(cell))]
+    if results:
+        rows = tables.as_rows(tables.lines(results))
+        write_csv(args.save_path / "benchmark.csv", rows[0], rows[1:])
+        write_text(args.save_path / "benchmark.md", tables.markdown(rows))
+        write_text(args.save_path / "benchmark.tex", tables.latex(rows))
+        say(tables.markdown(rows))
+        say(f"means and standard deviations over the seeds: {args.save_path}/benchmark.csv, .md and .tex")
+    if failed:
+        say(f"{failed} of {len(cells)} runs failed; the same command tries only them again")
+        sys.exit(SOME_FAILED)
+
+
+def flags() -> argparse.Namespace:
+    parser = Flags(description=__doc__)
+    parser.add_argument("--methods", nargs="+", required=True, metavar="METHOD", help="such as st rd")
+    parser.add_argument("--obj", nargs="+", default=["all"], metavar="CATEGORY", help="categories (default: all)")
+    parser.add_argument(
+        "--teachers",
+        nargs="+",
+        default=["default"],
+        metavar="TEACHER",
+        help="BACKBONE=WEIGHTS, such as tf_efficientnet_lite0.in1k=imagenet, or only one of both (default: that of the "
+        "method's file)",
+    )
+    parser.add_argument("--seeds", type=whole_number(1, 1000), default=3, help="seeds 0, 1, ... (default: %(default)s)")
+    parser.add_argument("--data_path", type=Path, default=DEMO, help="folder of categories (default: the demo data)")
+    parser.add_argument("--save_path", type=Path, default=Path("results/benchmark"), help="(default: %(default)s)")
+    parser.add_argument("--jobs", type=whole_number(1, 10_000), help="runs at once (default: one per core)")
+    parser.add_argument(
+        "--backend", choices=["loky", "dask", "ray"], default="loky", help="of joblib: local processes, or a cluster"
+    )
+    parser.add_argument("--address", help="of the cluster's scheduler; without it a local one is started")
+    parser.add_argument("words", nargs="*", metavar="key=value", help="for every run, such as TrainingData.epochs=50")
+    args = parser.parse_intermixed_args()
+    if wrong := [word for word in args.words if "=" not in word]:
+        raise UserError(f"command line: {wrong[0]!r} is not of the form key=value")
+    args.data_path = args.data_path if args.data_path == DEMO else args.data_path.absolute()
+    args.save_path = args.save_path.absolute()
+    return args
+
+
+@contextlib.contextmanager
+def backend(args: argparse.Namespace) -> Iterator[None]:
+    """joblib's backend. A cluster's machines must see the toolkit and the data in the same places."""
+    import joblib
+
+    with contextlib.ExitStack() as stack:
+        try:
+            if args.backend == "dask":
+                from dask.distributed import Client
+
+                stack.enter_context(Client(args.address) if args.address else Client(n_workers=args.jobs))
+            elif args.backend == "ray":
+                import ray
+                from ray.util.joblib import register_ray
+
+                ray.init(address=args.address, num_cpus=None if args.address else args.jobs)
+                stack.callback(ray.shutdown)
+                register_ray()
+        except ImportError as error:
+            raise UserError(f"--backend {args.backend}: {error}: pip install -r requirements-cluster.txt") from None
+        stack.enter_context(joblib.parallel_config(backend=args.backend))
+        yield
+
+
+def measured(cell: "Cell") -> tuple[dict, dict] | None:
+    """The report of a finished cell, and what its process cost."""
+    from engine.cells import report_of
+
+    report = report_of(cell.folder) if cell.finished() else None
+    spent = cell.folder / "cell.json"
+    return report and (report, json.loads(spent.read_text(encoding="utf-8")) if spent.exists() else {})
+
+
+if __name__ == "__main__":
+    run(main)

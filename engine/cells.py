@@ -1,0 +1,184 @@
+"""Many runs, one after another or side by side: the cells of a comparison, ordinary runs in folders of their own."""
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from utils.command import ROOT, recipes
+from utils.config_file import read_config
+from utils.errors import UserError
+from utils.files import write_json
+
+LITE = "tf_efficientnet_lite"  # these networks profit from `border`
+ROUNDS = 3  # in which a cell is tried whose process was killed from outside
+END_WITH_PARENT = 1  # PR_SET_PDEATHSIG, see prctl(2)
+
+
+class Cell(NamedTuple):
+    """One run: a method, a category, a teacher, a seed."""
+
+    method: str
+    category: str
+    teacher: str
+    seed: int
+    file: str  # the method's recipe
+    words: tuple[str, ...]  # key=value words of all that this run changes in it
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.method} {self.category} {self.teacher} seed {self.seed}"
+
+    def finished(self) -> bool:
+        """Whether its folder has a tested run of these settings."""
+        report, wanted = report_of(self.folder), read_config(self.file, self.words)
+        if report is None:
+            return False
+        done = report["config"]
+        same = all(done.get(key) == value for key, value in wanted.items() if key not in ("TrainingData", "phase"))
+        return same and wanted["TrainingData"].items() <= done["TrainingData"].items()
+
+
+def report_of(folder: Path) -> dict | None:
+    """The contents of a run's metrics.json; None if there is none, or a damaged one."""
+    try:
+        return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def plan(
+    methods: Sequence[str],
+    categories: Sequence[str],
+    teachers: Sequence[str],
+    seeds: int,
+    data_path: Path,
+    save_path: Path,
+    words: Sequence[str] = (),
+) -> list[Cell]:
+    """The cells of all combinations, those of one category together. Raises UserError for an unknown method.
+
+    A teacher is `default`, that of the method's file, or BACKBONE=WEIGHTS, or only one of both. `words` are further
+    key=value words for every cell.
+    """
+    files = {method: str(ROOT / file) for method, file, _ in recipes("configs", "distillType")}
+    unknown = [method for method in methods if method not in files]
+    if unknown:
+        raise UserError(f"--methods: there is no method '{unknown[0]}' (there are: {', '.join(files)})")
+    cells = []
+    for category in categories:
+        for method in methods:
+            for teacher in teachers:
+                for seed in range(seeds):
+                    run = f"{teacher.replace('=', '-').replace('/', '_')}-{seed}"
+                    own = [f"data_path={data_path}", f"obj={category}", f"seed={seed}", f"save_path={save_path}"]
+                    own += [f"run={run}", *_teacher_words(teacher, read_config(files[method])), *words]
+                    folder = save_path / method / f"{category}-{run}"
+                    cells.append(Cell(method, category, teacher, seed, files[method], tuple(own), folder))
+    return cells
+
+
+def _teacher_words(teacher: str, recipe: dict) -> list[str]:
+    if teacher == "default":
+        return []
+    backbone, _, weights = teacher.rpartition("=") if "=" in teacher else (teacher, "", "")
+    if teacher in ("bundled", "imagenet", "random", "auto"):
+        backbone, weights = "", teacher
+    pair = isinstance(recipe["backbone"], list)
+    words = [f"backbone={f'[{backbone},{backbone}]' if pair else backbone}"] if backbone else []
+    words += [f"weights={weights}"] if weights else []
+    return words + (["TrainingData.border=1"] if backbone.startswith(LITE) else [])
+
+
+class Outcome(NamedTuple):
+    """What became of a cell: `error` is a sentence, None if it is finished."""
+
+    cell: Cell
+    error: str | None
+
+
+def run_cell(cell: Cell, threads: int, folder: Path) -> Outcome:
+    """Train and test in a process of its own, started in `folder`, unless the cell is finished.
+
+    Also writes cell.json: the seconds and the memory that it took.
+    """
+    if cell.finished():
+        return Outcome(cell, None)
+    words = [*cell.words, f"threads={threads}"]
+    if (cell.folder / "metrics.json").exists():  # of other settings
+        words.append("overwrite=true")
+    begin = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "trainNet.py"), "--config", cell.file, *words],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+        preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+    )
+    said = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0) if hasattr(os, "wait4") else (0, process.wait(), None)
+    if status:
+        return Outcome(cell, _reason(said, status))
+    spent = {"seconds": round(time.perf_counter() - begin, 1)}
+    if usage is not None:  # kilobytes on Linux, bytes on macOS
+        spent["peak_memory_mib"] = round(usage.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2))
+    write_json(cell.folder / "cell.json", spent)
+    return Outcome(cell, None)
+
+
+def _end_with_parent() -> None:
+    """A training must not go on, and keep its folder locked, when the process that counts it is killed."""
+    ctypes.CDLL(None).prctl(END_WITH_PARENT, 9)
+
+
+def _reason(said: str, status: int) -> str:
+    lines = [line for line in said.splitlines() if line.strip()]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return (errors or lines or [f"ended with status {status}"])[-1]
+
+
+def run_cells(cells: Sequence[Cell], jobs: int, threads: int) -> Iterator[Outcome]:
+    """Outcomes as they come, from `jobs` workers of the current joblib backend.
+
+    A worker that is killed loses nothing but time: its cell, and those it takes along, are tried again.
+    """
+    from joblib import Parallel, delayed
+
+    waiting = {cell.folder: cell for cell in cells}
+    for left in reversed(range(ROUNDS)):
+        parallel = Parallel(n_jobs=jobs, return_as=_return_as(), batch_size=1, pre_dispatch="all")
+        try:
+            for outcome in parallel(delayed(run_cell)(cell, threads, Path.cwd()) for cell in list(waiting.values())):
+                waiting.pop(outcome.cell.folder)
+                yield outcome
+            return
+        except Exception as error:  # of the backend: each has its own for a lost worker
+            if not left:
+                yield from (Outcome(cell, f"its worker was lost ({type(error).__name__})") for cell in waiting.values())
+
+
+def _return_as() -> str:
+    """Ray's backend gives all results at the end."""
+    from joblib.parallel import get_active_backend
+
+    return "generator_unordered" if get_active_backend()[0].supports_return_generator else "list"
+
+
+def categories(data_path: Path, wanted: Iterable[str]) -> list[str]:
+    """The wanted categories; `all` are those with good images to train on. Raises UserError if there are none."""
+    wanted = list(wanted)
+    if wanted != ["all"]:
+        return wanted
+    found = sorted(path.parent.parent.name for path in data_path.glob("*/train/good"))
+    if not found:
+        raise UserError(f"--data_path: no folder in {data_path} has train/good")
+    return found

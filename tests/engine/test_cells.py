@@ -1,0 +1,128 @@
+"""The cells of a comparison: which are planned, which are finished, and what becomes of one whose worker is killed."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import joblib
+import pytest
+
+from benchmark import backend
+from engine.cells import categories, plan, run_cell, run_cells
+from utils.errors import UserError
+
+SMALL = ["backbone=resnet18", "weights=random", "device=cpu", "out_indice=[1,2]", "TrainingData.epochs=1"]
+SMALL += ["TrainingData.batch_size=4", "TrainingData.img_size=64"]
+
+
+def cells_of(data, save, methods=("st",), objs=("part",), teachers=("default",), seeds=1, words=SMALL):
+    return plan(methods, objs, teachers, seeds, data, save, words)
+
+
+def test_cells_are_all_combinations_each_with_its_own_folder(tmp_path):
+    cells = cells_of(tmp_path, tmp_path, ["st", "rd"], ["a", "b"], ["default", "resnet18=bundled"], 3)
+    assert len(cells) == len({cell.folder for cell in cells}) == 24
+    assert [cell.category for cell in cells] == ["a"] * 12 + ["b"] * 12
+    assert cells[-1].folder == tmp_path / "rd/b-resnet18-bundled-2" and "seed=2" in cells[-1].words
+
+
+@pytest.mark.parametrize(
+    ("teacher", "method", "words"),
+    [
+        ("default", "st", []),
+        ("bundled", "st", ["weights=bundled"]),
+        ("resnet34", "rd", ["backbone=resnet34"]),
+        ("resnet18=a/b=c.pth", "rd", None),
+        ("tf_efficientnet_lite0.in1k=imagenet", "mixed", None),
+    ],
+)
+def test_a_teacher_is_a_backbone_and_weights(tmp_path, teacher, method, words):
+    (cell,) = cells_of(tmp_path, tmp_path, [method], teachers=[teacher], words=())
+    if words is None:
+        words = {
+            "rd": ["backbone=resnet18=a/b", "weights=c.pth"],
+            "mixed": [
+                "backbone=[tf_efficientnet_lite0.in1k,tf_efficientnet_lite0.in1k]",
+                "weights=imagenet",
+                "TrainingData.border=1",
+            ],
+        }[method]
+    assert list(cell.words[5:]) == words
+    assert cell.folder.parent == tmp_path / method
+
+
+def test_an_unknown_method_is_named(tmp_path):
+    with pytest.raises(UserError, match="--methods: there is no method 'xy' .*rnst"):
+        cells_of(tmp_path, tmp_path, ["st", "xy"])
+
+
+def test_all_categories_are_those_with_good_images(tmp_path, tiny_mvtec):
+    assert categories(tiny_mvtec, ["all"]) == ["part"] and categories(tmp_path, ["x", "y"]) == ["x", "y"]
+    with pytest.raises(UserError, match="--data_path: no folder in .* has train/good"):
+        categories(tmp_path, ["all"])
+
+
+def test_a_cell_is_a_run_that_is_done_once_and_one_that_fails_says_why(tmp_path, tiny_mvtec):
+    good, bad = cells_of(tiny_mvtec, tmp_path / "save", objs=["part", "gone"])
+    assert not good.finished()
+    with joblib.parallel_config(backend="threading"):
+        outcomes = {outcome.cell: outcome.error for outcome in run_cells([good, bad], 2, 1)}
+    assert outcomes[good] is None and "obj: " in outcomes[bad] and "'gone'" in outcomes[bad]
+    assert good.finished() and not bad.finished()
+    for name in ("student.safetensors", "metrics.json", "scores.csv", "cell.json"):
+        assert (good.folder / name).is_file()
+    written = (good.folder / "metrics.json").stat().st_mtime_ns
+    assert run_cell(good, 1, Path.cwd()).error is None
+    assert (good.folder / "metrics.json").stat().st_mtime_ns == written
+    (other,) = cells_of(tiny_mvtec, tmp_path / "save", words=[*SMALL, "TrainingData.lr=0.1"])
+    assert other.folder == good.folder and not other.finished()
+
+
+def trainings(save):
+    """Processes of trainNet.py that write below `save`, and the processes that wait for them."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().split(b"\0")
+            if f"save_path={save}".encode() in command:
+                status = (path.parent / "stat").read_text()
+                found[int(path.parent.name)] = int(status.rpartition(")")[2].split()[1])
+        except (OSError, IndexError):
+            continue
+    return found
+
+
+def kill_a_worker(save, killed):
+    """Kill the first worker that has a training; the training must not outlive it."""
+    own = {os.getpid()}
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        time.sleep(0.1)
+        for training, worker in trainings(save).items():
+            if worker not in own:
+                time.sleep(1)
+                os.kill(worker, signal.SIGKILL)
+                killed.append(training)
+                return
+
+
+BACKENDS = ["loky", "dask", "ray"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_cell_whose_worker_is_killed_is_done_again(tmp_path, tiny_mvtec, name):
+    cells, killed = cells_of(tiny_mvtec, tmp_path / "save", seeds=3), []
+    killer = threading.Thread(target=kill_a_worker, args=[tmp_path / "save", killed])
+    with backend(Namespace(backend=name, address=None, jobs=2)):
+        killer.start()
+        outcomes = list(run_cells(cells, 2, 1))
+    killer.join()
+    assert killed and {outcome.cell for outcome in outcomes} == set(cells)
+    assert [outcome.error for outcome in outcomes] == [None] * 3 and all(cell.finished() for cell in cells)
+    assert not trainings(tmp_path / "save")

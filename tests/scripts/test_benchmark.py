@@ -1,0 +1,40 @@
+"""benchmark.py: one command for many runs."""
+
+import csv
+
+import pytest
+
+import benchmark
+
+SMALL = ["backbone=resnet18", "weights=random", "device=cpu", "out_indice=[1,2]", "TrainingData.epochs=1"]
+SMALL += ["TrainingData.batch_size=4", "TrainingData.img_size=64"]
+
+
+def test_runs_are_compared_a_failed_one_is_told_and_the_next_call_repeats_only_that(workplace, call):
+    (workplace.path / "data/broken/train/good").mkdir(parents=True)
+    command = ["--methods", "st", "--seeds", "1", "--data_path", "data", "--save_path", "out", "--jobs", "1", *SMALL]
+    said = call(benchmark, *command)
+    assert said.code == 3 and "1 of 2 runs failed" in said.out
+    assert "st broken default seed 0: " in said.err and "no images to train on" in said.err
+    with (workplace.path / "out/benchmark.csv").open(newline="", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["category"], row["method"], row["seeds"]) == ("part", "st", "1") and float(row["image AUROC"]) >= 0
+    assert "| part | st | default | 1 |" in said.out
+    assert (workplace.path / "out/benchmark.tex").read_text().startswith(r"\begin{tabular}")
+    again = call(benchmark, *command)
+    assert again.code == 3 and "2 runs, 1 of them finished" in again.out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--methods", "xy"], "--methods: there is no method 'xy'"),
+        (["--methods", "st", "--data_path", "nowhere"], "--data_path: no folder in"),
+        (["--methods", "st", "--seeds", "0"], "must be a whole number from 1"),
+        (["--methods", "st", "--obj", "part", "--seeds", "1", "--", "epochs"], "'epochs' is not of the form key=value"),
+        ([], "--methods"),
+    ],
+)
+def test_a_mistake_is_one_sentence(workplace, call, words, expected):
+    said = call(benchmark, *words)
+    assert said.code == 2 and said.last.startswith("error: ") and expected in said.last
