@@ -6,15 +6,14 @@
 The methods are those of the files in configs/. Each run is `trainNet.py` with that file (images of 256 px, the
 method's optimizer and batch), except for the backbone, the teacher's weights and the number of epochs, which is the
 same for all methods on a set (EfficientAD counts steps: 2,000 of its 70,000). Teachers are the bundled ones, or the
-EfficientNet-Lite0 with ImageNet weights (and `border: 1`), which EfficientAD cannot use. A cell is the mean over the seeds and half of
-their spread. A finished run is not repeated, so an interrupted table continues; delete the folder of --save to measure
-again, also after every change of the code. Other programs on the machine make the times wrong.
+EfficientNet-Lite0 with ImageNet weights (and `border: 1`), which EfficientAD cannot use. A cell is the mean over the
+seeds and half of their spread. A finished run is not repeated, so an interrupted table continues; delete the folder of
+--save to measure again, also after every change of the code. Other programs on the machine make the times wrong.
 """
 
 import argparse
 import csv
 import itertools
-import json
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from engine.cells import finished, report_of
 from utils.config_file import read_config
 
 ROOT = Path(__file__).parents[1]
@@ -94,19 +94,6 @@ def run(method: str, name: str, teacher: str, seed: int, args: argparse.Namespac
         command = [sys.executable, "trainNet.py", "--config", config, *words, *replace]
         subprocess.run(command, cwd=ROOT, stdout=2, check=True)
     return folder
-
-
-def finished(folder: Path, wanted: dict) -> bool:
-    """Whether the folder has a tested run of this configuration."""
-    if not (folder / "metrics.json").is_file():
-        return False
-    done = report_of(folder)["config"]
-    same = {key: done.get(key) == value for key, value in wanted.items() if key not in ("TrainingData", "phase")}
-    return all(same.values()) and wanted["TrainingData"].items() <= done["TrainingData"].items()
-
-
-def report_of(folder: Path) -> dict:
-    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
 
 
 def row(name: str, folders: Sequence[Path]) -> str:

@@ -16,9 +16,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
-from benchmarks.methods import files, finished, report_of
+from benchmarks.methods import files
 from datasets.demo import CATEGORIES, DEFAULT_ROOT, ensure_demo
 from datasets.readers import mvtec
+from engine.cells import finished, report_of
 from engine.folder import RunFolder
 from trainer import TRAINERS, build_trainer
 from utils.config_file import check_config, read_config

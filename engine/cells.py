@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from utils.command import ROOT, recipes
 from utils.config_file import read_config
@@ -37,15 +37,20 @@ class Cell(NamedTuple):
 
     def finished(self) -> bool:
         """Whether its folder has a tested run of these settings."""
-        report, wanted = report_of(self.folder), read_config(self.file, self.words)
-        if report is None:
-            return False
-        done = report["config"]
-        same = all(done.get(key) == value for key, value in wanted.items() if key not in ("TrainingData", "phase"))
-        return same and wanted["TrainingData"].items() <= done["TrainingData"].items()
+        return finished(self.folder, read_config(self.file, self.words))
 
 
-def report_of(folder: Path) -> dict | None:
+def finished(folder: Path, wanted: dict[str, Any]) -> bool:
+    """Whether the folder has a tested run whose configuration has these values."""
+    report = report_of(folder)
+    if report is None:
+        return False
+    done = report["config"]
+    same = all(done.get(key) == value for key, value in wanted.items() if key not in ("TrainingData", "phase"))
+    return same and wanted["TrainingData"].items() <= done["TrainingData"].items()
+
+
+def report_of(folder: Path) -> dict[str, Any] | None:
     """The contents of a run's metrics.json; None if there is none, or a damaged one."""
     try:
         return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
