@@ -1,0 +1,147 @@
+"""How fast finished runs judge: PyTorch, torch.compile, ONNX Runtime and OpenVINO, side by side in one process.
+
+    python3 benchmarks/inference.py results/st/weave results/rd/weave [--seconds 3] [--paths pytorch-fp32 openvino-bf16]
+
+For each run, path, number of threads and batch: milliseconds per image (median and 95 %) from images at crop_size, 8
+bits, to their maps; how many times as fast as PyTorch in float32 (both medians); and the share of the machine's peak,
+which is a large matrix product by PyTorch in the same precision and with the same threads. int8 has no such product
+here. An export that does not keep the run's scores is refused by export.py, and its row says so. Nothing else should
+run on the machine.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import perf_counter
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from deploy.export import Export
+from deploy.runtime.engines import engine_of
+from deploy.runtime.model import unit_range
+from engine.device import Compute
+from engine.scoring import AnomalyMaps
+from trainer import open_run
+from utils.command import run
+from utils.cores import allowed_cores
+from utils.errors import UserError
+
+Maps = Callable[[np.ndarray], object]  # images [B,3,h,w] uint8 -> their maps
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PYTORCH = {"pytorch-fp32": ("fp32", False), "pytorch-bf16": ("bf16", False), "compile-fp32": ("fp32", True)}
+EXPORTS = {
+    "onnx-fp32": ("onnx", "fp32"),
+    "openvino-fp32": ("openvino", "fp32"),
+    "openvino-bf16": ("openvino", "bf16"),
+    "openvino-int8": ("openvino", "int8"),
+}
+FIRST = "pytorch-fp32"  # what all others are compared with
+BATCHES = (1, 8)
+SIDE = 2048  # of the matrices whose product is the peak
+WARM_UP, LEAST = 2, 5
+
+
+class Speed(NamedTuple):
+    """Seconds per image."""
+
+    median: float
+    most: float  # 95 % are faster
+
+
+def main() -> None:
+    args = flags()
+    counts = sorted({1, allowed_cores()})
+    peaks = {(name, threads): peak(dtype, threads) for name, dtype in PRECISIONS.items() for threads in counts}
+    for (name, threads), flops in peaks.items():
+        print(f"peak of {name} with {threads} thread(s): {flops / 1e9:.0f} GFLOP/s")
+    print("\n| run | path | threads | batch | ms per image | 95 % | times pytorch-fp32 | share of the peak |")
+    print("|---" * 8 + "|", flush=True)
+    for folder in args.runs:
+        print_run(folder, args, counts, peaks)
+
+
+def flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of finished runs")
+    parser.add_argument("--seconds", type=float, default=3.0, help="for each figure")
+    parser.add_argument("--paths", nargs="+", choices=[*PYTORCH, *EXPORTS], default=[*PYTORCH, *EXPORTS])
+    return parser.parse_args()
+
+
+def print_run(folder: Path, args: argparse.Namespace, counts: list[int], peaks: dict) -> None:
+    trainer = open_run(folder, ["device=cpu", "compile=false"])
+    size = trainer.options.input_size
+    with FlopCounterMode(display=False) as counter:
+        trainer.detector.eval()(torch.zeros(1, 3, *size))
+    slow = {}
+    with tempfile.TemporaryDirectory() as space:
+        for path in [FIRST, *(path for path in args.paths if path != FIRST)]:
+            try:
+                for threads, maps_of in functions(folder, path, counts, Path(space, path)):
+                    for batch in BATCHES:
+                        speed = measured(maps_of, batch, size, args.seconds)
+                        slow.setdefault((threads, batch), speed.median)
+                        share = counter.get_total_flops() / speed.median / peaks.get((path[-4:], threads), np.nan)
+                        print(
+                            f"| {folder} | {path} | {threads} | {batch} | {1000 * speed.median:.1f} "
+                            f"| {1000 * speed.most:.1f} | {slow[threads, batch] / speed.median:.1f} "
+                            f"| {f'{share:.0%}' if share == share else ''} |",
+                            flush=True,
+                        )
+            except UserError as error:
+                print(f"| {folder} | {path} | {error} | | | | | |", flush=True)
+
+
+def functions(folder: Path, path: str, counts: list[int], space: Path) -> Iterator[tuple[int, Maps]]:
+    """For each number of threads, what computes maps. Raises UserError for an export that is refused."""
+    if path in EXPORTS:
+        kind, precision = EXPORTS[path]
+        Export(folder, kind, precision, None, ["device=cpu"]).write(space)
+    for threads in counts:
+        torch.set_num_threads(threads)
+        if path in EXPORTS:
+            engine = engine_of(space, threads)
+            yield threads, lambda images, engine=engine: engine(unit_range(images))
+        else:
+            precision, compiled = PYTORCH[path]
+            detector = open_run(folder, ["device=cpu", f"precision={precision}"]).detector
+            compute = Compute(torch.device("cpu"), PRECISIONS[precision], compiled)
+            if compiled:
+                detector.student.compile()
+            maps = AnomalyMaps(detector, compute)
+            yield threads, lambda images, maps=maps: maps(torch.from_numpy(images))
+
+
+def measured(maps_of: Maps, batch: int, size: tuple[int, int], seconds: float) -> Speed:
+    images = np.random.default_rng(0).integers(0, 256, (batch, 3, *size), dtype=np.uint8)
+    for _ in range(WARM_UP):
+        maps_of(images)
+    times = []
+    while len(times) < LEAST or sum(times) < seconds:
+        begin = perf_counter()
+        maps_of(images)
+        times.append(perf_counter() - begin)
+    return Speed(*(np.quantile(times, [0.5, 0.95]) / batch))
+
+
+def peak(dtype: torch.dtype, threads: int) -> float:
+    """Operations per second of a product of two matrices, a multiplication and an addition counting as two."""
+    torch.set_num_threads(threads)
+    left, right = (torch.randn(SIDE, SIDE).to(dtype) for _ in range(2))
+    times = []
+    for _ in range(6):
+        begin = perf_counter()
+        left @ right
+        times.append(perf_counter() - begin)
+    return 2 * SIDE**3 / min(times[1:])
+
+
+if __name__ == "__main__":
+    run(main)
