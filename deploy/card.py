@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from engine.machine import hardware
+from engine.threads import free_cores
 from evaluation.report import LABELS
 from models.detector import Detector
 from models.teachers.teacher import Teacher, pretrained_cfg
@@ -100,7 +101,7 @@ def surroundings() -> dict[str, Any]:
             versions[name] = version(name)
         except PackageNotFoundError:  # optional
             continue
-    return {"hardware": hardware(torch.device("cpu")), "versions": versions}
+    return {"hardware": hardware(torch.device("cpu")), "free_cores": free_cores(), "versions": versions}
 
 
 def file_sizes(folder: Path) -> dict[str, int]:
@@ -178,7 +179,7 @@ def _costs(card: dict[str, Any]) -> list[str]:
         *speed,
         f"{card['model']['macs'] / 1e9:.2f} thousand million multiply-accumulate operations for an image",
         *(f"{name}: {size / 1e6:.2f} MB" for name, size in card["files"].items()),
-        f"measured on {made['hardware']}, with "
+        f"measured on {made['hardware']} ({made['free_cores']} free then), with "
         + ", ".join(f"{name} {number}" for name, number in made["versions"].items()),
     ]
 

@@ -214,6 +214,16 @@ def test_pictures_are_padded_cropped_and_cut_into_tiles_as_by_the_run(export, tm
     assert_same(model.predict(pictures()), predictor.predict(pictures()))
 
 
+@pytest.mark.slow
+def test_a_run_that_several_students_decide_for_needs_images(export, tmp_path):
+    """`calibration: cross`: an export has one of the students, so its thresholds must be its own."""
+    run = trained(tmp_path, {"epochs": 2}, calibration="cross", out_indice=[1]).run_dir
+    with pytest.raises(UserError, match="--images"):
+        export(run, tmp_path / "out")
+    card = export(run, tmp_path / "out", "onnx", "fp32", new_good_images(tmp_path / "good"))
+    assert card["calibration"]["images"] == 20 and ExportedModel(tmp_path / "out")(pictures()[1]).decision
+
+
 @pytest.mark.skipif(not has_bf16, reason="this processor has no bfloat16 instructions")
 def test_bfloat16_is_for_the_networks_only(run_folder, export, tmp_path):
     """In bfloat16 the distance, a difference of near values, would be far off."""

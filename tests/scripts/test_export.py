@@ -1,6 +1,8 @@
 """export.py: a run becomes a folder, and predict.py judges with it as with the run."""
 
 import csv
+import re
+import shlex
 
 import numpy as np
 import pytest
@@ -8,8 +10,9 @@ import pytest
 import calibrate
 import export
 import predict
+import trainNet
 from deploy import card
-from tests.conftest import draw_defect, draw_good, write_image
+from tests.conftest import REPO, draw_defect, draw_good, write_image, write_mvtec
 from tests.deploy.conftest import SPEED
 
 
@@ -73,3 +76,23 @@ def test_a_mistake_is_one_sentence(workplace, call, words, expected):
 def test_a_mistake_with_an_exported_model_is_one_sentence(workplace, call, words, expected):
     said = call(predict, *words)
     assert said.code == 2 and said.last.startswith("error: ") and expected in said.last
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_work_one_after_another(tmp_path, monkeypatch, call):
+    """docs/export.md, after the first command of docs/on_the_line.md."""
+    rng = np.random.default_rng(3)
+    write_mvtec(tmp_path / "my_data", "screw", train=100, good=4, bad=4)
+    for k in range(20):
+        write_image(tmp_path / f"other_good_pictures/{k}.png", draw_good(rng))
+        write_image(tmp_path / f"new_pictures/{k}.png", draw_defect(rng)[0])
+    monkeypatch.chdir(tmp_path)
+    words = ["data_path=my_data", "obj=screw", "calibration=0.2", "false_reject_rate=0.05"]
+    assert call(trainNet, *words, "TrainingData.epochs=1", "TrainingData.img_size=64").code == 0
+    blocks = re.findall(r"```bash\n(.*?)```", (REPO / "docs/export.md").read_text(encoding="utf-8"), re.DOTALL)
+    commands = [shlex.split(line) for block in blocks for line in block.splitlines()]
+    assert commands.pop(0) == ["pip", "install", "-r", "requirements-export.txt"] and len(commands) == 5
+    for python, script, *words in commands:
+        assert python == "python3"
+        assert call({"export.py": export, "predict.py": predict}[script], *words).code == 0
+    assert len(rows_of(tmp_path / "judged/predictions.csv")) == 20
