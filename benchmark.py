@@ -21,7 +21,6 @@ DEMO = Path("demo_data")
 def main() -> None:
     args = flags()
 
-    from datasets.demo import CATEGORIES
     from engine.cells import categories, plan, run_cells
     from evaluation import tables
     from utils.console import note, say
@@ -29,8 +28,7 @@ def main() -> None:
     from utils.files import check_writable, write_csv, write_text
     from utils.progress import progress
 
-    demo = args.data_path == DEMO and args.obj == ["all"]  # its runs draw it
-    names = list(CATEGORIES) if demo else categories(args.data_path, args.obj)
+    names = categories(args.data_path, args.obj)
     check_writable(args.save_path, "--save_path")
     cells = plan(args.methods, names, args.teachers, args.seeds, args.data_path, args.save_path, args.words)
     jobs = min(args.jobs or allowed_cores(), len(cells))

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from pathlib import Path
 
 from utils.command import run, run_flags
 
@@ -9,16 +10,34 @@ from utils.command import run, run_flags
 def main() -> None:
     args = run_flags(__doc__).parse_intermixed_args()
 
-    from datasets.demo import ensure_demo
+    from engine.cells import categories
     from engine.machine import keep_freed_memory
-    from evaluation.report import summary
-    from trainer import build_trainer
+    from evaluation.report import summary_of_several
+    from utils.config_file import read_config
     from utils.console import remember, say
     from utils.ranks import is_main
 
     keep_freed_memory()
     remember(shlex.join(sys.argv))
-    trainer = build_trainer(args.config, args.overrides)
+    raw = read_config(args.config, args.overrides)
+    if raw.get("obj") != "all" and not isinstance(raw.get("obj"), list):
+        train_and_test(args.config, args.overrides)
+        return
+    names = categories(Path(str(raw.get("data_path"))), raw["obj"])
+    folders = [train_and_test(args.config, [*args.overrides, f"obj={name}"]) for name in names]
+    if is_main():
+        say(summary_of_several(folders))
+
+
+def train_and_test(config: str, overrides: list[str]) -> Path:
+    """One category; returns the folder of its run."""
+    from datasets.demo import ensure_demo
+    from evaluation.report import summary
+    from trainer import build_trainer
+    from utils.console import say
+    from utils.ranks import is_main
+
+    trainer = build_trainer(config, overrides)
     ensure_demo(trainer.config)
     if trainer.config.phase == "train":
         trainer.train()
@@ -27,6 +46,7 @@ def main() -> None:
         trainer.test()
         with trainer.folder.log():
             say(summary(trainer.run_dir))
+    return trainer.run_dir
 
 
 if __name__ == "__main__":

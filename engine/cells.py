@@ -6,10 +6,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datasets.demo import CATEGORIES, DEFAULT_ROOT
 from utils.command import ROOT, recipes
 from utils.config_file import read_config
 from utils.errors import UserError
@@ -178,12 +179,16 @@ def _return_as() -> str:
     return "generator_unordered" if get_active_backend()[0].supports_return_generator else "list"
 
 
-def categories(data_path: Path, wanted: Iterable[str]) -> list[str]:
-    """The wanted categories; `all` are those with good images to train on. Raises UserError if there are none."""
-    wanted = list(wanted)
-    if wanted != ["all"]:
-        return wanted
+def categories(data_path: Path, wanted: str | Sequence[str]) -> list[str]:
+    """The wanted categories; `all` are those with good images to train on, or those of the demo data.
+
+    Raises UserError if there are none.
+    """
+    if wanted not in ("all", ["all"]):
+        return list(wanted)
+    if data_path == Path(DEFAULT_ROOT):  # its runs draw what is missing
+        return list(CATEGORIES)
     found = sorted(path.parent.parent.name for path in data_path.glob("*/train/good"))
     if not found:
-        raise UserError(f"--data_path: no folder in {data_path} has train/good")
+        raise UserError(f"data_path: no folder in {data_path} has train/good")
     return found

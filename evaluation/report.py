@@ -121,9 +121,22 @@ def write_metrics(run_dir: Path, tested: Tested, about: dict[str, Any]) -> None:
     write_json(run_dir / "metrics.json", found | about)
 
 
+def summary_of_several(run_dirs: Sequence[Path]) -> str:
+    """The metrics of finished tests, one line each, and their means, as a table for the screen."""
+    rows = {folder.name: report_of(folder)["metrics"] for folder in run_dirs}
+    values = {key: [row[key] for row in rows.values() if key in row] for key in LABELS}
+    means = {key: sum(found) / len(found) for key, found in values.items() if found}
+    return "\n".join(["", *_table(rows | {"mean": means}, "category")])
+
+
+def report_of(run_dir: Path) -> dict[str, Any]:
+    """The contents of metrics.json."""
+    return json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
+
+
 def summary(run_dir: Path) -> str:
     """The metrics of a finished test as a table for the screen."""
-    report = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
+    report = report_of(run_dir)
     config, metrics = report["config"], report["metrics"]
     weights = ", ".join(each["package"] or each["weights"] for each in report["teachers"])
     lines = [
@@ -133,7 +146,7 @@ def summary(run_dir: Path) -> str:
     ]
     lines += [f"  {LABELS[key]:<14}{value:8.4f}" for key, value in metrics.items()]
     if report["per_defect"]:
-        lines += ["", *_table(report["per_defect"])]
+        lines += ["", *_table(report["per_defect"], "defect")]
     if report.get("decisions"):
         lines += ["", *(f"  {line}" for line in described(report["decisions"]))]
     lines += [f"  {note}" for note in report["notes"]]
@@ -141,12 +154,12 @@ def summary(run_dir: Path) -> str:
     return "\n".join(lines)
 
 
-def _table(per_defect: dict[str, dict[str, float]]) -> list[str]:
-    """A line per defect type; a cell is empty if the type lacks the metric (its masks were cropped away)."""
-    width = max(len("defect"), *map(len, per_defect)) + 2
-    keys = list(dict.fromkeys(key for row in per_defect.values() for key in row))
-    lines = ["defect".ljust(width) + "".join(LABELS.get(key, key).rjust(13) for key in keys)]
-    for name, row in per_defect.items():
+def _table(rows: dict[str, dict[str, float]], what: str) -> list[str]:
+    """A line per defect type or category; a cell is empty if it lacks the metric (its masks were cropped away)."""
+    width = max(len(what), *map(len, rows)) + 2
+    keys = list(dict.fromkeys(key for row in rows.values() for key in row))
+    lines = [what.ljust(width) + "".join(LABELS.get(key, key).rjust(13) for key in keys)]
+    for name, row in rows.items():
         cells = {key: f"{row[key]:.4f}" if isinstance(row[key], float) else str(row[key]) for key in row}
         lines.append(name.ljust(width) + "".join(cells.get(key, "").rjust(13) for key in keys))
     return ["  " + line for line in lines]

@@ -62,7 +62,8 @@ def test_an_unknown_method_is_named(tmp_path):
 
 def test_all_categories_are_those_with_good_images(tmp_path, tiny_mvtec):
     assert categories(tiny_mvtec, ["all"]) == ["part"] and categories(tmp_path, ["x", "y"]) == ["x", "y"]
-    with pytest.raises(UserError, match="--data_path: no folder in .* has train/good"):
+    assert categories(Path("demo_data"), "all") == ["weave", "washer"]
+    with pytest.raises(UserError, match="data_path: no folder in .* has train/good"):
         categories(tmp_path, ["all"])
 
 

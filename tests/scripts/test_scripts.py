@@ -19,6 +19,22 @@ from utils.config import Config, TrainingData
 from utils.ranks import world_size
 
 
+def test_several_categories_are_trained_one_after_another_with_one_table(tiny_mvtec, tmp_path, call):
+    shutil.copytree(tiny_mvtec / "part", tmp_path / "data/other")
+    shutil.copytree(tiny_mvtec / "part", tmp_path / "data/part")
+    words = ["distillType=st", "backbone=resnet18", "weights=random", f"data_path={tmp_path}/data", "threads=1"]
+    words += ["TrainingData.epochs=1", "TrainingData.batch_size=4", "TrainingData.img_size=64", f"save_path={tmp_path}"]
+    for obj, folders in (("all", ["other", "part"]), ("[part]", ["part"])):
+        said = call(trainNet, *words, f"obj={obj}", "out_indice=[1,2]")
+        assert said.code == 0, said.err
+        table = said.out[said.out.index("  category") :].splitlines()
+        assert [line.split()[0] for line in table] == ["category", *folders, "mean"]
+        assert all((tmp_path / "st" / folder / "metrics.json").is_file() for folder in folders)
+    assert table[1].split()[1:] == table[2].split()[1:]  # of one category, the mean is its own
+    nothing = call(trainNet, *words, "obj=all", f"data_path={tmp_path}/st")
+    assert nothing.code == 2 and "has train/good" in nothing.last
+
+
 def test_train_test_and_visualise_from_the_command_line(tiny_mvtec, tmp_path, call):
     words = ["distillType=st", "backbone=resnet18", "weights=random", "obj=part", f"data_path={tiny_mvtec}"]
     words += ["TrainingData.epochs=1", "TrainingData.batch_size=4", "TrainingData.img_size=64", f"save_path={tmp_path}"]
