@@ -1,7 +1,7 @@
 """From a finished run to a folder with a model that needs no torch, checked against the run, and its card."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from engine.device import DTYPES, Compute
 from engine.scoring import AnomalyMaps
 from evaluation.calibration import Calibration, described
 from evaluation.report import Tested, evaluate
-from evaluation.score import CALIBRATION
+from evaluation.score import CALIBRATION, Scored
 from utils.errors import UserError
 from utils.files import check_writable, replacing
 
@@ -118,7 +118,7 @@ class Export:
         here = compute.dtype == torch.float32 and compute.device.type == "cpu"
         return self.float32 if here else self.predictor.maps_of
 
-    def _compared(self, exported: ExportedModel, found: list[Found]):
+    def _compared(self, exported: ExportedModel, found: list[Found]) -> Iterator[Scored]:
         """Both decide by their own scores of the same images."""
         normal, rates = self.predictor.normal, (self.config.false_reject_rate, self.config.review_rate)
         if self.data.folder is not None:

@@ -145,5 +145,5 @@ def _decisions(found: Sequence[Found], near: float) -> dict[str, Any]:
     elif not other:
         words = "the same on all images"
     else:
-        words = f"other ones on {len(other)} images whose scores are within {100 * near:.2g} % of the threshold"
+        words = f"not the same on {len(other)} of {len(found)} images, whose scores are near the threshold"
     return {"decisions": words, "other_decisions": [each.path for each in other]}
