@@ -14,7 +14,7 @@ METRICS = {
     "pixel_f1max": "pixel F1-max",
     "aupro": "AUPRO@0.3",
 }
-MEAN = "mean"  # the row over all categories of a method
+OVERALL = "mean"  # the row over all categories of a method
 
 
 class Result(NamedTuple):
@@ -64,7 +64,7 @@ def _means(groups: dict[tuple[str, str, str], dict[int, Result]], categories: Se
         per_seed = [_columns([by_seed[seed] for by_seed in of]) for seed in sorted(seeds)]
         names = [name for name in per_seed[0] if all(len(each.get(name, ())) == len(categories) for each in per_seed)]
         values = {name: _spread([statistics.mean(each[name]) for each in per_seed]) for name in names}
-        yield Line(MEAN, method, teacher, len(seeds), values)
+        yield Line(OVERALL, method, teacher, len(seeds), values)
 
 
 def _columns(results: Iterable[Result]) -> dict[str, list[float]]:

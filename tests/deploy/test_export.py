@@ -224,6 +224,7 @@ def test_a_run_that_several_students_decide_for_needs_images(export, tmp_path):
     assert card["calibration"]["images"] == 20 and ExportedModel(tmp_path / "out")(pictures()[1]).decision
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_bf16, reason="this processor has no bfloat16 instructions")
 def test_bfloat16_is_for_the_networks_only(run_folder, export, tmp_path):
     """In bfloat16 the distance, a difference of near values, would be far off."""

@@ -183,7 +183,15 @@ def test_no_further_batch_begins_after_the_end(folder):
     assert len(found) == 4 and judge.batches == [4]
 
 
-def test_the_first_interrupt_asks_and_the_second_ends():
+@pytest.fixture
+def usual_interrupt():
+    """pytest's workers may have a handler of their own."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_first_interrupt_asks_and_the_second_ends(usual_interrupt):
     with pytest.raises(KeyboardInterrupt), until_interrupted() as stopped:
         assert not stopped()
         signal.raise_signal(signal.SIGINT)

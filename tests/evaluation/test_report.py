@@ -84,7 +84,7 @@ def test_a_defect_type_without_masks_has_empty_cells_in_the_table():
     masks[4:8] = False  # no hole has a mask any more
     tested = evaluate(samples(), scored(masks))
     assert "aupro" not in tested.per_defect["hole"] and "aupro" in tested.per_defect["stain"]
-    head, hole, stain = report._table(tested.per_defect)
+    head, hole, stain = report._table(tested.per_defect, "defect")
     assert head.split() == ["defect", "images", "image", "AUROC", "pixel", "AUROC", "AUPRO@0.3"]
     assert hole.split() == ["hole", "4", "1.0000"] and stain.split() == ["stain", "4", "1.0000", "1.0000", "1.0000"]
 

@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 
-from evaluation.tables import MEAN, Line, Result, as_rows, latex, lines, markdown
+from evaluation.tables import OVERALL, Line, Result, as_rows, latex, lines, markdown
 
 
 def result(method, category, seed, auroc, **more):
@@ -23,7 +23,7 @@ def test_a_line_has_mean_and_standard_deviation_over_the_seeds():
     assert screw[:4] == ("screw", "st", "default", 3) and nut.category == "nut_a"
     assert screw.values["image_auroc"] == pytest.approx((0.8, statistics.stdev([0.8, 0.9, 0.7])))
     assert nut.values["image_auroc"] == pytest.approx((0.9, 0))
-    assert mean.category == MEAN and mean.values["image_auroc"] == pytest.approx((0.85, 0.05))
+    assert mean.category == OVERALL and mean.values["image_auroc"] == pytest.approx((0.85, 0.05))
 
 
 def test_the_mean_over_categories_uses_only_seeds_that_have_them_all():

@@ -10,6 +10,7 @@ SMALL = ["backbone=resnet18", "weights=random", "device=cpu", "out_indice=[1,2]"
 SMALL += ["TrainingData.batch_size=4", "TrainingData.img_size=64"]
 
 
+@pytest.mark.slow
 def test_runs_are_compared_a_failed_one_is_told_and_the_next_call_repeats_only_that(workplace, call):
     (workplace.path / "data/broken/train/good").mkdir(parents=True)
     command = ["--methods", "st", "--seeds", "1", "--data_path", "data", "--save_path", "out", "--jobs", "1", *SMALL]
