@@ -21,6 +21,7 @@ def test_ranks_are_means_over_sets_and_metrics():
     assert mean_ranks(values).tolist() == pytest.approx([(1 + 1.5 + 2 + 3) / 6, (2 + 1.5 + 1 + 6) / 6])
 
 
+@pytest.mark.slow
 def test_students_are_trained_once_and_compared(tmp_path, monkeypatch, capsys):
     write_mvtec(tmp_path / "data", train=9)
     fast = ["TrainingData.img_size=64", "TrainingData.crop_size=64"]

@@ -206,6 +206,7 @@ def test_a_run_without_calibration_exports_scores_and_maps_only(run_folder, expo
     assert found.decision is None and found.score == pytest.approx(Predictor(run)(pictures()[1]).score, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_pictures_are_padded_cropped_and_cut_into_tiles_as_by_the_run(export, tmp_path):
     options = {"fit": "pad", "img_size": 96, "crop_size": [64, 96], "tile": [64, 64]}
     run = trained(tmp_path, options, out_indice=[1]).run_dir

@@ -1,6 +1,7 @@
 """A run with a region of interest, exported: the region goes with the file."""
 
 import numpy as np
+import pytest
 
 from deploy import card
 from deploy.export import Export
@@ -10,6 +11,7 @@ from tests.conftest import draw_good, write_image
 from tests.deploy.conftest import SPEED, trained
 
 
+@pytest.mark.slow
 def test_an_exported_model_looks_where_the_run_looks(tmp_path, monkeypatch):
     monkeypatch.setattr(card, "speed", lambda folder: SPEED)
     mask = np.zeros((64, 64), np.uint8)

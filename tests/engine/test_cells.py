@@ -67,6 +67,7 @@ def test_all_categories_are_those_with_good_images(tmp_path, tiny_mvtec):
         categories(tmp_path, ["all"])
 
 
+@pytest.mark.slow
 def test_a_cell_is_a_run_that_is_done_once_and_one_that_fails_says_why(tmp_path, tiny_mvtec):
     good, bad = cells_of(tiny_mvtec, tmp_path / "save", objs=["part", "gone"])
     assert not good.finished()

@@ -34,6 +34,7 @@ def rows(folder):
     return [line.rpartition(",")[0] for line in (folder / "training.csv").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_bit_for_bit_like_an_uninterrupted_one(tiny_mvtec, tmp_path):
     words = [*WORDS, f"data_path={tiny_mvtec}"]
     straight = run_script("trainNet.py", *words, f"save_path={tmp_path / 'a'}")

@@ -52,6 +52,7 @@ def test_the_readmes_method_trains_tests_and_shows_itself(copy, tiny_mvtec):
     assert read_config(copy / "results/my/part/config.yaml")["TrainingData"]["lr"] == 1e-3
 
 
+@pytest.mark.slow
 def test_the_tests_of_every_method_pass_for_the_readmes_method(copy, device):
     """After a method is added, pytest passes, and tests the method."""
     files = ["tests/trainer/test_methods.py", "tests/scripts/test_configs.py", "-k", "my or every_method"]
