@@ -105,7 +105,6 @@ def functions(folder: Path, path: str, counts: list[int], space: Path) -> Iterat
         kind, precision = EXPORTS[path]
         Export(folder, kind, precision, None, ["device=cpu"]).write(space)
     for threads in counts:
-        torch.set_num_threads(threads)
         if path in EXPORTS:
             engine = engine_of(space, threads)
             yield threads, lambda images, engine=engine: engine(unit_range(images))
@@ -116,6 +115,7 @@ def functions(folder: Path, path: str, counts: list[int], space: Path) -> Iterat
             if compiled:
                 detector.student.compile()
             maps = AnomalyMaps(detector, compute)
+            torch.set_num_threads(threads)  # now: a run takes the number that it was trained with
             yield threads, lambda images, maps=maps: maps(torch.from_numpy(images))
 
 
