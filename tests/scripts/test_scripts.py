@@ -56,6 +56,7 @@ def test_train_test_and_visualise_from_the_command_line(tiny_mvtec, tmp_path, ca
     assert sum("level1" in p.name for p in pages) == sum("level3" in p.name for p in pages) == 2
 
 
+@pytest.mark.slow
 def test_the_quick_start_draws_its_own_data(tmp_path):
     """In an empty folder: no download, no files before, and the toolkit's config.yaml."""
     words = ["weights=auto", "TrainingData.epochs=1", "TrainingData.img_size=64"]
