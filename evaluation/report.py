@@ -14,19 +14,9 @@ from evaluation.calibration import described
 from evaluation.metrics import PixelMetrics, detection, per_defect
 from evaluation.pictures import Overlays, draw_curves
 from evaluation.score import Scored, image_score
+from evaluation.tables import LABELS
 from utils.config import RunConfig, joined
 from utils.files import replacing, write_atomic, write_csv, write_json, write_text
-
-LABELS = {
-    "image_auroc": "image AUROC",
-    "image_ap": "image AP",
-    "image_f1max": "image F1-max",
-    "pixel_auroc": "pixel AUROC",
-    "pixel_ap": "pixel AP",
-    "pixel_f1max": "pixel F1-max",
-    "aupro": "AUPRO@0.3",
-}
-
 
 Verdict = tuple[float, str]  # p-value and decision
 

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-METRICS = {
+LABELS = {
     "image_auroc": "image AUROC",
     "image_ap": "image AP",
     "image_f1max": "image F1-max",
@@ -85,11 +85,11 @@ Rows = list[list[str]]
 
 def as_rows(table: Sequence[Line]) -> Rows:
     """The table's cells as text, its head first: metrics in percent, costs as they are."""
-    names = [name for name in [*METRICS, *COSTS] if any(name in line.values for line in table)]
-    head = ["category", "method", "teacher", "seeds", *(METRICS.get(name) or COSTS[name] for name in names)]
+    names = [name for name in [*LABELS, *COSTS] if any(name in line.values for line in table)]
+    head = ["category", "method", "teacher", "seeds", *(LABELS.get(name) or COSTS[name] for name in names)]
     rows = [head]
     for line in table:
-        cells = [_cell(line.values.get(name), 100 if name in METRICS else 1) for name in names]
+        cells = [_cell(line.values.get(name), 100 if name in LABELS else 1) for name in names]
         rows.append([line.category, line.method, line.teacher, str(line.seeds), *cells])
     return rows
 
