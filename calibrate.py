@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.command import Flags, run
-from utils.errors import UserError
 
 if TYPE_CHECKING:
     from trainer.base import BaseTrainer
@@ -35,21 +34,12 @@ def calibrate(trainer: "BaseTrainer", folder: Path) -> list[str]:
 
     Raises UserError for a folder without images, for images that trained the student, and for too few of them.
     """
-    from datasets.dataset import ImageDataset, Sample
-    from datasets.listing import list_images_below
-    from datasets.regions import common_roi
+    from engine.loading import other_good_images
     from engine.run import parts, scoring
     from evaluation.calibration import Calibration, described
     from evaluation.score import CALIBRATION, yardstick
 
-    paths, config = list_images_below(folder), trainer.config
-    if not paths:
-        raise UserError(f"--images: there are no images (png, jpg, bmp, tif, webp) in or below {folder}")
-    train = Path(config.data_path, config.obj, "train").resolve()
-    if any(train in path.resolve().parents for path in paths):
-        raise UserError(f"--images: {folder} has images of {train}, which the student may have seen; give new ones")
-    roi = common_roi(config)
-    dataset = ImageDataset([Sample(path, None, "good", roi) for path in paths], trainer.options)
+    config, dataset = trainer.config, other_good_images(trainer.config, folder)
     earlier = trainer.metadata.get("normal")
     results = scoring(trainer.detector, trainer.compute, config, dataset, "calibration")
     now = yardstick(results, CALIBRATION, parts(dataset, config))

@@ -1,5 +1,6 @@
 """Judge pictures with a finished run, or with an exported model: scores, decisions and regions."""
 
+import argparse
 import glob
 import os
 import sys
@@ -19,6 +20,39 @@ SOME_FAILED = 3  # exit code
 
 
 def main() -> None:
+    args = flags().parse_intermixed_args()
+    if args.run is None:
+        raise UserError("give a RUN, or --model EXPORTED, and IMAGES; --help shows what is possible")
+    given = args.images if args.model is None else [args.run, *args.images]
+    if args.model and Path(args.run, "student.safetensors").exists():
+        raise UserError(f"--model: give it in place of RUN, not with it; {args.run} is a run")
+    overrides = [word for word in given if "=" in word and not Path(word).exists()]
+    words = [word for word in given if word not in overrides]
+    paths = folders_of(words, args.out) if args.watch else images_of(words)
+    if not args.watch and (args.out / "predictions.csv").exists():
+        raise UserError(f"--out: {args.out} already has predictions; give another folder")
+
+    from deploy.judge import open_judge
+    from deploy.results import Results
+    from utils.console import note, say
+
+    judge = open_judge(args.run, args.model, overrides)
+    if not judge.calibration:
+        how = (
+            "python3 export.py RUN ... --images FOLDER"
+            if args.model
+            else f"python3 calibrate.py {args.run} --images FOLDER"
+        )
+        note(f"this run has no calibration, so nothing is decided: {how}")
+    write = watched if args.watch else predicted
+    counts = write(judge, paths, Results(args.out, args.pictures, args.maps))
+    summary = ", ".join(f"{count} {what}" for what, count in counts.items()) or "no pictures"
+    say(f"{summary}: {args.out / 'predictions.csv'}")
+    if counts["failed"]:
+        sys.exit(SOME_FAILED)
+
+
+def flags() -> argparse.ArgumentParser:
     parser = Flags(description=__doc__)
     parser.add_argument("run", nargs="?", metavar="RUN", help="the folder of a finished run, such as results/st/screw")
     parser.add_argument(
@@ -52,47 +86,7 @@ def main() -> None:
         help="IMAGES are folders: judge what is there, then what arrives, until Ctrl-C; "
         "the predictions that DIR already has are continued",
     )
-    args = parser.parse_intermixed_args()
-    if args.run is None:
-        raise UserError("give a RUN, or --model EXPORTED, and IMAGES; --help shows what is possible")
-    given = args.images if args.model is None else [args.run, *args.images]
-    if args.model and Path(args.run, "student.safetensors").exists():
-        raise UserError(f"--model: give it in place of RUN, not with it; {args.run} is a run")
-    overrides = [word for word in given if "=" in word and not Path(word).exists()]
-    words = [word for word in given if word not in overrides]
-    paths = folders_of(words, args.out) if args.watch else images_of(words)
-    if not args.watch and (args.out / "predictions.csv").exists():
-        raise UserError(f"--out: {args.out} already has predictions; give another folder")
-
-    from deploy.results import Results
-    from utils.console import note, say
-
-    judge = exported(args.model, overrides) if args.model else predictor(args.run, overrides)
-    if not judge.calibration:
-        how = (
-            "python3 export.py RUN ... --images FOLDER"
-            if args.model
-            else f"python3 calibrate.py {args.run} --images FOLDER"
-        )
-        note(f"this run has no calibration, so nothing is decided: {how}")
-    write = watched if args.watch else predicted
-    counts = write(judge, paths, Results(args.out, args.pictures, args.maps))
-    summary = ", ".join(f"{count} {what}" for what, count in counts.items()) or "no pictures"
-    say(f"{summary}: {args.out / 'predictions.csv'}")
-    if counts["failed"]:
-        sys.exit(SOME_FAILED)
-
-
-def predictor(run: str, overrides: list[str]) -> "Judge":
-    from deploy.predictor import Predictor
-
-    return Predictor(run, overrides)
-
-
-def exported(model: Path, overrides: list[str]) -> "Judge":
-    from deploy.runtime import ExportedModel  # without torch
-
-    return ExportedModel(model, overrides)
+    return parser
 
 
 def images_of(words: Iterable[str]) -> list[Path]:

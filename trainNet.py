@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from utils.command import run, run_flags
+from utils.errors import UserError
 
 
 def main() -> None:
@@ -23,6 +24,8 @@ def main() -> None:
     if raw.get("obj") != "all" and not isinstance(raw.get("obj"), list):
         train_and_test(args.config, args.overrides)
         return
+    if not raw["obj"]:
+        raise UserError("obj: the list is empty; give one category or more")
     names = categories(Path(str(raw.get("data_path"))), raw["obj"])
     folders = [train_and_test(args.config, [*args.overrides, f"obj={name}"]) for name in names]
     if is_main():

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from datasets.images import unit_range
 from deploy.export import Export
 from deploy.runtime.engines import engine_of
-from deploy.runtime.model import unit_range
 from engine.device import Compute
 from engine.scoring import AnomalyMaps
 from trainer import open_run

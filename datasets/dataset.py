@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from datasets.fit import Box, Fit
-from datasets.images import read_image, read_mask
+from datasets.images import read_image, read_mask, unit_range
 from datasets.regions import grayed, read_roi
 from datasets.tiles import Tiles
 from utils.config import CommonData
@@ -40,7 +40,7 @@ class Pixels(NamedTuple):
 def stacked(images: Sequence[np.ndarray]) -> torch.Tensor:
     """Images [3,H,W], uint8 or uint16 -> [B,3,H,W] of this type; if there are both, float32 in [0,1]."""
     if len({image.dtype for image in images}) > 1:
-        images = [np.divide(image, np.iinfo(image.dtype).max, dtype=np.float32) for image in images]
+        images = [unit_range(image) for image in images]
     return torch.from_numpy(np.stack(images))
 
 

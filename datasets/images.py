@@ -70,6 +70,11 @@ def read_mask(path: Path, remark: Remark | None = None) -> np.ndarray:
     return mask
 
 
+def unit_range(pixels: np.ndarray) -> np.ndarray:
+    """Pixels of any shape, uint8 or uint16 -> float32 in [0,1], as `models.detector.unit_range` computes with torch."""
+    return np.divide(pixels, np.iinfo(pixels.dtype).max, dtype=np.float32)
+
+
 def eight_bits(pixels: np.ndarray) -> np.ndarray:
     """Pixels of any shape, uint8 or uint16 -> uint8."""
     return (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels

@@ -136,9 +136,9 @@ def _decisions(found: Sequence[Found], near: float) -> dict[str, Any]:
         run, exported = each.verdicts
         if max(run.distance, exported.distance) > near:
             raise UserError(
-                f"the exported model decides otherwise than the run: {each.path} is '{exported.decision}', by the run "
-                f"'{run.decision}', and its score is not within {100 * near:.2g} % of the threshold (score "
-                f"{each.scores[1]:.6g}, with PyTorch {each.scores[0]:.6g})"
+                f"{each.path}: the exported model decides '{exported.decision}', the run '{run.decision}', and the "
+                f"score is not within {100 * near:.2g} % of the threshold (score {each.scores[1]:.6g}, with PyTorch "
+                f"{each.scores[0]:.6g})"
             )
     if found[0].verdicts[0].decision is None:
         words = "none, because the run has no calibration"

@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datasets.dataset import ImageDataset, Sample
-from datasets.listing import list_images_below
-from datasets.regions import common_roi
+from datasets.dataset import ImageDataset
+from datasets.images import unit_range
 from datasets.tiles import Tiles
 from deploy.export_check import MapsOf, scored
-from deploy.runtime.model import unit_range
-from engine.loading import train_datasets
+from engine.loading import other_good_images, train_datasets
 from engine.run import parts
 from evaluation.score import CALIBRATION, yardstick
-from utils.errors import UserError
 
 if TYPE_CHECKING:
     from trainer.base import BaseTrainer
@@ -54,19 +51,10 @@ class RunData:
         Raises UserError for a folder without images, and for images that may have trained the student.
         """
         if self.folder is not None:
-            return self._other_images(self.folder)
+            return other_good_images(self.config, self.folder)
         decides = (self.metadata.get("normal") or {}).get("source") == CALIBRATION
         own = isinstance(self.config.calibration, float) and not self.metadata.get("earlier_calibrations")
         return self.sets["calibration"] if decides and own and self.unchanged else None
-
-    def _other_images(self, folder: Path) -> ImageDataset:
-        paths, train = list_images_below(folder), Path(self.config.data_path, self.config.obj, "train").resolve()
-        if not paths:
-            raise UserError(f"--images: there are no images (png, jpg, bmp, tif, webp) in or below {folder}")
-        if any(train in path.resolve().parents for path in paths):
-            raise UserError(f"--images: {folder} has images of {train}, which the student may have seen; give new ones")
-        roi = common_roi(self.config)
-        return ImageDataset([Sample(path, None, "good", roi) for path in paths], self.config.TrainingData)
 
     def yardstick(self, maps_of: MapsOf, size: int) -> dict[str, Any]:
         """The scores of the images for calibration, in batches of `size`."""

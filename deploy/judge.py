@@ -52,9 +52,6 @@ class Judge:
     `normal` is a student's `yardstick`, for the colours. Raises UserError for rates that `calibration` cannot promise.
     """
 
-    tiles: Tiles | None = None
-    roi: Roi | None = None
-
     def __init__(
         self,
         fit: Fit,
@@ -64,9 +61,8 @@ class Judge:
         tiles: Tiles | None = None,
         roi: Roi | None = None,
     ):
-        self.fit, self.normal, self.calibration, self.tiles = fit, normal, calibration, tiles
+        self.fit, self.normal, self.calibration, self.tiles, self.roi = fit, normal, calibration, tiles, roi
         self.batch_size = batch_size if tiles is None else 1  # pictures at once
-        self.roi = roi
         if calibration:  # a rate that it cannot promise is an error now
             # The threshold, not all of the promise: its upper bound needs scipy, which an exported model has not.
             _ = calibration.threshold if isinstance(calibration, Calibration) else calibration.promise
@@ -163,6 +159,17 @@ class Judge:
             picture,
             mask,
         )
+
+
+def open_judge(run: str | None, model: Path | None, overrides: Sequence[str]) -> Judge:
+    """Of the exported model in a folder, which needs no torch, or else of a run. Raises UserError as they do."""
+    if model is not None:
+        from deploy.runtime import ExportedModel
+
+        return ExportedModel(model, overrides)
+    from deploy.predictor import Predictor
+
+    return Predictor(run, overrides)
 
 
 def connected_parts(mask: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -17,13 +17,14 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from datasets.images import image_from
-from deploy.judge import Judge, Prediction
+from deploy.judge import Judge, Prediction, open_judge
 from deploy.pictures import drawn, png
 from deploy.results import described
 from utils.command import Flags, run, whole_number
@@ -71,7 +72,7 @@ def main() -> None:
 def flags() -> argparse.ArgumentParser:
     parser = Flags(prog="python3 -m deploy.serve", description=__doc__.partition("\n")[0])
     parser.add_argument("words", nargs="*", metavar="RUN", help="the folder of a finished run; then key=value words")
-    parser.add_argument("--model", metavar="DIR", help="a folder written by export.py, in place of RUN")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="a folder written by export.py, in place of RUN")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
     parser.add_argument(
         "--port", type=whole_number(0, 65535), default=8000, help="0 takes a free one (default: %(default)s)"
@@ -102,13 +103,7 @@ def judge_of(args: argparse.Namespace) -> Judge:
     overrides = [word for word in args.words if word not in words]
     if len(words) != (args.model is None):
         raise UserError("give the folder of one run, such as results/st/screw, or --model DIR")
-    if args.model is not None:
-        from deploy.runtime import ExportedModel
-
-        return ExportedModel(args.model, overrides)
-    from deploy.predictor import Predictor
-
-    return Predictor(words[0], overrides)
+    return open_judge(words[0] if words else None, args.model, overrides)
 
 
 def listening(host: str, port: int) -> socket.socket:

@@ -1,16 +1,19 @@
 """From files to the batches of a training: images on the device, together with the teacher's maps."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 
-from datasets.dataset import ImageDataset, TileDataset, as_seen
+from datasets.dataset import ImageDataset, Sample, TileDataset, as_seen
 from datasets.fit import advice
+from datasets.listing import list_images_below
 from datasets.parts import parts_of
 from datasets.readers import mvtec
+from datasets.regions import common_roi
 from engine.device import Compute
 from engine.prefetch import Prefetch, prefetched
 from models.teachers.statistics import ChannelStatistics
@@ -38,7 +41,7 @@ def split_train(size: int, val_ratio: float, seed: int, calibration: float | str
     elif "/" in calibration:
         number, folds = map(int, calibration.split("/"))
         kept = order[number - 1 :: folds]
-        order = [place for place in order if place not in set(kept)]
+        order = [place for k, place in enumerate(order) if k % folds != number - 1]
     else:
         kept = []
     return sorted(order[held_out:]), sorted(order[:held_out]), sorted(kept)
@@ -66,6 +69,20 @@ def train_datasets(config: RunConfig) -> tuple[ImageDataset, ImageDataset, Image
             "train on; lower it (0 means no held-out images, if the method allows it) or add images"
         )
     return tuple(ImageDataset(part, options) for part in split)
+
+
+def other_good_images(config: RunConfig, folder: Path) -> ImageDataset:
+    """The images in a folder and its subfolders, given by a flag `--images`, as good ones that did not train.
+
+    Raises UserError for a folder without images, or with images that may have trained the student.
+    """
+    paths, train = list_images_below(folder), Path(config.data_path, config.obj, "train").resolve()
+    if not paths:
+        raise UserError(f"--images: there are no images (png, jpg, bmp, tif, webp) in or below {folder}")
+    if any(train in path.resolve().parents for path in paths):
+        raise UserError(f"--images: {folder} has images of {train}, which the student may have seen; give new ones")
+    roi = common_roi(config)
+    return ImageDataset([Sample(path, None, "good", roi) for path in paths], config.TrainingData)
 
 
 def test_dataset(config: RunConfig) -> tuple[ImageDataset, list[str]]:

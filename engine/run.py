@@ -54,7 +54,9 @@ def train(
         train_set, val_set = (part.dataset for part in batches)
         used = [train_set, val_set, *([calibration] if len(calibration) else [])]
         images = "".join(dataset.fingerprint() for dataset in used if is_main())
-        for reason in _before(config, *(len(set(parts(each, config))) for each in (train_set, val_set, calibration))):
+        for reason in _notes_before(
+            config, *(len(set(parts(each, config))) for each in (train_set, val_set, calibration))
+        ):
             note(reason)  # now, not after hours of training
         origin = from_main(lambda: origin | {"good images (hash)": images})  # only it has read the held-out ones
         if from_main(lambda: folder.awaits_test(origin)):
@@ -162,7 +164,7 @@ def _calibration(
     return folds.calibration() if calibration is None and folds is not None else calibration
 
 
-def _before(config: RunConfig, train: int, val: int, calibration: int) -> list[str]:
+def _notes_before(config: RunConfig, train: int, val: int, calibration: int) -> list[str]:
     """What a user should know of the calibration before the training, with these numbers of parts."""
     rates = (config.false_reject_rate, config.review_rate)
     if config.calibration == "cross":

@@ -18,9 +18,9 @@ from utils.errors import UserError
 
 SEEN = {
     "false_rejects": "good test images rejected",
-    "good_reviewed": "good test images to be reviewed",
+    "good_reviewed": "good test images for review",
     "misses": "defective test images accepted",
-    "defective_reviewed": "defective test images to be reviewed",
+    "defective_reviewed": "defective test images for review",
 }
 CONFIDENCE = 0.9  # of the upper bound that is shown beside the promise
 TINY = 1e-9  # products such as 100 * 0.29 are a little below the whole number that they should be
@@ -31,12 +31,12 @@ class Calibration(NamedTuple):
 
     scores: Sequence[float]
     rate: float
-    review_rate: float | None = None  # of good parts that are not accepted without a look; above `rate`
+    review_rate: float | None = None  # of good parts that are rejected or reviewed; above `rate`
 
     @classmethod
     def of(cls, normal: dict[str, Any] | None, rate: float, review_rate: float | None = None) -> "Calibration | None":
         """From a student's `yardstick`, if it comes from images for calibration. Raises UserError for wrong rates."""
-        checked_rates(rate, review_rate)
+        check_rates(rate, review_rate)
         if normal is None or normal["source"] != CALIBRATION:
             return None
         return cls(sorted(normal["scores"]), rate, review_rate)
@@ -57,7 +57,7 @@ class Calibration(NamedTuple):
         The score of a new good image is above it with a probability of at most `rate`, on average over calibration
         sets.
         """
-        too_few(len(self.scores), rate)
+        check_enough(len(self.scores), rate)
         return self.scores[len(self.scores) - expected_above(len(self.scores), rate)]
 
     @property
@@ -80,7 +80,7 @@ class Calibration(NamedTuple):
 
     def decision(self, p_value: float) -> str:
         """accept, review or reject. Raises as `threshold`."""
-        too_few(len(self.scores), self.rate)
+        check_enough(len(self.scores), self.rate)
         return decision(p_value, self.rate, self.review_rate)
 
     @property
@@ -143,10 +143,10 @@ def described(measured: dict[str, Any]) -> list[str]:
             f"{percent(100 * measured['upper_bound'])} with a probability of 90 %",
         ]
     if "review_rate" in measured:
-        above = f"above {measured['limit']:.4g} a part" if "limit" in measured else "an unusual part"
+        less = f"scores above {measured['limit']:.4g}" if "limit" in measured else "less unusual parts"
         lines.append(
-            f"{above} is to be looked at: on average, at most {percent(100 * measured['review_rate'])} of good parts "
-            "are reviewed or rejected"
+            f"{less} that are not rejected get the decision review: on average, at most "
+            f"{percent(100 * measured['review_rate'])} of good parts are reviewed or rejected"
         )
     for key, words in SEEN.items():
         seen = measured.get(key)
@@ -161,18 +161,18 @@ def expected_above(n: int, rate: float) -> int:
     return math.floor((n + 1) * rate + TINY)
 
 
-def checked_rates(rate: float, review_rate: float | None) -> None:
+def check_rates(rate: float, review_rate: float | None) -> None:
     """Raises UserError for rates in the wrong order."""
     if review_rate is not None and review_rate <= rate:
         raise UserError(f"review_rate {review_rate:g} must be above false_reject_rate {rate:g}")
 
 
-def too_few(n: int, rate: float) -> None:
+def check_enough(n: int, rate: float) -> None:
     """Raises UserError if n scores are too few for a rate."""
     if expected_above(n, rate) < 1:
         raise UserError(
-            f"false_reject_rate {rate:g} needs at least {needed(rate)} good images that are only for calibration, but "
-            f"there are {n}: {needed(rate) - n} more are needed, or false_reject_rate={smallest_rate(n):g}"
+            f"false_reject_rate {rate:g} needs at least {needed(rate)} good images for calibration, but there are {n}: "
+            f"{needed(rate) - n} more are needed, or false_reject_rate={smallest_rate(n):g}"
         )
 
 

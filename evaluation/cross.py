@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from evaluation.calibration import TINY, checked_rates, count_decisions, decision, too_few
+from evaluation.calibration import TINY, check_enough, check_rates, count_decisions, decision
 
 
 class CrossCalibration(NamedTuple):
@@ -48,8 +48,8 @@ class CrossCalibration(NamedTuple):
     @property
     def promise(self) -> dict[str, Any]:
         """What can be said before a test. Raises UserError for too few images or wrong rates."""
-        checked_rates(self.rate, self.review_rate)
-        too_few(self.images, self.rate)
+        check_rates(self.rate, self.review_rate)
+        check_enough(self.images, self.rate)
         found = {"images": self.images, "students": len(self.scores), "false_reject_rate": self.rate}
         found["guaranteed_rate"] = 2 * self.rate
         return found if self.review_rate is None else found | {"review_rate": self.review_rate}

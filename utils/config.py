@@ -177,7 +177,7 @@ class RunConfig(Section, Generic[Options]):
     calibration: Ratio | Literal["none", "cross"] | Fold = "none"
     part_pattern: Text | None = None  # regular expression: files with the same match in their names show one part
     false_reject_rate: Ratio = 0.01  # of good parts, at most, on average over calibration sets
-    review_rate: Ratio | None = None  # of good parts that are rejected or to be looked at; above false_reject_rate
+    review_rate: Ratio | None = None  # of good parts that are rejected or reviewed; above false_reject_rate
     run: Folder | None = None  # a name, for several runs of one category
     overwrite: bool = False  # replace a finished run that has other settings
     resume: bool = True  # continue an interrupted training of the same configuration

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.fit import Fit
+from datasets.images import unit_range
 from datasets.regions import Roi
 from datasets.tiles import Tiles
 from deploy.judge import Judge
@@ -32,8 +33,3 @@ class ExportedModel(Judge):
 
     def maps_of(self, images: Sequence[np.ndarray]) -> np.ndarray:
         return self.engine(np.stack([unit_range(image) for image in images]))[:, 0]
-
-
-def unit_range(image: np.ndarray) -> np.ndarray:
-    """uint8 or uint16 -> float32 in [0,1], as `models.detector.unit_range` computes it with torch."""
-    return np.divide(image, np.iinfo(image.dtype).max, dtype=np.float32)

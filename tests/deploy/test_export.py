@@ -303,7 +303,9 @@ def test_decisions_may_differ_only_at_the_threshold(precision, of_run):
     usual, other = [found() for _ in range(4)], ("accept", "reject")
     near = differences([*usual, found(decisions=other, distance=0.9 * limit, path="near.png")], precision, of_run)
     assert near["other_decisions"] == ["near.png"] and near["decisions"].startswith("not the same on 1 of 5 images")
-    with pytest.raises(UserError, match="far.png is 'reject', by the run 'accept', and its score is not within"):
+    with pytest.raises(
+        UserError, match="far.png: the exported model decides 'reject', the run 'accept', and the score is not within"
+    ):
         differences([*usual, found(decisions=other, distance=1.1 * limit, path="far.png")], precision, of_run)
 
 

@@ -8,10 +8,10 @@ import sys
 import numpy as np
 import pytest
 
+from datasets.images import unit_range
 from deploy.predictor import Predictor
 from deploy.runtime import ExportedModel
 from deploy.runtime.metadata import KEY, Metadata
-from deploy.runtime.model import unit_range
 from models import detector
 from tests.conftest import REPO, write_image
 from utils.errors import UserError

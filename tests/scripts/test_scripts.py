@@ -31,6 +31,8 @@ def test_several_categories_are_trained_one_after_another_with_one_table(tiny_mv
         assert [line.split()[0] for line in table] == ["category", *folders, "mean"]
         assert all((tmp_path / "st" / folder / "metrics.json").is_file() for folder in folders)
     assert table[1].split()[1:] == table[2].split()[1:]  # of one category, the mean is its own
+    empty = call(trainNet, *words, "obj=[]")
+    assert empty.code == 2 and "obj: the list is empty" in empty.last
     nothing = call(trainNet, *words, "obj=all", f"data_path={tmp_path}/st")
     assert nothing.code == 2 and "has train/good" in nothing.last
 
