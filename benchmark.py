@@ -13,6 +13,7 @@ from utils.errors import UserError
 
 if TYPE_CHECKING:
     from engine.cells import Cell
+    from engine.study import Study
 
 SOME_FAILED = 3  # exit code
 DEMO = Path("demo_data")
@@ -28,9 +29,10 @@ def main() -> None:
     from utils.files import check_writable, write_csv, write_text
     from utils.progress import progress
 
-    names = categories(args.data_path, args.obj)
-    check_writable(args.save_path, "--save_path")
-    cells = plan(args.methods, names, args.teachers, args.seeds, args.data_path, args.save_path, args.words)
+    study = study_of(args)
+    save_path = Path(study.save_path)
+    check_writable(save_path, "save_path")
+    cells = plan(study, categories(Path(study.data_path), study.obj))
     jobs = min(args.jobs or allowed_cores(), len(cells))
     waiting = [cell for cell in cells if not cell.finished()]
     say(f"{len(cells)} runs, {len(cells) - len(waiting)} of them finished; {jobs} at once")
@@ -45,11 +47,11 @@ def main() -> None:
     results = [tables.result_of(*cell[:4], *found) for cell in cells if (found := measured(cell))]
     if results:
         rows = tables.as_rows(tables.lines(results))
-        write_csv(args.save_path / "benchmark.csv", rows[0], rows[1:])
-        write_text(args.save_path / "benchmark.md", tables.markdown(rows))
-        write_text(args.save_path / "benchmark.tex", tables.latex(rows))
+        write_csv(save_path / "benchmark.csv", rows[0], rows[1:])
+        write_text(save_path / "benchmark.md", tables.markdown(rows))
+        write_text(save_path / "benchmark.tex", tables.latex(rows))
         say(tables.markdown(rows))
-        say(f"means and standard deviations over the seeds: {args.save_path}/benchmark.csv, .md and .tex")
+        say(f"means and standard deviations over the seeds: {save_path}/benchmark.csv, .md and .tex")
     if failed:
         say(f"{failed} of {len(cells)} runs failed; the same command tries only them again")
         sys.exit(SOME_FAILED)
@@ -57,19 +59,19 @@ def main() -> None:
 
 def flags() -> argparse.Namespace:
     parser = Flags(description=__doc__)
-    parser.add_argument("--methods", nargs="+", required=True, metavar="METHOD", help="such as st rd")
-    parser.add_argument("--obj", nargs="+", default=["all"], metavar="CATEGORY", help="categories (default: all)")
+    parser.add_argument("--study", metavar="FILE", help="a YAML file with these values and more (docs/benchmark.md)")
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="such as st rd")
+    parser.add_argument("--obj", nargs="+", metavar="CATEGORY", help="categories (default: all)")
     parser.add_argument(
         "--teachers",
         nargs="+",
-        default=["default"],
         metavar="TEACHER",
         help="BACKBONE=WEIGHTS, such as tf_efficientnet_lite0.in1k=imagenet, or only one of both (default: that of the "
         "method's file)",
     )
-    parser.add_argument("--seeds", type=whole_number(1, 1000), default=3, help="seeds 0, 1, ... (default: %(default)s)")
-    parser.add_argument("--data_path", type=Path, default=DEMO, help="folder of categories (default: the demo data)")
-    parser.add_argument("--save_path", type=Path, default=Path("results/benchmark"), help="(default: %(default)s)")
+    parser.add_argument("--seeds", type=whole_number(1, 1000), metavar="N", help="seeds 0, 1, ... (default: 3 of them)")
+    parser.add_argument("--data_path", help="folder of categories (default: the demo data)")
+    parser.add_argument("--save_path", help="(default: results/benchmark)")
     parser.add_argument("--jobs", type=whole_number(1, 10_000), help="runs at once (default: one per core)")
     parser.add_argument(
         "--backend", choices=["loky", "dask", "ray"], default="loky", help="of joblib: local processes, or a cluster"
@@ -79,9 +81,19 @@ def flags() -> argparse.Namespace:
     args = parser.parse_intermixed_args()
     if wrong := [word for word in args.words if "=" not in word]:
         raise UserError(f"command line: {wrong[0]!r} is not of the form key=value")
-    args.data_path = args.data_path if args.data_path == DEMO else args.data_path.absolute()
-    args.save_path = args.save_path.absolute()
     return args
+
+
+def study_of(args: argparse.Namespace) -> "Study":
+    """What the file and the flags say, with paths that a cluster's machines find too."""
+    from engine.study import Study, read_study
+
+    obj = "all" if args.obj == ["all"] else args.obj
+    given = {key: getattr(args, key) for key in Study.model_fields if key not in ("words", "where")} | {"obj": obj}
+    study = read_study(args.study, given, args.words)
+    data_path, save_path = Path(study.data_path), Path(study.save_path).absolute()
+    paths = {"data_path": str(data_path if data_path == DEMO else data_path.absolute()), "save_path": str(save_path)}
+    return study.model_copy(update=paths)
 
 
 @contextlib.contextmanager

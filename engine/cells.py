@@ -1,6 +1,7 @@
 """Many runs, one after another or side by side: the cells of a comparison, ordinary runs in folders of their own."""
 
 import ctypes
+import itertools
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datasets.demo import CATEGORIES, DEFAULT_ROOT
+from engine.study import Study
 from utils.command import ROOT, recipes
 from utils.config_file import read_config
 from utils.errors import UserError
@@ -59,44 +61,33 @@ def report_of(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def plan(
-    methods: Sequence[str],
-    categories: Sequence[str],
-    teachers: Sequence[str],
-    seeds: int,
-    data_path: Path,
-    save_path: Path,
-    words: Sequence[str] = (),
-) -> list[Cell]:
-    """The cells of all combinations, those of one category together. Raises UserError for an unknown method.
-
-    A teacher is `default`, that of the method's file, or BACKBONE=WEIGHTS, or only one of both. `words` are further
-    key=value words for every cell.
-    """
+def plan(study: Study, categories: Sequence[str]) -> list[Cell]:
+    """The cells of all combinations that no rule leaves out, those of one category together."""
     files = {method: str(ROOT / file) for method, file, _ in recipes("configs", "distillType")}
-    unknown = [method for method in methods if method not in files]
-    if unknown:
-        raise UserError(f"--methods: there is no method '{unknown[0]}' (there are: {', '.join(files)})")
-    cells = []
-    for category in categories:
-        for method in methods:
-            for teacher in teachers:
-                for seed in range(seeds):
-                    run = f"{teacher.replace('=', '-').replace('/', '_')}-{seed}"
-                    own = [f"data_path={data_path}", f"obj={category}", f"seed={seed}", f"save_path={save_path}"]
-                    own += [f"run={run}", *_teacher_words(teacher, read_config(files[method])), *words]
-                    folder = save_path / method / f"{category}-{run}"
-                    cells.append(Cell(method, category, teacher, seed, files[method], tuple(own), folder))
+    save_path, cells = Path(study.save_path), []
+    for category, method, teacher in itertools.product(categories, study.methods, study.teachers):
+        rules = [rule for rule in study.where if rule.holds(method, category, teacher)]
+        if any(rule.skip for rule in rules):
+            continue
+        words = [*_teacher_words(study, teacher, files[method]), *study.words]
+        words += [word for rule in rules for word in rule.words]
+        for seed in range(study.seeds):
+            run = f"{teacher.replace('=', '-').replace('/', '_')}-{seed}"
+            own = [f"data_path={study.data_path}", f"obj={category}", f"seed={seed}", f"save_path={save_path}"]
+            folder = save_path / method / f"{category}-{run}"
+            cells.append(Cell(method, category, teacher, seed, files[method], (*own, f"run={run}", *words), folder))
     return cells
 
 
-def _teacher_words(teacher: str, recipe: dict) -> list[str]:
+def _teacher_words(study: Study, teacher: str, file: str) -> list[str]:
+    if isinstance(study.teachers, dict):
+        return study.teachers[teacher]
     if teacher == "default":
         return []
     backbone, _, weights = teacher.rpartition("=") if "=" in teacher else (teacher, "", "")
     if teacher in ("bundled", "imagenet", "random", "auto"):
         backbone, weights = "", teacher
-    pair = isinstance(recipe["backbone"], list)
+    pair = isinstance(read_config(file)["backbone"], list)
     words = [f"backbone={f'[{backbone},{backbone}]' if pair else backbone}"] if backbone else []
     words += [f"weights={weights}"] if weights else []
     return words + (["TrainingData.border=1"] if backbone.startswith(LITE) else [])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import timm
 
-from benchmarks.methods import WORDS
+from engine.study import read_study
 from pretraining import RECIPES
 from tests.conftest import REPO
 from trainer import TRAINERS, build_trainer
@@ -56,9 +56,11 @@ def test_every_method_has_an_example():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_every_file_runs_with_bundled_teachers(path: Path, tiny_mvtec, tmp_path):
-    """With the words that benchmarks/methods.py adds and the pages name, nothing has to be downloaded."""
+    """With the words that benchmarks/methods.yaml adds and the pages name, nothing has to be downloaded."""
     method = read_config(path)["distillType"]
-    words = WORDS.get(method, [])
+    study = read_study(str(REPO / "benchmarks/methods.yaml"), {}, [])
+    rules = [rule for rule in study.where if rule.teachers == ["bundled"] and method in rule.methods]
+    words = [word for rule in rules for word in rule.words]
     pages = "".join(page.read_text(encoding="utf-8") for page in (REPO / "README.md", *REPO.glob("docs/*.md")))
     assert all(word in pages for word in words)
     where = [f"data_path={tiny_mvtec}", "obj=part", f"save_path={tmp_path}"]
@@ -66,6 +68,6 @@ def test_every_file_runs_with_bundled_teachers(path: Path, tiny_mvtec, tmp_path)
         trainer = build_trainer(path, [*words, *where, "weights=bundled"])
     except UserError as error:
         if method not in OURS and "nothing is bundled" in str(error):
-            pytest.skip(f"{error}; WORDS in benchmarks/methods.py can name another backbone")
+            pytest.skip(f"{error}; a rule in benchmarks/methods.yaml can name another backbone")
         raise
     assert {teacher["weights"] for teacher in trainer.metadata["teachers"]} == {"bundled"}

@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from datasets.images import read_image
-from deploy.judge import Judge
 from deploy.pictures import drawn
 from deploy.predictor import Predictor
 from tests.conftest import draw_good, small, write_image, write_mvtec
@@ -134,7 +133,3 @@ def test_a_picture_that_the_region_does_not_fit_is_reported_and_the_rest_goes_on
     found = dict(Predictor(trainer.run_dir).stream([good, tmp_path / "wide.png", good]))
     assert isinstance(found[tmp_path / "wide.png"], UserError) and "90 x 64 px" in str(found[tmp_path / "wide.png"])
     assert found[good].score > 0
-
-
-def test_without_a_region_nothing_is_hidden():
-    assert Judge.roi is None and Judge.tiles is None

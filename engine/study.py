@@ -1,0 +1,74 @@
+"""What a comparison compares: methods, categories, teachers and seeds, from a YAML file or from flags."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from utils.command import recipes
+from utils.config import Section, Text
+from utils.config_file import check_config, read_config
+from utils.errors import UserError
+
+Names = Annotated[list[Text], Field(min_length=1)]
+Words = list[Annotated[str, Field(pattern="^[^=]+=")]]  # key=value, as after the command trainNet.py
+
+
+class Rule(Section):
+    """Words for some runs, or runs that are left out; a key that is not given means all of its kind."""
+
+    methods: Names | None = None
+    obj: Names | None = None
+    teachers: Names | None = None
+    words: Words = []
+    skip: bool = False
+
+    def holds(self, method: str, category: str, teacher: str) -> bool:
+        """Whether it is about this run."""
+        pairs = ((self.methods, method), (self.obj, category), (self.teachers, teacher))
+        return all(names is None or name in names for names, name in pairs)
+
+
+class Study(Section):
+    """A teacher is `default`, that of the method's file, or BACKBONE=WEIGHTS, or only one of both, or has words.
+
+    Later words win: those of the teacher, `words`, then those of each rule in `where` that holds for the run.
+    """
+
+    methods: Names
+    obj: Names | Literal["all"] = "all"
+    teachers: Names | Annotated[dict[Text, Words], Field(min_length=1)] = ["default"]
+    seeds: Annotated[int, Field(ge=1, le=1000)] = 3  # 0, 1, ...
+    data_path: Text = "demo_data"
+    save_path: Text = "results/benchmark"
+    words: Words = []
+    where: list[Rule] = []
+
+
+def read_study(file: str | None, flags: Mapping[str, Any], words: Sequence[str]) -> Study:
+    """The study of a YAML file, if one is given, with the values of flags in place of its own, and then `words`.
+
+    `--teachers` may choose among those that the file names.
+    Raises UserError naming the wrong key or flag, and methods or teachers that do not exist.
+    """
+    raw = read_config(file) if file else {}
+    given = {key: value for key, value in flags.items() if value is not None}
+    named = raw.get("teachers")
+    if "teachers" in given and isinstance(named, dict) and set(given["teachers"]) <= set(named):
+        given["teachers"] = {name: named[name] for name in given["teachers"]}
+    if "methods" not in raw | given:
+        raise UserError("methods: give the methods to compare, such as --methods st rd")
+    study = check_config(raw | given, Study, file or "command line")
+    known = [method for method, *_ in recipes("configs", "distillType")]
+    for names in (study.methods, *(rule.methods or () for rule in study.where)):
+        _check_known(names, known, "methods")
+    if isinstance(named, dict):
+        for rule in study.where:
+            _check_known(rule.teachers or (), list(named), "teachers")
+    return study.model_copy(update={"where": [*study.where, Rule(words=list(words))]})
+
+
+def _check_known(names: Any, known: list[str], key: str) -> None:
+    for name in names:
+        if name not in known:
+            raise UserError(f"{key}: there is no {key.removesuffix('s')} '{name}' (there are: {', '.join(known)})")

@@ -1,0 +1,76 @@
+"""What a comparison compares: files, flags, and rules for some of its runs."""
+
+import pytest
+import yaml
+
+from engine.cells import plan
+from engine.study import read_study
+from tests.conftest import REPO
+from trainer import TRAINERS
+from utils.errors import UserError
+
+METHODS = str(REPO / "benchmarks/methods.yaml")
+
+
+def words_of(study, method, teacher, category="weave"):
+    """The key=value words of the runs with this method and teacher, without those that every run has."""
+    cells = plan(study, [category])
+    (words,) = {cell.words[5:] for cell in cells if (cell.method, cell.teacher) == (method, teacher)} or {None}
+    return words
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(**content):
+        (tmp_path / "study.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+        return str(tmp_path / "study.yaml")
+
+    return write
+
+
+def test_the_study_of_all_methods_has_each_of_them():
+    study = read_study(METHODS, {}, [])
+    assert set(study.methods) == set(TRAINERS) and list(study.teachers) == ["bundled", "lite0"] and study.seeds == 3
+    assert len(plan(study, study.obj)) == (8 * 2 - 1) * 6 * 3
+
+
+def test_rules_give_words_to_some_runs_and_leave_others_out():
+    study = read_study(METHODS, {}, [])
+    assert words_of(study, "ead", "bundled") == ("weights=bundled", "data_path=demo_data", "TrainingData.steps=2000")
+    assert words_of(study, "ead", "lite0") is None
+    assert words_of(study, "st", "bundled", "magnetic_tile") == (
+        "weights=bundled",
+        "backbone=resnet18.tv_in1k",
+        "TrainingData.epochs=4",
+    )
+    assert "backbone=[tf_efficientnet_lite0.in1k,tf_efficientnet_lite0.in1k]" in words_of(study, "mixed", "lite0")
+
+
+def test_flags_replace_the_values_of_the_file_and_words_come_last():
+    study = read_study(METHODS, {"teachers": ["lite0"], "methods": ["rd"], "seeds": None}, ["TrainingData.epochs=1"])
+    assert study.methods == ["rd"] and list(study.teachers) == ["lite0"] and study.seeds == 3
+    assert words_of(study, "rd", "lite0")[-1] == "TrainingData.epochs=1"
+    other = read_study(METHODS, {"teachers": ["resnet34=random"]}, [])
+    assert words_of(other, "rd", "resnet34=random")[:2] == ("backbone=resnet34", "weights=random")
+
+
+def test_without_a_file_the_flags_are_enough():
+    study = read_study(None, {"methods": ["st"]}, [])
+    assert (study.obj, study.teachers, study.data_path) == ("all", ["default"], "demo_data")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"methods": ["xy"]}, "there is no method 'xy' .*rnst"),
+        ({"methods": ["st"], "where": [{"methods": ["xy"]}]}, "there is no method 'xy'"),
+        ({"methods": ["st"], "teachers": {"a": []}, "where": [{"teachers": ["b"]}]}, "there is no teacher 'b' .*: a"),
+        ({"methods": ["st"], "seed": 3}, "unknown key 'seed'. Did you mean 'seeds'"),
+        ({"methods": ["st"], "words": ["epochs"]}, "'words'.* is not of the right form .*'epochs'"),
+        ({"methods": ["st"], "seeds": 0}, "'seeds' must be at least 1"),
+        ({"obj": ["a"]}, "such as --methods st rd"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named(written, content, expected):
+    with pytest.raises(UserError, match=expected):
+        read_study(written(**content), {}, [])
