@@ -5,7 +5,7 @@ a mean or a maximum over the positives, and only the number of negatives above e
 Tied values are one threshold: in a curve they make a slanted step, with half the area of a full one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -84,13 +84,21 @@ class PixelMetrics:
         metrics = self._metrics([own, *(self.parts[k] for k in self.parts if k == "good")], MAX_FPR)
         return {"pixel_auroc": metrics["auroc"], "aupro": metrics["aupro"]}
 
-    def _metrics(self, parts: list["_Pixels"], max_fpr: float) -> dict[str, float]:
+    def pooled(self, parts: Iterable["_Pixels"] | None = None) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+        """Of all images: ascending positives [P], their weights [P] in a PRO curve, ascending negatives of each part.
+
+        A weight is what its positive adds to the mean coverage of the regions; they sum to 1 if there is a region.
+        """
+        parts = list(self.parts.values() if parts is None else parts)
         positives = np.concatenate([np.empty(0, np.float32), *(part.positives() for part in parts)])
         weights = np.concatenate([np.empty(0), *(part.weights() for part in parts)]) / max(
             sum(part.regions for part in parts), 1
         )
         order = positives.argsort()
-        return _curve_metrics(positives[order], weights[order], [part.negatives() for part in parts], max_fpr)
+        return positives[order], weights[order], [part.negatives() for part in parts]
+
+    def _metrics(self, parts: list["_Pixels"], max_fpr: float) -> dict[str, float]:
+        return _curve_metrics(*self.pooled(parts), max_fpr)
 
 
 class _Pixels:
