@@ -9,7 +9,15 @@ from utils.errors import UserError
 
 
 def main() -> None:
-    args = run_flags(__doc__).parse_intermixed_args()
+    parser = run_flags(__doc__)
+    parser.add_argument("--list", action="store_true", help="only list methods, teachers and categories in data_path")
+    args = parser.parse_intermixed_args()
+    if args.list:
+        from engine.overview import overview
+        from utils.config_file import read_config
+
+        print(overview(read_config(args.config, args.overrides)))
+        return
 
     from engine.cells import categories
     from engine.machine import keep_freed_memory

@@ -57,8 +57,7 @@ def run_help() -> str:
     keys += [f"TrainingData.{key}" for key in TrainingData.model_fields]
     return "\n".join(
         [
-            "methods (distillType) and the files with their complete recipes:",
-            *(f"  {method:<8}{file}: {title}" for method, file, title in recipes("configs", "distillType")),
+            *methods(),
             "",
             *wrapped("keys of every method (docs/configuration.md); a method's file explains its own keys:", keys),
             "",
@@ -66,6 +65,12 @@ def run_help() -> str:
             f"  python3 {script} --config configs/configSTPM.yaml data_path=my_data obj=screw TrainingData.epochs=50",
         ]
     )
+
+
+def methods() -> list[str]:
+    """The methods, a line each, and the line above them."""
+    lines = [f"  {method:<8}{file}: {title}" for method, file, title in recipes("configs", "distillType")]
+    return ["methods (distillType) and the files with their complete recipes:", *lines]
 
 
 def recipes(folder: str, key: str) -> Iterator[tuple[str, str, str]]:

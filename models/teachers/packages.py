@@ -1,15 +1,14 @@
-"""ImageNet weights that pip packages bring."""
+"""ImageNet weights that pip packages bring; torch is imported only where used, so that `--list` answers at once."""
 
 import hashlib
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import timm
-import torch
-
-from models.teachers.teacher import pretrained_cfg
 from utils.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Package(NamedTuple):
@@ -44,6 +43,8 @@ PACKAGES = {  # by timm's name with tag; Apache-2.0, converted from TensorFlow's
 
 def package_of(backbone: str) -> Package | None:
     """The package with the weights of a timm name; without a tag, those of timm's default tag."""
+    from models.teachers.teacher import pretrained_cfg
+
     cfg = pretrained_cfg(backbone)
     return PACKAGES.get(f"{cfg.architecture}.{cfg.tag}") if cfg else None
 
@@ -70,8 +71,11 @@ def check_file(package: Package, path: Path) -> None:
         )
 
 
-def renamed(backbone: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def renamed(backbone: str, tensors: "dict[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
     """The tensors of a package's file under timm's names."""
+    import timm
+    import torch
+
     with torch.device("meta"):
         names = timm.create_model(backbone, pretrained=False).state_dict()
     return dict(zip(names, tensors.values(), strict=True))
