@@ -86,6 +86,7 @@ Folder = Annotated[Text, AfterValidator(_single_folder)]
 Side = Annotated[int, Field(ge=SIDES[0], le=SIDES[1])]
 Threads = Annotated[int, Field(gt=0, le=1024)]
 Device = Annotated[str, AfterValidator(_device_name)]
+Logger = Literal["tensorboard", "mlflow"]
 Levels = Annotated[list[Annotated[int, Field(ge=0, le=99)]], Field(min_length=1), AfterValidator(_increasing)]
 Widths = Annotated[list[Annotated[int, Field(gt=0, le=8192)]], Field(min_length=1)] | None
 Size = Annotated[
@@ -185,6 +186,7 @@ class RunConfig(Section, Generic[Options]):
     compile: bool = False  # torch.compile for the networks
     workers: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] = "auto"  # image-reading processes
     cache_mb: Annotated[int, Field(ge=0, le=10**9)] = 4096  # memory for decoded images and teacher features
+    logger: Literal["none"] | Logger | list[Logger] = "none"  # they get what the CSV files have, too
     TrainingData: Options = Field(default={}, validate_default=True)
 
 
@@ -196,7 +198,7 @@ class Config(RunConfig[Options], Generic[Options]):
 
 # These only decide where and how fast a run is; they may change when it is resumed.
 WITHOUT_EFFECT = {"phase", "run", "overwrite", "resume", "data_path", "save_path", "false_reject_rate"}
-WITHOUT_EFFECT |= {"review_rate", "device", "threads", "compile", "workers", "cache_mb"}
+WITHOUT_EFFECT |= {"review_rate", "device", "threads", "compile", "workers", "cache_mb", "logger"}
 
 
 def result_settings(config: RunConfig) -> dict[str, Any]:
