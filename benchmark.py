@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,11 +22,11 @@ DEMO = Path("demo_data")
 def main() -> None:
     args = flags()
 
-    from engine.cells import categories, plan, run_cells
-    from evaluation import tables
+    from engine.cells import categories, plan, report_of, run_cells
+    from evaluation.tables import result_of, write_tables
     from utils.console import note, say
     from utils.cores import allowed_cores
-    from utils.files import check_writable, write_csv, write_text
+    from utils.files import check_writable
     from utils.progress import progress
 
     study = study_of(args)
@@ -44,14 +44,12 @@ def main() -> None:
             if error:
                 failed += 1
                 note(f"{cell.name}: {error}")
-    results = [tables.result_of(*cell[:4], *found) for cell in cells if (found := measured(cell))]
-    if results:
-        rows = tables.as_rows(tables.lines(results))
-        write_csv(save_path / "benchmark.csv", rows[0], rows[1:])
-        write_text(save_path / "benchmark.md", tables.markdown(rows))
-        write_text(save_path / "benchmark.tex", tables.latex(rows))
-        say(tables.markdown(rows))
-        say(f"means and standard deviations over the seeds: {save_path}/benchmark.csv, .md and .tex")
+    done = [cell for cell in cells if cell.finished()]
+    if done:
+        costs, reports = spent(done), [report_of(cell.folder) for cell in done]
+        results = [result_of(*cell[:4], cell.folder, *pair) for cell, *pair in zip(done, reports, costs, strict=True)]
+        say(write_tables(save_path, results, reports))
+        say(f"\nmeans, standard deviations, defect types and costs: {save_path}/benchmark.md, .csv and .tex, and more")
     if failed:
         say(f"{failed} of {len(cells)} runs failed; the same command tries only them again")
         sys.exit(SOME_FAILED)
@@ -120,13 +118,20 @@ def backend(args: argparse.Namespace) -> Iterator[None]:
         yield
 
 
-def measured(cell: "Cell") -> tuple[dict, dict] | None:
-    """The report of a finished cell, and what its process cost."""
-    from engine.cells import report_of
+def spent(cells: Sequence["Cell"]) -> list[dict[str, float]]:
+    """What the training and the test of each cell cost, and an image; the latter is measured once for all alike."""
+    from deploy.cost import cost_of
+    from utils.files import write_json
 
-    report = report_of(cell.folder) if cell.finished() else None
-    spent = cell.folder / "cell.json"
-    return report and (report, json.loads(spent.read_text(encoding="utf-8")) if spent.exists() else {})
+    found, costs = [], {}
+    for cell in cells:
+        path, kind = cell.folder / "cell.json", (cell.method, cell.teacher)
+        own = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if kind not in costs:
+            costs[kind] = own.get("image") or cost_of(cell.folder)
+            write_json(path, own | {"image": costs[kind]})
+        found.append(own | costs[kind])
+    return found
 
 
 if __name__ == "__main__":

@@ -1,0 +1,87 @@
+"""How sure a difference between methods is: intervals over test images, and a paired test over categories."""
+
+from collections.abc import Mapping
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+
+DRAWS = 1000
+COVERED = 0.95  # share of the drawn test sets within an interval
+ALPHA = 0.05
+LEAST = 6  # pairs: with fewer, no two-sided Wilcoxon test reaches ALPHA (1/2^4 is the lowest p of five)
+
+
+def auroc_samples(good: np.ndarray, defective: np.ndarray, draws: int = DRAWS) -> np.ndarray:
+    """Scores [S,N] of good and [S,M] of defective images by S runs on the same images -> image AUROCs [draws].
+
+    Each is the runs' mean on a test set of N and M images drawn with replacement (stratified bootstrap, Efron and
+    Tibshirani 1993). The same images are drawn for all numbers of runs.
+    """
+    won = np.zeros((good.shape[1], defective.shape[1]))
+    for low, high in zip(good, defective, strict=True):
+        won += (high > low[:, None]) + 0.5 * (high == low[:, None])
+    counts = [_drawn(size, draws, seed) for seed, size in enumerate(won.shape)]
+    return (counts[0] @ won * counts[1]).sum(1) / (won.size * len(good))
+
+
+def _drawn(size: int, draws: int, seed: int) -> np.ndarray:
+    """How often each of `size` images is in each drawn test set [draws,size]."""
+    return np.random.default_rng((seed, size)).multinomial(size, np.full(size, 1 / size), draws)
+
+
+def interval(samples: np.ndarray) -> tuple[float, float]:
+    """The middle `COVERED` of the samples."""
+    low, high = np.quantile(samples, [(1 - COVERED) / 2, (1 + COVERED) / 2])
+    return float(low), float(high)
+
+
+class Paired(NamedTuple):
+    """Two methods on the same categories: on how many the first is better or worse, and by how much on average.
+
+    `p` is that of the two-sided Wilcoxon signed-rank test; None if there are too few categories that differ.
+    """
+
+    first: str
+    second: str
+    pairs: int
+    better: int
+    worse: int
+    difference: float
+    p: float | None
+
+    def sentence(self, metric: str) -> str:
+        """For people; `metric` is the name of what was compared, a fraction."""
+        how = "higher" if self.difference > 0 else "lower"
+        found = (
+            f"{self.first} against {self.second}, {self.pairs} {'category' if self.pairs == 1 else 'categories'}: "
+            f"{metric} is {100 * abs(self.difference):.1f} points {how} on average (better on {self.better}, worse on "
+            f"{self.worse})"
+        )
+        if self.p is None:
+            return f"{found}. Too few for a test: at least {LEAST} categories must differ."
+        chance = f"{found}. Wilcoxon p = {self.p:.2g}"
+        if self.p < ALPHA:
+            return f"{chance}: if both were equally good, so clear a difference would be rare."
+        return f"{chance}: if both were equally good, such a difference would not be rare, so it may be chance."
+
+
+def paired(first: str, second: str, values: Mapping[str, Mapping[str, float]]) -> Paired:
+    """Compare two of the methods; `values` are a metric by method and category, each a mean over the same seeds.
+
+    Categories, not runs, are the pairs: the seeds of one category are not independent (Demsar, JMLR 2006).
+    """
+    from scipy.stats import wilcoxon  # slow to import
+
+    shared = [category for category in values[first] if category in values[second]]
+    differences = np.array([values[first][category] - values[second][category] for category in shared])
+    moved = differences[differences != 0]
+    p = float(wilcoxon(moved).pvalue) if len(moved) >= LEAST else None
+    better, worse = int((moved > 0).sum()), int((moved < 0).sum())
+    return Paired(first, second, len(shared), better, worse, float(differences.mean()), p)
+
+
+def all_pairs(values: Mapping[str, Mapping[str, float]]) -> list[Paired]:
+    """`paired` for every two methods that share a category, the one with the higher mean over all of them first."""
+    order = sorted(values, key=lambda name: -np.mean(list(values[name].values())))
+    return [paired(*pair, values) for pair in combinations(order, 2) if set(values[pair[0]]) & set(values[pair[1]])]

@@ -1,0 +1,75 @@
+"""How sure a difference between methods is."""
+
+import numpy as np
+import pytest
+from scipy.stats import wilcoxon
+from sklearn.metrics import roc_auc_score
+
+from evaluation.comparison import Paired, all_pairs, auroc_samples, interval, paired
+
+
+@pytest.fixture
+def scores():
+    """Of 30 good and 20 defective images, by two runs; some are equal."""
+    rng = np.random.default_rng(0)
+    return rng.normal(0, 1, (2, 30)).round(1), rng.normal(1, 1, (2, 20)).round(1)
+
+
+def auroc(good, defective):
+    labels = [0] * len(good) + [1] * len(defective)
+    return roc_auc_score(labels, np.concatenate([good, defective]))
+
+
+def test_samples_lie_around_the_mean_auroc_of_the_runs_and_spread_like_a_plain_bootstrap(scores):
+    good, defective = scores
+    samples, rng = auroc_samples(good, defective, 4000), np.random.default_rng(1)
+    mean = np.mean([auroc(*pair) for pair in zip(good, defective, strict=True)])
+    assert samples.mean() == pytest.approx(mean, abs=0.005)
+    plain = []
+    for _ in range(1000):  # the same images for both runs, one by one
+        i, j = rng.integers(0, 30, 30), rng.integers(0, 20, 20)
+        plain.append(np.mean([auroc(low[i], high[j]) for low, high in zip(good, defective, strict=True)]))
+    assert interval(samples) == pytest.approx(interval(np.array(plain)), abs=0.02)
+
+
+def test_the_same_images_are_drawn_for_every_method(scores):
+    good, defective = scores
+    assert (auroc_samples(good, defective) == auroc_samples(2 * good, 2 * defective)).all()
+
+
+def test_an_interval_covers_the_truth_about_as_often_as_it_says():
+    """Scores of N(0,1) and N(1,1): the true AUROC is Phi(1/sqrt(2)) = 0.7602."""
+    rng, covered = np.random.default_rng(2), 0
+    for _ in range(300):
+        low, high = interval(auroc_samples(rng.normal(0, 1, (1, 60)), rng.normal(1, 1, (1, 60)), 500))
+        covered += low < 0.76025 < high
+    assert 0.91 < covered / 300 < 0.98
+
+
+def categories(*differences):
+    names = [f"c{k}" for k in range(len(differences))]
+    return {"a": {n: 0.5 + d for n, d in zip(names, differences, strict=True)}, "b": dict.fromkeys(names, 0.5)}
+
+
+def test_a_paired_test_is_scipys_over_the_categories():
+    found = paired("a", "b", categories(0.1, 0.2, 0.05, 0.3, 0.11, -0.01, 0.07, 0))
+    assert (found.pairs, found.better, found.worse) == (8, 6, 1)
+    assert found.difference == pytest.approx(0.82 / 8)
+    assert found.p == pytest.approx(wilcoxon([0.1, 0.2, 0.05, 0.3, 0.11, -0.01, 0.07]).pvalue)
+    assert "p = 0.031: if both were equally good, so clear a difference would be rare" in found.sentence("image AUROC")
+
+
+def test_few_categories_are_not_tested():
+    found = paired("a", "b", categories(0.1, 0.2, 0.3, 0.4, 0.5, 0))
+    assert found.p is None and "at least 6 categories must differ" in found.sentence("AUPRO")
+    assert "a against b, 6 categories: AUPRO is 25.0 points higher on average" in found.sentence("AUPRO")
+    assert ", 1 category: " in paired("a", "b", categories(0.1)).sentence("AUPRO")
+
+
+def test_a_difference_by_chance_is_called_so():
+    assert "may be chance" in Paired("a", "b", 9, 5, 4, 0.01, 0.6).sentence("AUPRO")
+
+
+def test_all_pairs_begin_with_the_better_method():
+    values = {"low": {"x": 0.1}, "high": {"x": 0.9, "y": 0.9}, "other": {"z": 0.5}}
+    assert [pair[:2] for pair in all_pairs(values)] == [("high", "low")]
