@@ -4,7 +4,7 @@ import copy
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from datasets.fit import Box, Fit
 from datasets.images import read_image, read_mask, unit_range
+from datasets.listing import is_folder, list_images
 from datasets.regions import grayed, read_roi
 from datasets.tiles import Tiles
 from utils.config import CommonData
@@ -44,16 +45,30 @@ def stacked(images: Sequence[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(np.stack(images))
 
 
+class Saturation(NamedTuple):
+    """How much of a defect must be found: a number of pixels or, if relative, a share of the defect."""
+
+    threshold: float
+    relative: bool
+
+
 class Sample(NamedTuple):
     path: Path
-    mask: Path | None  # None: no ground truth for this image (all of a good image counts as normal)
+    # A file, or a folder of masks that are united; None: no ground truth (all of a good image counts as normal).
+    mask: Path | None
     defect_type: str  # "good", or the defect type
     roi: Path | None = None  # the mask of what is looked at; None: all of the image
+    own_name: str | None = None  # for data sets in which several files have the same name
+    saturation: Mapping[int, Saturation] | None = None  # of defects, by the values of their pixels in the masks
+
+    @property
+    def stem(self) -> str:
+        return self.own_name or self.path.stem
 
     @property
     def name(self) -> str:
         """Unique among the images of a test: hole/003."""
-        return f"{self.defect_type}/{self.path.stem}"
+        return f"{self.defect_type}/{self.stem}"
 
 
 def as_batch(indices: Sequence[int], samples: Sequence[Sample], parts: Sequence[Pixels]) -> dict[str, Any]:
@@ -128,16 +143,24 @@ class ImageDataset(Dataset):
         pixels, shape = self.fit.image(image), image.shape[:2]
         if sample.mask is None:
             return Pixels(pixels, np.zeros(pixels.shape[1:], dtype=bool), self.fit.inside(shape), shape)
-        mask = read_mask(sample.mask, lambda what: self._note(sample.mask, what))
-        if mask.shape != shape:
-            (mh, mw), (h, w) = mask.shape, shape
-            raise UserError(f"{sample.mask}: the mask is {mw} x {mh} px but {sample.path} is {w} x {h} px")
+        mask = self._mask(sample, shape)
         if sample.defect_type == "good" and mask.any():
             raise UserError(
                 f"{sample.mask}: the mask marks a defect, but {sample.path} is among the good images; "
                 "move the image to the folder of its defect type, or remove the mask"
             )
         return Pixels(pixels, self.fit.mask(mask), self.fit.inside(shape), shape)
+
+    def _mask(self, sample: Sample, shape: tuple[int, int]) -> np.ndarray:
+        """All defects of an image of `shape` (height, width): [H,W] bool."""
+        united = np.zeros(shape, dtype=bool)
+        for path in list_images(sample.mask) if is_folder(sample.mask) else [sample.mask]:
+            mask = read_mask(path, lambda what, path=path: self._note(path, what))
+            if mask.shape != shape:
+                (mh, mw), (h, w) = mask.shape, shape
+                raise UserError(f"{path}: the mask is {mw} x {mh} px but {sample.path} is {w} x {h} px")
+            united |= mask
+        return united
 
     def read_all(self, budget: int) -> int:
         """Read every image once and keep them if all fit into `budget` bytes; returns the bytes taken.

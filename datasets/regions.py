@@ -130,4 +130,10 @@ class RoiFiles:
 def common_roi(config: "RunConfig") -> Path | None:
     """The mask of images that are not of the data set. Raises as `RoiFiles` and its `common`."""
     roi = config.TrainingData.roi
-    return None if roi is None else RoiFiles(Path(config.data_path, config.obj), roi).common()
+    return None if roi is None else RoiFiles(home(config), roi).common()
+
+
+def home(config: "RunConfig") -> Path:
+    """Where paths of a category begin: its folder, or the data set's if the category has none."""
+    folder = Path(config.data_path, config.obj)
+    return folder if is_folder(folder) else Path(config.data_path)

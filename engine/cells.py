@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datasets import readers
 from datasets.demo import CATEGORIES, DEFAULT_ROOT
 from engine.study import Study
 from utils.command import ROOT, recipes
@@ -170,8 +171,8 @@ def _return_as() -> str:
     return "generator_unordered" if get_active_backend()[0].supports_return_generator else "list"
 
 
-def categories(data_path: Path, wanted: str | Sequence[str]) -> list[str]:
-    """The wanted categories; `all` are those with good images to train on, or those of the demo data.
+def categories(data_path: Path, wanted: str | Sequence[str], reader: str = readers.AUTO) -> list[str]:
+    """The wanted categories; `all` are those that the reader finds, or those of the demo data.
 
     Raises UserError if there are none.
     """
@@ -179,7 +180,9 @@ def categories(data_path: Path, wanted: str | Sequence[str]) -> list[str]:
         return list(wanted)
     if data_path == Path(DEFAULT_ROOT):  # its runs draw what is missing
         return list(CATEGORIES)
-    found = sorted(path.parent.parent.name for path in data_path.glob("*/train/good"))
+    found = readers.categories(data_path, reader)
     if not found:
-        raise UserError(f"data_path: no folder in {data_path} has train/good")
+        raise UserError(
+            f"data_path: no folder in {data_path} has train/good, and it has no other layout of docs/data.md"
+        )
     return found

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 
+from datasets import readers
 from datasets.dataset import ImageDataset, Sample, TileDataset, as_seen
 from datasets.fit import advice
-from datasets.listing import list_images_below
+from datasets.listing import is_folder, list_images_below
 from datasets.parts import parts_of
-from datasets.readers import mvtec
 from datasets.regions import common_roi
 from engine.device import Compute
 from engine.prefetch import Prefetch, prefetched
@@ -50,24 +50,26 @@ def split_train(size: int, val_ratio: float, seed: int, calibration: float | str
 def train_datasets(config: RunConfig) -> tuple[ImageDataset, ImageDataset, ImageDataset]:
     """Training, validation and calibration part of the good training images; the last two may be empty.
 
+    If the data set has a validation set of its own, validation is that, and no training images are held out for it.
     Raises UserError naming the folder when there are too few images.
     """
-    samples, options = mvtec.train_samples(config), config.TrainingData
+    samples, options = readers.train_samples(config), config.TrainingData
+    validation = readers.validation_samples(config)
+    val_ratio = 0.0 if validation else options.val_ratio
     shown = parts_of([sample.path for sample in samples], config.part_pattern)
     names = list(dict.fromkeys(shown))  # all pictures of a part go the same way
-    ways = [
-        {names[i] for i in way} for way in split_train(len(names), options.val_ratio, config.seed, config.calibration)
-    ]
+    ways = [{names[i] for i in way} for way in split_train(len(names), val_ratio, config.seed, config.calibration)]
     split = [[sample for sample, part in zip(samples, shown, strict=True) if part in way] for way in ways]
     if not split[0]:
         what = "image(s)" if config.part_pattern is None else "part(s)"
-        shares = f"a val_ratio of {options.val_ratio:g}" + (
+        shares = f"a val_ratio of {val_ratio:g}" + (
             "" if config.calibration in ("none", "cross") else f" and calibration={config.calibration}"
         )
         raise UserError(
             f"{samples[0].path.parent}: {len(names)} {what} and {shares} leave none to "
             "train on; lower it (0 means no held-out images, if the method allows it) or add images"
         )
+    split[1] = validation or split[1]
     return tuple(ImageDataset(part, options) for part in split)
 
 
@@ -79,10 +81,21 @@ def other_good_images(config: RunConfig, folder: Path) -> ImageDataset:
     paths, train = list_images_below(folder), Path(config.data_path, config.obj, "train").resolve()
     if not paths:
         raise UserError(f"--images: there are no images (png, jpg, bmp, tif, webp) in or below {folder}")
-    if any(train in path.resolve().parents for path in paths):
-        raise UserError(f"--images: {folder} has images of {train}, which the student may have seen; give new ones")
+    used = _used(config)
+    if any(train in path.resolve().parents or path.resolve() in used for path in paths):
+        where = train if is_folder(train) else config.data_path
+        raise UserError(f"--images: {folder} has images of {where}, which the student may have seen; give new ones")
     roi = common_roi(config)
     return ImageDataset([Sample(path, None, "good", roi) for path in paths], config.TrainingData)
+
+
+def _used(config: RunConfig) -> set[Path]:
+    """The images of training and validation, whatever the layout; none if the data set is gone."""
+    try:
+        samples = readers.train_samples(config) + readers.validation_samples(config)
+        return {sample.path.resolve() for sample in samples}
+    except UserError:
+        return set()
 
 
 def test_dataset(config: RunConfig) -> tuple[ImageDataset, list[str]]:
@@ -91,7 +104,7 @@ def test_dataset(config: RunConfig) -> tuple[ImageDataset, list[str]]:
     Without test images the held-out good images are used, so that a data set with only good parts can be tried.
     Raises as the reader does.
     """
-    samples, notes = mvtec.test_samples(config), []
+    samples, notes = readers.test_samples(config), []
     if not samples:
         train, val, _ = train_datasets(config)
         samples = val.samples or train.samples

@@ -83,6 +83,7 @@ Ratio = Annotated[Number, Field(gt=0, lt=1)]
 Fold = Annotated[str, Field(pattern="^[1-9][0-9]?/[1-9][0-9]?$")]  # 2/5 is the second of five parts
 Text = Annotated[str, Field(min_length=1), AfterValidator(_printable)]
 Folder = Annotated[Text, AfterValidator(_single_folder)]
+Paths = Annotated[list[Text], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 Side = Annotated[int, Field(ge=SIDES[0], le=SIDES[1])]
 Threads = Annotated[int, Field(gt=0, le=1024)]
 Device = Annotated[str, AfterValidator(_device_name)]
@@ -161,10 +162,21 @@ class TrainingData(CommonData):
 Options = TypeVar("Options", bound=CommonData)
 
 
+class FolderData(Section):
+    """Where `reader: folder` finds images: folders or patterns, which begin in the category's folder or in data_path."""
+
+    good: Paths = []
+    test_good: Paths = []  # good images for the test only
+    bad: Paths = []
+    masks: Paths = []
+
+
 class RunConfig(Section, Generic[Options]):
     """One run: which data, which method, which teacher, on what."""
 
     data_path: Text
+    reader: Text = "auto"  # the layout of the data set: a key of datasets.readers.READERS; auto recognises it
+    folder: FolderData = FolderData()
     distillType: Text
     backbone: Text
     obj: Folder
@@ -198,7 +210,8 @@ class Config(RunConfig[Options], Generic[Options]):
 
 # These only decide where and how fast a run is; they may change when it is resumed.
 WITHOUT_EFFECT = {"phase", "run", "overwrite", "resume", "data_path", "save_path", "false_reject_rate"}
-WITHOUT_EFFECT |= {"review_rate", "device", "threads", "compile", "workers", "cache_mb", "logger"}
+# What a reader finds is in the hash of the images.
+WITHOUT_EFFECT |= {"reader", "folder", "review_rate", "device", "threads", "compile", "workers", "cache_mb", "logger"}
 
 
 def result_settings(config: RunConfig) -> dict[str, Any]:

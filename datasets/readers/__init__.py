@@ -1,0 +1,119 @@
+"""The layouts of data sets: a reader is a module that finds the images of a category, and a line in READERS.
+
+It has these functions; docs/data.md shows the folders that each reader expects.
+
+    categories(root) -> the names of the categories in a folder, none if the folder has another layout
+    train_samples(config) -> the good images to train on
+    test_samples(config) -> the images to test on, none if there are none
+    validation_samples(config) -> only if the data set has a validation set of its own: its good images
+"""
+
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+from datasets.dataset import Sample
+from datasets.listing import is_folder
+from datasets.regions import RoiFiles, home
+from utils.config import RunConfig
+from utils.errors import UserError
+
+AUTO = "auto"
+READERS = {  # name: module, imported when it is needed; `reader: auto` tries them in this order
+    "visa": "visa",
+    "visa_2cls_fewshot": "visa",
+    "visa_2cls_highshot": "visa",
+    "realiad": "realiad",
+    "realiad_sv": "realiad",
+    "kolektor": "kolektor",
+    "kolektor2": "kolektor2",
+    "dagm": "dagm",
+    "btad": "btad",
+    "mvtec_ad2": "mvtec_ad2",
+    "mvtec_loco": "mvtec_loco",
+    "mvtec": "mvtec",
+    "mpdd": "mvtec",
+    "folder": "folder",
+}
+
+
+def train_samples(config: RunConfig) -> list[Sample]:
+    """The good images to train on. Raises UserError for a folder without them, and as the reader and `RoiFiles` do."""
+    return _looked_at(config, reader_of(config).train_samples(config))
+
+
+def validation_samples(config: RunConfig) -> list[Sample]:
+    """The good images of the data set's own validation set; none if it has no such set. Raises as `train_samples`."""
+    read = getattr(reader_of(config), "validation_samples", None)
+    return _looked_at(config, read(config)) if read else []
+
+
+def test_samples(config: RunConfig) -> list[Sample]:
+    """The images to test on, none if there are none.
+
+    Raises UserError for two images of the same name, masks for only some defective images, and as `train_samples`.
+    """
+    samples = _looked_at(config, reader_of(config).test_samples(config))
+    _check_names(samples)
+    _check_masks(samples)
+    return samples
+
+
+def categories(root: Path, reader: str = AUTO) -> list[str]:
+    """The names that `obj` may have in a folder, sorted; with `auto`, those of all layouts in it."""
+    modules = [_module(name) for name in dict.fromkeys(READERS.values())] if reader == AUTO else [_named(reader)]
+    return sorted({name for module in modules for name in module.categories(root)} if is_folder(root) else [])
+
+
+def reader_of(config: RunConfig) -> ModuleType:
+    """The reader that `reader` names; with `auto`, the first that finds the category, or else any.
+
+    Raises UserError for an unknown name.
+    """
+    if config.reader != AUTO:
+        return _named(config.reader)
+    if config.folder.good:
+        return _module("folder")
+    root = Path(config.data_path)
+    if not is_folder(root):
+        return _module("mvtec")  # it says so
+    found = {name: _module(name).categories(root) for name in dict.fromkeys(READERS.values())}
+    having = [name for name, names in found.items() if config.obj in names] or [
+        n for n, names in found.items() if names
+    ]
+    return _module(having[0] if having else "mvtec")
+
+
+def _named(reader: str) -> ModuleType:
+    if reader not in READERS:
+        raise UserError(f"reader: there is no reader '{reader}' (there are: {', '.join([AUTO, *READERS])})")
+    return _module(READERS[reader])
+
+
+def _module(name: str) -> ModuleType:
+    return import_module(f"datasets.readers.{name}")
+
+
+def _looked_at(config: RunConfig, samples: list[Sample]) -> list[Sample]:
+    """The samples with their masks of what is looked at."""
+    roi = RoiFiles(home(config), config.TrainingData.roi)
+    return [sample._replace(roi=roi.of(sample.path)) for sample in samples]
+
+
+def _check_names(samples: list[Sample]) -> None:
+    """Raises UserError if two images share a name, because result pictures are named by it."""
+    seen: dict[str, Path] = {}
+    for sample in samples:
+        other = seen.setdefault(sample.name, sample.path)
+        if other != sample.path:
+            raise UserError(f"{sample.path}: {other} has the same name; rename one of them")
+
+
+def _check_masks(samples: list[Sample]) -> None:
+    defective = [sample for sample in samples if sample.defect_type != "good"]
+    without = [sample for sample in defective if sample.mask is None]
+    if without and len(without) < len(defective):
+        raise UserError(
+            f"{without[0].path}: this image has no mask ({len(without)} of {len(defective)} defective images "
+            "have none; give a mask to all of them or to none)"
+        )

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from datasets import readers
 from datasets.dataset import ImageDataset
 from datasets.fit import Fit
-from datasets.readers import mvtec
 from datasets.regions import GRAY, Roi, RoiFiles, common_roi, grayed, lowest_outside, read_roi
 from tests.conftest import write_image, write_mvtec
 from utils.config import CommonData, RunConfig
@@ -33,25 +33,25 @@ def root(tmp_path):
 def test_one_mask_is_that_of_all_images(root):
     for roi in ("roi.png", str(root / "part/roi.png")):
         config = config_of(root, roi)
-        samples = mvtec.train_samples(config) + mvtec.test_samples(config)
+        samples = readers.train_samples(config) + readers.test_samples(config)
         assert {sample.roi for sample in samples} == {root / "part/roi.png"} == {common_roi(config)}
     config = config_of(root, None)
-    assert {sample.roi for sample in mvtec.train_samples(config)} == {None} and common_roi(config) is None
+    assert {sample.roi for sample in readers.train_samples(config)} == {None} and common_roi(config) is None
 
 
 def test_a_folder_has_a_mask_for_each_image_at_the_same_place(root):
     config = config_of(root, "masks")
     with pytest.raises(UserError, match=r"TrainingData.roi: there is no file or folder .*part/masks"):
-        mvtec.train_samples(config)
+        readers.train_samples(config)
     paths = [path.relative_to(root / "part") for path in (root / "part").glob("t*/*/*.png")]
     for path in paths:
         write_image(root / "part/masks" / path.with_suffix(".bmp"), LEFT.astype(np.uint8) * 255)
-    for sample in mvtec.train_samples(config) + mvtec.test_samples(config):
+    for sample in readers.train_samples(config) + readers.test_samples(config):
         there = sample.path.relative_to(root / "part").with_suffix(".bmp")
         assert sample.roi == root / "part/masks" / there
     (root / "part/masks/test/square/000.bmp").unlink()
     with pytest.raises(UserError, match=r"TrainingData.roi: .*test/square/000.png has no mask .*masks/test/square/000"):
-        mvtec.test_samples(config)
+        readers.test_samples(config)
     with pytest.raises(UserError, match=r"give one mask for all: TrainingData.roi=FILE"):
         common_roi(config)
 
@@ -60,7 +60,7 @@ def test_outside_images_are_gray_and_masks_empty(root):
     mask = np.zeros((64, 64), np.uint8)
     mask[10:20, 20:50] = 255  # on both sides of the edge
     write_image(root / "part/ground_truth/square/000_mask.png", mask)
-    samples = mvtec.test_samples(config_of(root, "roi.png"))
+    samples = readers.test_samples(config_of(root, "roi.png"))
     options = config_of(root, "roi.png").TrainingData
     cut, whole = (ImageDataset(each, options) for each in (samples, [sample._replace(roi=None) for sample in samples]))
     for k in range(2):
@@ -99,7 +99,7 @@ def test_a_region_goes_the_way_of_its_picture(fit, shape):
 
 def test_a_region_that_does_not_fit_its_picture_is_named(root):
     write_image(root / "part/roi.png", np.full((64, 80), 255, np.uint8))
-    dataset = ImageDataset(mvtec.test_samples(config_of(root, "roi.png")), config_of(root, "roi.png").TrainingData)
+    dataset = ImageDataset(readers.test_samples(config_of(root, "roi.png")), config_of(root, "roi.png").TrainingData)
     with pytest.raises(UserError, match=r"roi.png: this region .* 80 x 64 px, but .*test/good/000.png has 64 x 64 px"):
         dataset.read_all(0)
 

@@ -1,0 +1,30 @@
+"""MVTec AD 2: <data_path>/<obj>/{train/good, validation/good, test_public/{good, bad, ground_truth/bad}}.
+
+The labels of test_private and test_private_mixed are not published, so they are not read.
+Heckler-Kram et al., The MVTec AD 2 Dataset (arXiv:2503.21622).
+"""
+
+from pathlib import Path
+
+from datasets.dataset import Sample
+from datasets.listing import is_folder
+from datasets.readers.layout import category_folder, folders_with, good_images, typed_images
+from utils.config import RunConfig
+
+
+def categories(root: Path) -> list[str]:
+    return folders_with(root, "test_public")
+
+
+def train_samples(config: RunConfig) -> list[Sample]:
+    return good_images(category_folder(config) / "train")
+
+
+def validation_samples(config: RunConfig) -> list[Sample]:
+    folder = category_folder(config) / "validation"
+    return good_images(folder) if is_folder(folder) else []
+
+
+def test_samples(config: RunConfig) -> list[Sample]:
+    root = category_folder(config) / "test_public"
+    return typed_images(root, root / "ground_truth")
