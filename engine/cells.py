@@ -182,7 +182,5 @@ def categories(data_path: Path, wanted: str | Sequence[str], reader: str = reade
         return list(CATEGORIES)
     found = readers.categories(data_path, reader)
     if not found:
-        raise UserError(
-            f"data_path: no folder in {data_path} has train/good, and it has no other layout of docs/data.md"
-        )
+        raise UserError(f"data_path: no folder in {data_path} has train/good, or another layout of docs/data.md")
     return found

@@ -163,7 +163,7 @@ Options = TypeVar("Options", bound=CommonData)
 
 
 class FolderData(Section):
-    """Where `reader: folder` finds images: folders or patterns, which begin in the category's folder or in data_path."""
+    """Where `reader: folder` finds images: folders or patterns, from the category's folder or data_path."""
 
     good: Paths = []
     test_good: Paths = []  # good images for the test only

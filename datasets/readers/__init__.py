@@ -77,11 +77,10 @@ def reader_of(config: RunConfig) -> ModuleType:
     root = Path(config.data_path)
     if not is_folder(root):
         return _module("mvtec")  # it says so
-    found = {name: _module(name).categories(root) for name in dict.fromkeys(READERS.values())}
-    having = [name for name, names in found.items() if config.obj in names] or [
-        n for n, names in found.items() if names
-    ]
-    return _module(having[0] if having else "mvtec")
+    modules = [_module(name) for name in dict.fromkeys(READERS.values())]
+    there = [(module, names) for module in modules if (names := module.categories(root))]
+    having = [module for module, names in there if config.obj in names] or [module for module, _ in there]
+    return having[0] if having else _module("mvtec")
 
 
 def _named(reader: str) -> ModuleType:

@@ -103,9 +103,8 @@ def _masks(config: RunConfig) -> dict[Path, Path]:
 def _named(samples: list[Sample], root: Path) -> list[Sample]:
     """The samples; those that would have the same name as others are named after all of their path."""
     counts = Counter(sample.name for sample in samples)
-    return [
-        sample._replace(own_name=_long(sample.path, root)) if counts[sample.name] > 1 else sample for sample in samples
-    ]
+    twice = {sample.path for sample in samples if counts[sample.name] > 1}
+    return [sample._replace(own_name=_long(sample.path, root) if sample.path in twice else None) for sample in samples]
 
 
 def _long(path: Path, root: Path) -> str:

@@ -1,4 +1,4 @@
-"""MVTec AD: <data_path>/<obj>/{train/good, test/<defect type>, ground_truth/<defect type>}; also MPDD and one's own data.
+"""MVTec AD: <data_path>/<obj>/{train/good, test/<defect type>, ground_truth/<defect type>}; also MPDD and your own.
 
 Hidden folders, such as .ipynb_checkpoints, are ignored. Folder names are in lower case, as written here.
 Bergmann et al., The MVTec Anomaly Detection Dataset (IJCV 2021); Jezek et al., Deep learning-based defect detection of
