@@ -84,6 +84,10 @@ class PixelMetrics:
         metrics = self._metrics([own, *(self.parts[k] for k in self.parts if k == "good")], MAX_FPR)
         return {"pixel_auroc": metrics["auroc"], "aupro": metrics["aupro"]}
 
+    def negatives(self, *types: str) -> list[np.ndarray]:
+        """The negatives of these defect types, each in ascending order."""
+        return [self.parts[name].negatives() for name in types if name in self.parts]
+
     def pooled(self, parts: Iterable["_Pixels"] | None = None) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
         """Of all images: ascending positives [P], their weights [P] in a PRO curve, ascending negatives of each part.
 
@@ -194,6 +198,16 @@ def _curve_metrics(
         f1max = max(f1max, (2 * hits / (hits + alarms + count)).max())
     metrics = {"auroc": auroc, "ap": ap, "f1max": f1max, "aupro": aupro}
     return {name: min(float(value), 1.0) for name, value in metrics.items()}  # a sum may round past 1
+
+
+def covered_area(positives: np.ndarray, weights: np.ndarray, negatives: Sequence[np.ndarray], max_fpr: float) -> float:
+    """Area under a mean coverage over the false positive rate from 0 to max_fpr, divided by max_fpr.
+
+    positives [P] in any order; a weight [P] is what its positive adds to the mean coverage. negatives: ascending.
+    Raises ValueError without a positive or without a negative.
+    """
+    order = positives.argsort()
+    return _curve_metrics(positives[order], weights[order], negatives, max_fpr)["aupro"]
 
 
 def _area(above: np.ndarray, alarms: np.ndarray, limit: float) -> np.ndarray:
