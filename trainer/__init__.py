@@ -10,6 +10,7 @@ from utils.errors import UserError
 
 if TYPE_CHECKING:
     from trainer.base import BaseTrainer
+    from utils.config import RunConfig
 
     TRAINERS: dict[str, type[BaseTrainer]]
 
@@ -50,6 +51,12 @@ def build_trainer(
 
     `run_dir` is the folder of the run, if it is not where the config says. Raises UserError naming the wrong key.
     """
+    trainer, config = read_run(source, overrides)
+    return trainer(config, run_dir)
+
+
+def read_run(source: str | Path | Mapping, overrides: Iterable[str] = ()) -> "tuple[type[BaseTrainer], RunConfig]":
+    """The method and the checked configuration of a run, without its networks. Raises as `build_trainer`."""
     from utils.config_file import check_config, place, read_config  # not needed to import one method
 
     overrides, trainers = list(overrides), _trainers()
@@ -62,7 +69,7 @@ def build_trainer(
     if overrides and read_config(source).get("distillType") != method:
         note(f"{name} has another method's recipe; the file in configs/ with distillType: {method} has the right one")
     trainer = trainers[method]
-    return trainer(check_config(raw, trainer.Config[trainer.Options], name, overrides), run_dir)
+    return trainer, check_config(raw, trainer.Config[trainer.Options], name, overrides)
 
 
 def open_run(folder: str | Path, overrides: Iterable[str] = ()) -> "BaseTrainer":
