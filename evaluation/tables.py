@@ -21,6 +21,7 @@ LABELS = {
     "pixel_ap": "pixel AP",
     "pixel_f1max": "pixel F1-max",
     "aupro": "AUPRO@0.3",
+    "spro": "sPRO@0.05",
 }
 COSTS = {
     "seconds": "s",
