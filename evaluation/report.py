@@ -10,10 +10,12 @@ import numpy as np
 import yaml
 
 from datasets.dataset import ImageDataset, Sample
+from datasets.fit import Fit
 from evaluation.calibration import described
 from evaluation.metrics import PixelMetrics, detection, per_defect
 from evaluation.pictures import Overlays, draw_curves
 from evaluation.score import Scored, image_score
+from evaluation.spro import SaturatedOverlap
 from evaluation.tables import LABELS
 from utils.config import RunConfig, joined
 from utils.files import replacing, write_atomic, write_csv, write_json, write_text
@@ -31,19 +33,25 @@ class Tested(NamedTuple):
     counted: np.ndarray | None = None  # [N] bool: not images with defects only outside the region of interest
 
 
-def evaluate(samples: Sequence[Sample], results: Iterable[Scored], notes: Sequence[str] = ()) -> Tested:
+def evaluate(
+    samples: Sequence[Sample], results: Iterable[Scored], notes: Sequence[str] = (), fit: Fit | None = None
+) -> Tested:
     """All metrics that are possible with the data, of images that come one by one; `notes` explains missing ones.
 
+    `fit` is how the images got the size of the maps; sPRO needs it, because it reads each defect's mask again.
     Of each image only the score is kept and, if there are masks, the pixels' values for the metrics.
     """
     types = [sample.defect_type for sample in samples]
     pixels = PixelMetrics(Counter(types)) if any(sample.mask for sample in samples) else None
+    saturated = SaturatedOverlap(samples, fit) if fit and any(sample.saturation for sample in samples) else None
     scores, marked, counted = np.empty(len(samples)), np.zeros(len(samples), bool), np.ones(len(samples), bool)
     metrics, notes = {}, list(notes)
     for result in results:
         scores[result.index], marked[result.index] = image_score(result.anomaly_map), result.mask.any()
         if pixels:
             pixels.add(result.anomaly_map, result.mask, types[result.index], result.region)
+        if saturated:
+            saturated.add(result)
         if result.region is not None and samples[result.index].mask and not result.mask.any():
             counted[result.index] = types[result.index] == "good"
     labels = np.array([name != "good" for name in types])
@@ -65,11 +73,13 @@ def evaluate(samples: Sequence[Sample], results: Iterable[Scored], notes: Sequen
         notes.append(f"no pixel metrics and no AUPRO: {why}")
         pixels = None
     else:
-        metrics |= pixels.total()
+        metrics |= pixels.total() | (saturated.total(pixels) if saturated else {})
         vanished = int((labels & ~marked & counted).sum())
         if vanished:
             notes.append(f"{vanished} defective images have no mask pixel at this img_size and crop_size")
     table = per_defect(scores[counted], np.array(types)[counted], pixels) if "image_auroc" in metrics else {}
+    if saturated and pixels:
+        table = {name: row | saturated.of_type(name, pixels) for name, row in table.items()}
     return Tested(metrics, table, scores, notes, counted)
 
 
@@ -92,7 +102,7 @@ def test_report(
     """Evaluate, and write maps/; `normal` is the `yardstick` of the student."""
     samples = dataset.samples
     with replacing(run_dir / "maps") as folder, Overlays(folder, samples, normal, dataset.fit) as overlays:
-        return evaluate(samples, overlays.drawn(results), notes)
+        return evaluate(samples, overlays.drawn(results), notes, dataset.fit)
 
 
 def write_scores(run_dir: Path, samples: Sequence[Sample], scores: np.ndarray, verdicts: Sequence[Verdict]) -> None:
