@@ -60,9 +60,9 @@ def write_pages(trainer: "BaseTrainer", images: str, layers: str, channels: int)
         sample, view = dataset.samples[index], look(trainer, dataset, index)
         pages = folder / sample.defect_type
         check_writable(pages)
-        write_atomic(pages / f"{sample.path.stem}.png", partial(draw_overview, view=view))
+        write_atomic(pages / f"{sample.stem}.png", partial(draw_overview, view=view))
         for k in levels:
-            page = pages / f"{sample.path.stem}_level{k + 1}.png"
+            page = pages / f"{sample.stem}_level{k + 1}.png"
             write_atomic(page, partial(draw_level, view=view, k=k, channels=channels))
     say(f"{len(chosen)} images: pages in {folder}")
 
@@ -101,7 +101,7 @@ def look(trainer: "BaseTrainer", dataset: "ImageDataset", index: int) -> "ImageV
     if item["region"] is not None:
         final = lowest_outside(final, item["region"][box[0] : box[2], box[1] : box[3]])
     return ImageView(
-        title=f"{trainer.config.obj} · {sample.defect_type} / {sample.path.stem}{place}",
+        title=f"{trainer.config.obj} · {sample.defect_type} / {sample.stem}{place}",
         method=f"{trainer.config.distillType} · {joined(trainer.config.backbone)}",
         aspect=shown_aspect(sample.path, dataset.fit, aspect),
         image=shown(part(item["image"], box, size).numpy()),

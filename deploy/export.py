@@ -65,8 +65,8 @@ class Export:
             metadata = metadata._replace(normal=self._yardstick(ExportedModel(first)))
         with replacing(out.absolute()) as folder:
             model.save(folder, metadata)
-            exported, found = ExportedModel(folder), []
-            tested = evaluate(self.data.test.samples, self._compared(exported, found), self.data.notes)
+            exported, found, test = ExportedModel(folder), [], self.data.test
+            tested = evaluate(test.samples, self._compared(exported, found), self.data.notes, test.fit)
             check = differences(found, self.precision, PRECISIONS[self.trainer.compute.dtype])
             card.write_card(folder, self._card(folder, exported, check, tested))
         return card.read_card(out)
