@@ -79,7 +79,7 @@ class Overlays:
         font = self.fonts.best(sample.name)
         path = self.folder / f"{sample.name}.png"
         path.parent.mkdir(exist_ok=True)
-        page(f"{sample.defect_type} / {sample.path.stem}", font, score, panels, scale).save(path)
+        page(f"{sample.defect_type} / {sample.stem}", font, score, panels, scale).save(path)
 
     def _picture(self, result: Scored) -> np.ndarray:
         """[H,W,3] uint8; with a region of interest, the file again, because what is outside is gray in the result."""
