@@ -18,14 +18,16 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 import torch
 
-from benchmarks.methods import WORDS, files
 from datasets.demo import ensure_demo
+from engine.cells import plan
 from engine.device import Compute
 from engine.run import scoring
+from engine.study import read_study
 from evaluation.score import image_score
 from trainer import TRAINERS, build_trainer
 from trainer.base import BaseTrainer
 
+STUDY = str(Path(__file__).with_name("methods.yaml"))
 METRICS = ("image_auroc", "pixel_auroc", "aupro")
 
 
@@ -52,10 +54,12 @@ def flags() -> argparse.Namespace:
 
 
 def trained(method: str, precision: str, seed: int, folder: str, args: argparse.Namespace) -> BaseTrainer:
-    words = [*WORDS.get(method, []), "data_path=demo_data", "obj=weave", "weights=bundled", "device=cpu"]
-    words += [f"precision={precision}", f"seed={seed}", f"run={seed}", f"save_path={folder}"]
+    flags = {"methods": [method], "teachers": ["bundled"], "seeds": args.seeds, "save_path": folder}
+    study = read_study(STUDY, flags, ["device=cpu"])
+    cell = plan(study, ["weave"])[seed]
+    words = [*cell.words, f"precision={precision}"]
     words += [f"TrainingData.steps={args.steps}" if method == "ead" else f"TrainingData.epochs={args.epochs}"]
-    trainer = build_trainer(files()[method], words)
+    trainer = build_trainer(cell.file, words)
     ensure_demo(trainer.config)
     trainer.train()
     return trainer

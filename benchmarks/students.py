@@ -16,10 +16,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
-from benchmarks.methods import files
 from datasets.demo import CATEGORIES, DEFAULT_ROOT, ensure_demo
 from datasets.readers import mvtec
-from engine.cells import finished, report_of
+from engine.cells import finished, recipe_files, report_of
 from engine.folder import RunFolder
 from trainer import TRAINERS, build_trainer
 from utils.config_file import check_config, read_config
@@ -75,7 +74,7 @@ def compare(
 
 def measured(candidate: Candidate, name: str, data: Path, save: Path, steps: int, seed: int) -> list[float]:
     """The metrics of a run, as fractions; trained and tested if it is not finished."""
-    method, file = TRAINERS[candidate.method], files()[candidate.method]
+    method, file = TRAINERS[candidate.method], recipe_files()[candidate.method]
     run = f"{candidate.backbone}-{Path(candidate.weights).stem}-{seed}"
     words = [f"data_path={DEFAULT_ROOT if name in CATEGORIES else data}", f"obj={name}"]
     words += [f"seed={seed}", f"save_path={save}", f"run={run}", *candidate.network]

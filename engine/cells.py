@@ -64,7 +64,7 @@ def report_of(folder: Path) -> dict[str, Any] | None:
 
 def plan(study: Study, categories: Sequence[str]) -> list[Cell]:
     """The cells of all combinations that no rule leaves out, those of one category together."""
-    files = {method: str(ROOT / file) for method, file, _ in recipes("configs", "distillType")}
+    files = recipe_files()
     save_path, cells = Path(study.save_path), []
     for category, method, teacher in itertools.product(categories, study.methods, study.teachers):
         rules = [rule for rule in study.where if rule.holds(method, category, teacher)]
@@ -78,6 +78,11 @@ def plan(study: Study, categories: Sequence[str]) -> list[Cell]:
             folder = save_path / method / f"{category}-{run}"
             cells.append(Cell(method, category, teacher, seed, files[method], (*own, f"run={run}", *words), folder))
     return cells
+
+
+def recipe_files() -> dict[str, str]:
+    """The file in configs/ of each method, by `distillType`."""
+    return {method: str(ROOT / file) for method, file, _ in recipes("configs", "distillType")}
 
 
 def _teacher_words(study: Study, teacher: str, file: str) -> list[str]:
