@@ -17,6 +17,7 @@ from tqdm import tqdm
 from engine.device import Compute
 from engine.distributed import from_main, mean_over_processes
 from engine.loading import Batches
+from engine.loggers import logged
 from engine.method import Method
 from engine.seed import set_seed
 from engine.state import TrainState, resumable
@@ -49,7 +50,11 @@ def fit(
         state.resume(checkpoint, origin)
         note(f"resuming the interrupted training after epoch {len(state.history)} of {epochs}")
     remember(f"training: {epochs} epochs of {len(train)} batches")
-    with progress(None, "training", total, keep=True) as bar, resumable(state, method.config.resume):
+    with (
+        logged(method.config, checkpoint.parent, state.history) as loggers,
+        progress(None, "training", total, keep=True) as bar,
+        resumable(state, method.config.resume),
+    ):
         bar.update(min(len(state.history) * len(train), total))
         for epoch in range(len(state.history), epochs):
             if state.is_stale(recipe.patience):
@@ -65,6 +70,7 @@ def fit(
             bar.set_postfix(epoch=epoch + 1, loss=f"{row['train_loss']:.4f}", **_best(state), refresh=False)
             if is_main():
                 state.save(checkpoint, origin)
+            loggers.epoch(state.history[-1])
     return state
 
 
