@@ -14,6 +14,7 @@ from engine.distributed import from_main
 from engine.fit import fit
 from engine.folder import RunFolder
 from engine.loading import Batches, cache_teacher, loader, training_batches
+from engine.loggers import check_installed, log_test
 from engine.machine import environment
 from engine.method import Method
 from engine.state import threads_of
@@ -41,6 +42,7 @@ def train(
     (`test_set` is read too), a folder that cannot be written, is in use or has another run, or a non-finite loss.
     """
     recipe, config = method.recipe(), method.config
+    check_installed(config)
     with folder.locked() if is_main() else contextlib.nullcontext():
         origin = result_settings(config) | {"teacher (hash)": metadata["teacher"]}
         origin |= {"arithmetic": str(compute), "processes": world_size()}
@@ -131,6 +133,7 @@ def test(
             "config": config.model_dump(mode="json"),
         }
         report.write_metrics(folder.path, tested, about)
+        log_test(config, folder.path, tested.metrics)
     return tested.metrics
 
 
