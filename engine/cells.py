@@ -49,8 +49,8 @@ def finished(folder: Path, wanted: dict[str, Any]) -> bool:
     report = report_of(folder)
     if report is None:
         return False
-    done = report["config"]
-    same = all(done.get(key) == value for key, value in wanted.items() if key not in ("TrainingData", "phase"))
+    done, others = report["config"], ("TrainingData", "phase", "logger")  # the last changes no result
+    same = all(done.get(key) == value for key, value in wanted.items() if key not in others)
     return same and wanted["TrainingData"].items() <= done["TrainingData"].items()
 
 
