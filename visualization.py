@@ -163,8 +163,8 @@ def choose_images(samples: "list[Sample]", wanted: str, run_dir: Path) -> list[i
         return [names[name] for name in wanted.split(",")]
     if not count:
         raise UserError("--images: give a number of images per defect type, 1 or more, or names (got '0')")
-    scores = read_scores(run_dir, list(names))
-    order = sorted(range(len(samples)), key=lambda i: -scores[samples[i].name])
+    scores = read_scores(run_dir, samples)
+    order = sorted(range(len(samples)), key=lambda i: -scores[i])
     types = sorted({sample.defect_type for sample in samples})
     return [i for name in types for i in [i for i in order if samples[i].defect_type == name][:count]]
 
@@ -179,8 +179,8 @@ def choose_levels(wanted: str, there: int) -> list[int]:
     return [number - 1 for number in numbers]
 
 
-def read_scores(run_dir: Path, names: list[str]) -> dict[str, float]:
-    """Image scores of the finished test by `Sample.name`, for at least these samples.
+def read_scores(run_dir: Path, samples: "list[Sample]") -> list[float]:
+    """Image scores of these samples in the finished test.
 
     Raises UserError if the file does not exist or cannot be read, or if the score of a sample is missing.
     """
@@ -192,14 +192,19 @@ def read_scores(run_dir: Path, names: list[str]) -> dict[str, float]:
         # Files from Excel begin with a byte order mark.
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             for row in csv.DictReader(file):
-                image = Path(row["path"])  # independent of how the data set's path was spelled
-                scores[f"{image.parent.name}/{image.stem}"] = float(row["score"])
+                scores[_place(Path(row["path"]))] = float(row["score"])
     except (OSError, csv.Error, KeyError, TypeError, ValueError):
         raise UserError(f"{path}: damaged, or saved by another program; {again}") from None
-    missing = [name for name in names if not math.isfinite(scores.get(name, math.nan))]
+    found = [scores.get(_place(sample.path), math.nan) for sample in samples]
+    missing = [sample.name for sample, score in zip(samples, found, strict=True) if not math.isfinite(score)]
     if missing:
         raise UserError(f"{path}: there is no score of the test image {missing[0]}; {again}")
-    return scores
+    return found
+
+
+def _place(image: Path) -> tuple[str, ...]:
+    """An image's name and last two folders, which do not depend on how the data set's path was spelled."""
+    return image.with_suffix("").parts[-3:]
 
 
 def _number(text: str) -> int | None:

@@ -62,12 +62,11 @@ def test_levels_that_there_are_not_are_a_sentence(wanted):
 
 
 def test_scores_are_known_by_the_names_of_images(tmp_path):
-    scores = read_scores(with_scores(tmp_path, "/somewhere/else"), ["hole/8"])
-    assert scores == {sample.name: score for sample, score in zip(SAMPLES, SCORES, strict=True)}
+    assert read_scores(with_scores(tmp_path, "/somewhere/else"), SAMPLES[3:5]) == SCORES[3:5]
 
 
 def test_scores_of_names_in_all_scripts_and_of_bytes_that_are_no_text(tmp_path):
-    samples = [Sample(Path(f"{stem}.png"), None, "缺陷") for stem in ("零件", "a, b", "raw \udcff")]
+    samples = [Sample(Path(f"data/test/缺陷/{stem}.png"), None, "缺陷") for stem in ("零件", "a, b", "raw \udcff")]
     assert choose_images(samples, "1", with_scores(tmp_path, samples=samples)) == [1]
 
 
