@@ -18,6 +18,8 @@ from utils.errors import UserError
 from utils.files import check_writable, locked
 
 TRAINED = ("config.yaml", "student.safetensors", "training.csv", "training.png")  # files of a training
+TESTED = ("metrics.json", "scores.csv", "maps", "report.html", "report_pictures")  # and of a test
+TESTED += ("scores.png", "curves.png", "contact.png", "features")
 
 
 class RunFolder:
@@ -142,7 +144,7 @@ class RunFolder:
         if self.metrics_file.exists():
             shutil.rmtree(self.previous, ignore_errors=True)
             self.previous.mkdir()
-            for name in ("metrics.json", "scores.csv", "maps", "features", *TRAINED):
+            for name in (*TESTED, *TRAINED):
                 if (self.path / name).exists():
                     shutil.move(self.path / name, self.previous / name)
         write_training_report(self.path, config, history, best_epoch)

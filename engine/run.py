@@ -102,11 +102,11 @@ def test(
     dataset, notes = test_set
     with folder.locked(), folder.tested():
         folder.check_retestable(config)
-        results = scoring(detector, compute, config, dataset, "testing")
+        results = scoring(detector, compute, config, dataset, "testing", levels=True)
         normal = metadata.get("normal")
         calibration, reasons = _promised(_calibration(config, normal, folds))
         with folder.log():
-            tested = report.test_report(folder.path, dataset, results, [*notes, *reasons], normal)
+            tested, small = report.test_report(folder.path, dataset, results, [*notes, *reasons], normal)
             if isinstance(calibration, CrossCalibration):
                 values = p_values(calibration, folds.maps(dataset.tiles), dataset, config)
             else:
@@ -132,14 +132,22 @@ def test(
             "trained_with": metadata["settings"],
             "config": config.model_dump(mode="json"),
         }
-        report.write_metrics(folder.path, tested, about)
+        report.write_pages(folder.path, dataset.samples, tested, small, verdicts, about)
+        report.write_metrics(folder.path, tested, about)  # last: it marks a finished test
         log_test(config, folder.path, tested.metrics)
     return tested.metrics
 
 
-def scoring(detector: Detector, compute: Compute, config: RunConfig, dataset: ImageDataset, what: str) -> Scoring:
+def scoring(
+    detector: Detector,
+    compute: Compute,
+    config: RunConfig,
+    dataset: ImageDataset,
+    what: str,
+    levels: bool = False,
+) -> Scoring:
     """The images of a data set with their maps, one by one; `what` names them on the progress bar."""
-    return Scoring(detector, compute, loader(dataset, config, compute.device), what, dataset.tiles)
+    return Scoring(detector, compute, loader(dataset, config, compute.device), what, dataset.tiles, levels)
 
 
 def _standardise(teacher: Teacher | TeacherPair, train: Batches) -> list[tuple[list[float], list[float]]]:

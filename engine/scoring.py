@@ -22,10 +22,17 @@ def anomaly_map(
 
     The networks run in the precision of `compute`, all later steps in float32.
     """
+    return detector.final_map(levels(detector, compute, image, teacher), image.shape[-2:])
+
+
+def levels(
+    detector: Detector, compute: Compute, image: torch.Tensor, teacher: list[torch.Tensor] | None = None
+) -> list[torch.Tensor]:
+    """The distance at every level: L x [B,1,h,w]; parameters as above."""
     image = compute.images(image)
     with compute.autocast():
         pairs = detector.pairs(image, teacher)
-    return detector.final_map(detector.levels(*pairs), image.shape[-2:])
+    return detector.levels(*pairs)
 
 
 @torch.inference_mode()
@@ -50,12 +57,14 @@ class AnomalyMaps:
 
     def __call__(self, image: torch.Tensor) -> np.ndarray:
         if self.tiles is None:
-            return self._maps(image)
-        return self.tiles.maps(image, lambda parts: self._maps(torch.stack(parts)))
+            return self.with_levels(image)[0]
+        return self.tiles.maps(image, lambda parts: self.with_levels(torch.stack(parts))[0])
 
     @torch.inference_mode()
-    def _maps(self, image: torch.Tensor) -> np.ndarray:
+    def with_levels(self, image: torch.Tensor) -> tuple[np.ndarray, list[torch.Tensor]]:
+        """Images that the networks see as a whole: their maps, and the distance at every level, L x [B,1,h,w]."""
         image = self.compute.images(image)
         with self.compute.autocast():
             teacher = self.teacher(image)
-        return anomaly_map(self.detector, self.compute, image, teacher).squeeze(1).cpu().numpy()
+        distances = levels(self.detector, self.compute, image, teacher)
+        return self.detector.final_map(distances, image.shape[-2:]).squeeze(1).cpu().numpy(), distances

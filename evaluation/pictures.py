@@ -18,6 +18,7 @@ from datasets.fit import Fit
 from datasets.images import eight_bits, read_image
 from evaluation.colours import Scale, colour_scale, colours
 from evaluation.fonts import STANDARD, Font, Fonts, shortened
+from evaluation.html_pictures import Thumbnails
 from evaluation.outline import dimmed, outlined, unit_of
 from evaluation.score import CALIBRATION, HELD_OUT, Scored, image_score
 from utils.cores import allowed_cores
@@ -34,7 +35,7 @@ class Overlays:
     """One PNG per image, `<defect type>/<name>.png` in `folder`: image, outline of the mask, map, score.
 
     `normal` is the student's `yardstick`, which sets the colours; without it each map has its own scale. `fit` is how
-    the pictures got the size of the maps; None if they were only resized.
+    the pictures got the size of the maps; None if they were only resized. `thumbnails` draw the same images.
     """
 
     def __init__(
@@ -43,8 +44,10 @@ class Overlays:
         samples: Sequence[Sample],
         normal: dict[str, Any] | None,
         fit: Fit | None = None,
+        thumbnails: Thumbnails | None = None,
     ):
         self.folder, self.samples, self.normal, self.fit = folder, samples, normal, fit
+        self.thumbnails = thumbnails
         self.fonts = Fonts(sample.name for sample in samples)
         self.pool = ThreadPoolExecutor(allowed_cores())  # drawing and PNG coding release the interpreter lock
         self.waiting: list[Scored] = []
@@ -74,7 +77,10 @@ class Overlays:
         size = result.anomaly_map.shape
         aspect = shown_aspect(sample.path, self.fit or Fit(size, size))
         scale = colour_scale(self.normal, result.anomaly_map)
-        panels = overlay(self._picture(result), result.anomaly_map, result.mask, scale, aspect)
+        picture = self._picture(result)
+        if self.thumbnails is not None:
+            self.thumbnails.add(result, picture, scale, aspect)
+        panels = overlay(picture, result.anomaly_map, result.mask, scale, aspect)
         score = f"score {score:.4g}{standing(score, self.normal)}"
         font = self.fonts.best(sample.name)
         path = self.folder / f"{sample.name}.png"
@@ -171,18 +177,18 @@ def page(name: str, font: Font, score: str, panels: dict[str, Image.Image], scal
     unit = unit_of(size)
     small, normal = (STANDARD.at(points * unit) for points in (11, 13))
     wide = size[0] > 2 * size[1]
-    cells = [_joined([_line(title, normal), panel], 3 * unit, down=True) for title, panel in panels.items()]
-    row = _joined(cells, 10 * unit, down=wide)
+    cells = [assembled([text_line(title, normal), panel], 3 * unit, down=True) for title, panel in panels.items()]
+    row = assembled(cells, 10 * unit, down=wide)
     width = max(row.width, round(WIDTH * unit))
     large = font.at(15 * unit)
-    head = _joined([_line(shortened(name, width, large), large), _line(score, normal)], 2 * unit, down=True)
-    foot = [_line(scale.meaning[0], small), _bar(scale, width, small, unit)]
-    foot += [_line(sentence, small) for sentence in scale.meaning[1:]]
-    whole = _joined([head, row, _joined(foot, 2 * unit, down=True)], 10 * unit, down=True)
+    head = assembled([text_line(shortened(name, width, large), large), text_line(score, normal)], 2 * unit, down=True)
+    foot = [text_line(scale.meaning[0], small), _bar(scale, width, small, unit)]
+    foot += [text_line(sentence, small) for sentence in scale.meaning[1:]]
+    whole = assembled([head, row, assembled(foot, 2 * unit, down=True)], 10 * unit, down=True)
     return ImageOps.expand(whole, round(10 * unit), "white")
 
 
-def _joined(pictures: list[Image.Image], gap: float, down: bool) -> Image.Image:
+def assembled(pictures: list[Image.Image], gap: float, down: bool) -> Image.Image:
     """Pictures in a row from the left, or one below the other, on white."""
     gap, widths, heights = round(gap), [each.width for each in pictures], [each.height for each in pictures]
     room = gap * (len(pictures) - 1)
@@ -195,7 +201,8 @@ def _joined(pictures: list[Image.Image], gap: float, down: bool) -> Image.Image:
     return whole
 
 
-def _line(text: str, font: ImageFont.FreeTypeFont) -> Image.Image:
+def text_line(text: str, font: ImageFont.FreeTypeFont) -> Image.Image:
+    """Black on white, without margins."""
     line = Image.new("RGB", (math.ceil(font.getlength(text)) + 1, sum(font.getmetrics())), "white")
     ImageDraw.Draw(line).text((0, 0), text, "black", font)
     return line

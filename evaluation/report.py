@@ -12,12 +12,17 @@ import yaml
 from datasets.dataset import ImageDataset, Sample
 from datasets.fit import Fit
 from evaluation.calibration import described
+from evaluation.curves import Curve, pro
+from evaluation.html_pictures import Thumbnails, thumbnails
+from evaluation.html_run import Images, write_run
 from evaluation.metrics import PixelMetrics, detection, per_defect
 from evaluation.pictures import Overlays, draw_curves
 from evaluation.score import Scored, image_score
 from evaluation.spro import SaturatedOverlap
+from evaluation.summary_pictures import draw_contact, draw_rates, draw_scores
 from evaluation.tables import LABELS
 from utils.config import RunConfig, joined
+from utils.errors import UserError
 from utils.files import replacing, write_atomic, write_csv, write_json, write_text
 
 Verdict = tuple[float, str]  # p-value and decision
@@ -31,6 +36,7 @@ class Tested(NamedTuple):
     scores: np.ndarray
     notes: list[str]
     counted: np.ndarray | None = None  # [N] bool: not images with defects only outside the region of interest
+    pro: Curve | None = None  # if there are masks
 
 
 def evaluate(
@@ -45,7 +51,7 @@ def evaluate(
     pixels = PixelMetrics(Counter(types)) if any(sample.mask for sample in samples) else None
     saturated = SaturatedOverlap(samples, fit) if fit and any(sample.saturation for sample in samples) else None
     scores, marked, counted = np.empty(len(samples)), np.zeros(len(samples), bool), np.ones(len(samples), bool)
-    metrics, notes = {}, list(notes)
+    metrics, notes, covered = {}, list(notes), None
     for result in results:
         scores[result.index], marked[result.index] = image_score(result.anomaly_map), result.mask.any()
         if pixels:
@@ -54,6 +60,8 @@ def evaluate(
             saturated.add(result)
         if result.region is not None and samples[result.index].mask and not result.mask.any():
             counted[result.index] = types[result.index] == "good"
+    if not np.isfinite(scores).all():
+        raise UserError("image scores contain non-finite values: the network overflowed or diverged.")
     labels = np.array([name != "good" for name in types])
     if not counted.all():
         notes.append(
@@ -74,13 +82,14 @@ def evaluate(
         pixels = None
     else:
         metrics |= pixels.total() | (saturated.total(pixels) if saturated else {})
+        covered = pro(pixels)
         vanished = int((labels & ~marked & counted).sum())
         if vanished:
             notes.append(f"{vanished} defective images have no mask pixel at this img_size and crop_size")
     table = per_defect(scores[counted], np.array(types)[counted], pixels) if "image_auroc" in metrics else {}
     if saturated and pixels:
         table = {name: row | saturated.of_type(name, pixels) for name, row in table.items()}
-    return Tested(metrics, table, scores, notes, counted)
+    return Tested(metrics, table, scores, notes, counted, covered)
 
 
 def write_training_report(run_dir: Path, config: RunConfig, history: list[dict], best_epoch: dict[str, int]) -> None:
@@ -98,11 +107,12 @@ def test_report(
     results: Iterable[Scored],
     notes: Sequence[str],
     normal: dict[str, Any] | None,
-) -> Tested:
-    """Evaluate, and write maps/; `normal` is the `yardstick` of the student."""
+) -> tuple[Tested, Thumbnails]:
+    """Evaluate, and write maps/; `normal` is the `yardstick` of the student. Returns the page's pictures, too."""
     samples = dataset.samples
-    with replacing(run_dir / "maps") as folder, Overlays(folder, samples, normal, dataset.fit) as overlays:
-        return evaluate(samples, overlays.drawn(results), notes, dataset.fit)
+    with replacing(run_dir / "maps") as folder, thumbnails(run_dir, samples) as small:
+        with Overlays(folder, samples, normal, dataset.fit, small) as overlays:
+            return evaluate(samples, overlays.drawn(results), notes, dataset.fit), small
 
 
 def write_scores(run_dir: Path, samples: Sequence[Sample], scores: np.ndarray, verdicts: Sequence[Verdict]) -> None:
@@ -115,10 +125,32 @@ def write_scores(run_dir: Path, samples: Sequence[Sample], scores: np.ndarray, v
     write_csv(run_dir / "scores.csv", columns, rows)
 
 
+def write_pages(
+    run_dir: Path,
+    samples: Sequence[Sample],
+    tested: Tested,
+    small: Thumbnails,
+    verdicts: Sequence[Verdict],
+    about: dict[str, Any],
+) -> None:
+    """Write report.html, and for those who open only the folder scores.png, curves.png and contact.png."""
+    report = _found(tested) | about
+    images = Images(samples, tested.scores, tested.counted, [decision for _, decision in verdicts])
+    threshold = (report["decisions"] or {}).get("threshold")
+    write_atomic(run_dir / "scores.png", lambda path: draw_scores(path, *images.groups, threshold))
+    if tested.metrics:
+        write_atomic(run_dir / "curves.png", lambda path: draw_rates(path, *images.groups, tested.pro))
+    write_atomic(run_dir / "contact.png", lambda path: draw_contact(path, samples, tested.scores, small))
+    write_run(run_dir / "report.html", images, small, tested.pro, report)
+
+
 def write_metrics(run_dir: Path, tested: Tested, about: dict[str, Any]) -> None:
     """Write metrics.json: the results of the test, and `about`, the facts about the run."""
-    found = {"metrics": tested.metrics, "per_defect": tested.per_defect, "notes": tested.notes}
-    write_json(run_dir / "metrics.json", found | about)
+    write_json(run_dir / "metrics.json", _found(tested) | about)
+
+
+def _found(tested: Tested) -> dict[str, Any]:
+    return {"metrics": tested.metrics, "per_defect": tested.per_defect, "notes": tested.notes}
 
 
 def summary_of_several(run_dirs: Sequence[Path]) -> str:
@@ -150,7 +182,7 @@ def summary(run_dir: Path) -> str:
     if report.get("decisions"):
         lines += ["", *(f"  {line}" for line in described(report["decisions"]))]
     lines += [f"  {note}" for note in report["notes"]]
-    lines += ["", f"  pictures, scores and metrics: {run_dir}"]
+    lines += ["", f"  pictures, scores and metrics: {run_dir}", f"  all of it on one page: {run_dir}/report.html"]
     return "\n".join(lines)
 
 

@@ -17,7 +17,7 @@ class Scored(NamedTuple):
     """An image of a data set: its position there, its pixels [3,H,W], mask [H,W] bool and anomaly map [H,W] float32.
 
     Padding is cut off: H and W may differ from image to image. With a `region` [H,W] bool, the image is gray, the mask
-    empty and the map lowest outside of it.
+    empty and the map lowest outside of it. `levels` are the distances at every level, small maps [h,w], if wanted.
     """
 
     index: int
@@ -25,6 +25,7 @@ class Scored(NamedTuple):
     mask: np.ndarray
     anomaly_map: np.ndarray
     region: np.ndarray | None = None
+    levels: Sequence[np.ndarray] = ()
 
     @classmethod
     def cut(

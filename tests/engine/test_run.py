@@ -30,7 +30,7 @@ def test_interrupted_while_testing_the_same_command_only_tests(config, monkeypat
     first = build_trainer(raw)
     first.train()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(run, "scoring", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        patch.setattr(run, "scoring", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt()))
         first.test()
     again = build_trainer(raw)
     monkeypatch.setattr(run, "fit", lambda *_: pytest.fail("trained again"))
