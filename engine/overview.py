@@ -1,4 +1,4 @@
-"""What there is to choose from, without importing torch: methods, teachers, categories."""
+"""What there is to choose from, found without importing a network: methods, teachers, categories."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""ImageNet weights that pip packages bring; torch is imported only where used, so that `--list` answers at once."""
+"""ImageNet weights that pip packages bring; timm is imported only where used, so that `--list` answers soon."""
 
 import hashlib
 from importlib.metadata import PackageNotFoundError, distribution
