@@ -60,7 +60,12 @@ def test_samples(config: RunConfig) -> list[Sample]:
 
 
 def categories(root: Path, reader: str = AUTO) -> list[str]:
-    """The names that `obj` may have in a folder, sorted; with `auto`, those of all layouts in it."""
+    """The names that `obj` may have in a folder, sorted; with `auto`, those of all layouts in it.
+
+    Raises UserError for an unknown reader, and for `folder`, which has no list of categories.
+    """
+    if reader == "folder":
+        raise UserError("obj: the reader 'folder' cannot find the categories itself; name them, such as obj=[a, b]")
     modules = [_module(name) for name in dict.fromkeys(READERS.values())] if reader == AUTO else [_named(reader)]
     return sorted({name for module in modules for name in module.categories(root)} if is_folder(root) else [])
 

@@ -6,7 +6,7 @@ the folder that it is in.
 """
 
 import glob
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 from datasets.dataset import Sample
@@ -47,7 +47,7 @@ def _good(config: RunConfig) -> tuple[list[Path], list[Path]]:
     if not config.folder.good:
         raise UserError("folder.good: say which folder has the good images, such as folder.good=ok")
     bad, test = _bad(config), _found(config, "test_good")
-    others = {*bad, *test}
+    others = {*bad, *test, *_found(config, "masks")}
     good = [path for path in _found(config, "good") if path not in others]
     if bad and not test:
         parts = parts_of(good, config.part_pattern)
@@ -83,21 +83,28 @@ def _found(config: RunConfig, key: str) -> list[Path]:
 
 
 def _masks(config: RunConfig) -> dict[Path, Path]:
-    """The mask of each defective image: <name>.png or <name>_mask.png, in a folder of the same name or in any."""
-    by_type: dict[tuple[str, str], list[Path]] = {}
-    by_stem: dict[str, list[Path]] = {}
+    """The mask of each defective image: <name>.png or <name>_mask.png, in a folder of the same name or else in any."""
+    by_place, by_stem = defaultdict(list), defaultdict(list)
     for path in _bad(config):
-        by_type.setdefault((path.parent.name, path.stem), []).append(path)
-        by_stem.setdefault(path.stem, []).append(path)
-    masks = {}
-    for mask in _found(config, "masks"):
-        stem = mask.stem.removesuffix("_mask")
-        images = by_type.get((mask.parent.name, stem)) or by_stem.get(stem, [])
-        if len(images) != 1 or images[0] in masks:
-            what = "no" if not images else "more than one" if len(images) > 1 else "another mask of the"
-            raise UserError(f"folder.masks: there is {what} defective image {stem} for {mask}")
-        masks[images[0]] = mask
+        by_place[_place(path)].append(path)
+        by_stem[_stem(path)].append(path)
+    masks: dict[Path, Path] = {}
+    # Those in a folder of the same name first.
+    for mask in sorted(_found(config, "masks"), key=lambda mask: not by_place[_place(mask)]):
+        having = by_place[_place(mask)] or [path for path in by_stem[_stem(mask)] if path not in masks]
+        if len(having) != 1 or having[0] in masks:
+            what = "no" if not having else "more than one" if len(having) > 1 else "another mask of the"
+            raise UserError(f"folder.masks: there is {what} defective image {_stem(mask)} for {mask}")
+        masks[having[0]] = mask
     return masks
+
+
+def _stem(path: Path) -> str:
+    return path.stem.removesuffix("_mask")
+
+
+def _place(path: Path) -> tuple[str, str]:
+    return path.parent.name, _stem(path)
 
 
 def _named(samples: list[Sample], root: Path) -> list[Sample]:
