@@ -105,4 +105,7 @@ def _nearest(key: str, known: Sequence[str]) -> str:
     last = key.rpartition(".")[2].lower()
     words = {name.rpartition(".")[2].lower(): name for name in known}
     close = difflib.get_close_matches(last, words, n=1)
-    return f" Did you mean '{words[close[0]]}'?" if close else f" Known keys: {', '.join(known)}."
+    if close:
+        return f" Did you mean '{words[close[0]]}'?"
+    beside = [name for name in known if name.rpartition(".")[0] == key.rpartition(".")[0]]
+    return f" Known keys: {', '.join(beside or known)}."
