@@ -19,6 +19,7 @@ def main() -> None:
         print(overview(read_config(args.config, args.overrides)))
         return
 
+    from datasets.readers import AUTO
     from engine.cells import categories
     from engine.machine import keep_freed_memory
     from evaluation.report import summary_of_several
@@ -34,7 +35,7 @@ def main() -> None:
         return
     if not raw["obj"]:
         raise UserError("obj: the list is empty; give one category or more")
-    names = categories(Path(str(raw.get("data_path"))), raw["obj"])
+    names = categories(Path(str(raw.get("data_path"))), raw["obj"], str(raw.get("reader", AUTO)))
     folders = [train_and_test(args.config, [*args.overrides, f"obj={name}"]) for name in names]
     if is_main():
         say(summary_of_several(folders))

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from datasets.fit import Box, Fit
 from datasets.images import read_image, read_mask, unit_range
 from datasets.listing import is_folder, list_images
 from datasets.regions import grayed, read_roi
+from datasets.sample import Sample
 from datasets.tiles import Tiles
 from utils.config import CommonData
 from utils.console import note
@@ -43,32 +44,6 @@ def stacked(images: Sequence[np.ndarray]) -> torch.Tensor:
     if len({image.dtype for image in images}) > 1:
         images = [unit_range(image) for image in images]
     return torch.from_numpy(np.stack(images))
-
-
-class Saturation(NamedTuple):
-    """How much of a defect must be found: a number of pixels or, if relative, a share of the defect."""
-
-    threshold: float
-    relative: bool
-
-
-class Sample(NamedTuple):
-    path: Path
-    # A file, or a folder of masks that are united; None: no ground truth (all of a good image counts as normal).
-    mask: Path | None
-    defect_type: str  # "good", or the defect type
-    roi: Path | None = None  # the mask of what is looked at; None: all of the image
-    own_name: str | None = None  # for data sets in which several files have the same name
-    saturation: Mapping[int, Saturation] | None = None  # of defects, by the values of their pixels in the masks
-
-    @property
-    def stem(self) -> str:
-        return self.own_name or self.path.stem
-
-    @property
-    def name(self) -> str:
-        """Unique among the images of a test: hole/003."""
-        return f"{self.defect_type}/{self.stem}"
 
 
 def as_batch(indices: Sequence[int], samples: Sequence[Sample], parts: Sequence[Pixels]) -> dict[str, Any]:

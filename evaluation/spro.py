@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from datasets.dataset import Sample, Saturation
 from datasets.fit import Fit
 from datasets.images import read_image
 from datasets.listing import list_images
+from datasets.sample import Sample, Saturation
 from evaluation.metrics import PixelMetrics, covered_area
 from evaluation.score import Scored
 from utils.errors import UserError

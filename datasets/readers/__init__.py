@@ -12,9 +12,9 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from datasets.dataset import Sample
 from datasets.listing import is_folder
 from datasets.regions import RoiFiles, home
+from datasets.sample import Sample
 from utils.config import RunConfig
 from utils.errors import UserError
 

@@ -5,8 +5,8 @@ Masks may have another format than their images. Mishra et al., VT-ADL (ISIE 202
 
 from pathlib import Path
 
-from datasets.dataset import Sample
 from datasets.readers.layout import category_folder, folders_with, good_images, typed_images
+from datasets.sample import Sample
 from utils.config import RunConfig
 
 

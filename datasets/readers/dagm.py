@@ -7,9 +7,9 @@ Optical Inspection (DAGM symposium 2007).
 
 from pathlib import Path
 
-from datasets.dataset import Sample
 from datasets.listing import contents
 from datasets.readers.layout import category_folder, folders_with
+from datasets.sample import Sample
 from utils.config import RunConfig
 from utils.errors import UserError
 

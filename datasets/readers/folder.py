@@ -9,11 +9,11 @@ import glob
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from datasets.dataset import Sample
 from datasets.listing import SUFFIXES, is_folder, list_images_below
 from datasets.parts import parts_of
 from datasets.readers.layout import data_root
 from datasets.regions import home
+from datasets.sample import Sample
 from utils.config import RunConfig
 from utils.errors import UserError
 

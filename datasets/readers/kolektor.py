@@ -8,9 +8,9 @@ Tabernik et al., Segmentation-based deep-learning approach for surface-defect de
 
 from pathlib import Path
 
-from datasets.dataset import Sample
 from datasets.listing import contents
 from datasets.readers.layout import check_category, data_root, marked
+from datasets.sample import Sample
 from utils.config import RunConfig
 from utils.errors import UserError
 

@@ -6,9 +6,9 @@ left out. Bozic et al., Mixed supervision for surface-defect detection (Computer
 
 from pathlib import Path
 
-from datasets.dataset import Sample
 from datasets.listing import contents, say_left_out
 from datasets.readers.layout import check_category, data_root, marked
+from datasets.sample import Sample
 from utils.config import RunConfig
 from utils.errors import UserError
 

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from datasets.dataset import Sample
 from datasets.images import read_mask
 from datasets.listing import contents, is_folder, list_images, printable, say_left_out
+from datasets.sample import Sample
 from utils.config import RunConfig
 from utils.cores import allowed_cores
 from utils.errors import UserError

@@ -7,9 +7,9 @@ metal parts (ICUMT 2021).
 
 from pathlib import Path
 
-from datasets.dataset import Sample
 from datasets.listing import contents
 from datasets.readers.layout import category_folder, check_case, folders_with, good_images, typed_images
+from datasets.sample import Sample
 from utils.config import RunConfig
 
 

@@ -6,9 +6,9 @@ Heckler-Kram et al., The MVTec AD 2 Dataset (arXiv:2503.21622).
 
 from pathlib import Path
 
-from datasets.dataset import Sample
 from datasets.listing import is_folder
 from datasets.readers.layout import category_folder, folders_with, good_images, typed_images
+from datasets.sample import Sample
 from utils.config import RunConfig
 
 

@@ -7,9 +7,9 @@ found. Bergmann et al., Beyond Dents and Scratches (IJCV 2022).
 import json
 from pathlib import Path
 
-from datasets.dataset import Sample, Saturation
 from datasets.listing import contents, is_folder, list_images, say_left_out
 from datasets.readers.layout import Masks, category_folder, check_types, folders_with, good_images, typed_images
+from datasets.sample import Sample, Saturation
 from utils.config import RunConfig
 from utils.console import note
 from utils.errors import UserError

@@ -9,9 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from datasets.dataset import Sample
 from datasets.listing import is_folder
 from datasets.readers.layout import check_category, data_root, existing
+from datasets.sample import Sample
 from utils.config import RunConfig
 from utils.errors import UserError
 

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets.dataset import Sample, Saturation
 from datasets.fit import Fit
+from datasets.sample import Sample, Saturation
 from evaluation.metrics import PixelMetrics
 from evaluation.report import evaluate
 from evaluation.score import Scored

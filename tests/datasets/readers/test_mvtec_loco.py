@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from datasets import readers
-from datasets.dataset import ImageDataset, Saturation
+from datasets.dataset import ImageDataset
+from datasets.sample import Saturation
 from tests.conftest import write_image
 from tests.datasets.readers import trees
 from tests.datasets.readers.trees import DATA, config_of
