@@ -20,7 +20,7 @@ from utils.files import replacing
 SIDE = 256  # pixels: the area of a picture is this squared
 INLINE = 300  # images whose pictures are in the page
 WITH_LEVELS = 1000  # images; of more, the levels are not shown, because all are kept until the colours are known
-QUALITY = {"quality": 70, "method": 2}  # about 15 kB; slower methods save a tenth
+QUALITY = {"quality": 66, "method": 0}  # about 15 kB; slower methods save a tenth
 FOLDER = "report_pictures"
 
 

@@ -1,6 +1,6 @@
 """The pictures that sum up a test: its scores, its curves, and a contact sheet."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -76,15 +76,13 @@ def draw_contact(path: Path, samples: Sequence[Sample], scores: np.ndarray, thum
     ImageOps.expand(assembled(rows, 18, down=True), 12, "white").save(path)
 
 
-def _chosen(own: Sequence[int], defect_type: str) -> Iterator[tuple[str, int]]:
+def _chosen(own: Sequence[int], defect_type: str) -> list[tuple[str, int]]:
     """The worst, median and best of images in the order of their scores; each only once."""
     worst_first = own[::-1] if defect_type == "good" else own
-    places = {"worst": 0, "median": len(own) // 2, "best": len(own) - 1}
-    said = set()
-    for what, place in places.items():
-        if place not in said:
-            said.add(place)
-            yield what, worst_first[place]
+    places = [("worst", 0)]
+    places += [("median", len(own) // 2)] if len(own) > 2 else []
+    places += [("best", len(own) - 1)] if len(own) > 1 else []
+    return [(what, worst_first[place]) for what, place in places]
 
 
 def _cell(what: str, sample: Sample, score: float, thumbnails: Thumbnails, index: int, fonts: Fonts) -> Image.Image:

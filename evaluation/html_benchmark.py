@@ -1,0 +1,65 @@
+"""The page of a benchmark: methods by categories, accuracy against cost with its Pareto front, and all runs."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import yaml
+
+from evaluation.html import write_page
+from evaluation.tables import COSTS, LABELS, OVERALL, Line, Result, lines
+
+PREFERRED = "p50_ms"  # the cost that is shown first
+
+
+def write_benchmark(
+    path: Path, results: Sequence[Result], folders: Sequence[Path], command: str, settings: dict[str, Any]
+) -> None:
+    """`folders` are those of the results' runs, `command` is what was typed, `settings` what it meant, for YAML."""
+    table = lines([result._replace(scores=None) for result in results])  # without scores, no interval is computed
+    categories = list(dict.fromkeys(line.category for line in table))
+    metrics = {key: label for key, label in LABELS.items() if _present(key, table)}
+    write_page(
+        path,
+        "benchmark.html",
+        title="benchmark",
+        metrics=metrics,
+        costs=_costs(table),
+        preferred=PREFERRED,
+        counts=[len(results), *(len({line[k] for line in table} - {OVERALL}) for k in (1, 0))],
+        runs=[
+            (result, _address(folder / "report.html", path.parent))
+            for result, folder in zip(results, folders, strict=True)
+        ],
+        data={"categories": categories, "rows": _rows(table), "overall": categories[-1], "labels": LABELS | COSTS},
+        settings=yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
+        command=command,
+    )
+
+
+def _present(key: str, table: Sequence[Line]) -> bool:
+    return any(key in line.values for line in table)
+
+
+def _costs(table: Sequence[Line]) -> dict[str, str]:
+    return {key: label for key, label in COSTS.items() if _present(key, table)}
+
+
+def _rows(table: Sequence[Line]) -> list[dict[str, Any]]:
+    """For each method and teacher its values by category: mean and standard deviation, None for one seed."""
+    rows: dict[tuple[str, str], dict[str, dict]] = {}
+    for line in table:
+        values = {key: [mean, None if sd != sd else sd] for key, (mean, sd) in line.values.items()}
+        rows.setdefault((line.method, line.teacher), {})[line.category] = values
+    several = len({teacher for _, teacher in rows}) > 1
+    return [
+        {"name": f"{method} · {teacher}" if several else method, "values": values}
+        for (method, teacher), values in rows.items()
+    ]
+
+
+def _address(file: Path, start: Path) -> str:
+    """Relative, so that the folder of the benchmark can be moved."""
+    return quote(os.fsencode(os.path.relpath(file, start)))
