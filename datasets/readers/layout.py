@@ -1,5 +1,6 @@
 """What readers share: folders that are named by split and defect type, as MVTec AD introduced them, and their masks."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,7 +39,8 @@ def category_folder(config: RunConfig, there: Iterable[Path] | None = None) -> P
 
 def folders_with(root: Path, *parts: str) -> list[str]:
     """The names of the folders in `root` that have one of these files or folders."""
-    return [folder.name for folder in contents(root).folders if any((folder / part).exists() for part in parts)]
+    # os.path.exists: a folder beside them that cannot be accessed does no harm.
+    return [folder.name for folder in contents(root).folders if any(os.path.exists(folder / part) for part in parts)]
 
 
 def good_images(split: Path, good: str = "good") -> list[Sample]:

@@ -62,6 +62,7 @@ TEXT = {
     "save_path": ["", "config.yaml", "config.yaml/x", "/proc/nothing", "x" * 300, "/x" * 3000, "a\0b", "\udce9"],
     "weights": ["", "nowhere.pth", "data", "config.yaml", "x" * 300, "a\0b", "\udce9", "Imagenet", "[random]"],
     "run": ["", "..", "a/b", "x" * 300, "a\0b", "\\", "\udce9"],
+    "reader": ["", "mvtek", "x" * 300, "a\0b", "\udce9"],
     "distillType": ["", "stpm", "ST", "null", "*x", "[st]", "\udce9"],
     "device": ["", "tpu", "cuda:", "cuda:-1", "cuda:x", "cuda:77", "cuda:" + "9" * 30, "CPU", "²"],
     "penalty_path": ["", "x" * 300, "a\0b", "\udce9"],
@@ -143,7 +144,7 @@ def wrong_value(rng: random.Random) -> Case:
     script = rng.choice([trainNet, visualization])
     method, file, _ = rng.choice(list(recipes("configs", "distillType")))
     trainer = TRAINERS[method]
-    left_out = ("TrainingData", "phase") if script is visualization else ("TrainingData",)  # it sets the phase
+    left_out = {"TrainingData", "folder", *(["phase"] if script is visualization else [])}  # it sets the phase
     fields = {key: field for key, field in trainer.Config.model_fields.items() if key not in left_out}
     below = {f"TrainingData.{key}": field for key, field in trainer.Options.model_fields.items()}
     key = rng.choice(list(fields | below))
