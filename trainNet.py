@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from utils.command import run, run_flags
@@ -30,35 +31,45 @@ def main() -> None:
     keep_freed_memory()
     remember(shlex.join(sys.argv))
     raw = read_config(args.config, args.overrides)
-    if raw.get("obj") != "all" and not isinstance(raw.get("obj"), list):
+    several = raw.get("obj") == "all" or isinstance(raw.get("obj"), list)
+    if several and not raw["obj"]:
+        raise UserError("obj: the list is empty; give one category or more")
+    if several:
+        raw["obj"] = categories(Path(str(raw.get("data_path"))), raw["obj"], str(raw.get("reader", AUTO)))
+    if raw.get("unified"):
+        folders = train_and_test(raw)
+    elif several:
+        words = [[*args.overrides, f"obj={name}"] for name in raw["obj"]]
+        folders = [folder for each in words for folder in train_and_test(args.config, each)]
+    else:
         train_and_test(args.config, args.overrides)
         return
-    if not raw["obj"]:
-        raise UserError("obj: the list is empty; give one category or more")
-    names = categories(Path(str(raw.get("data_path"))), raw["obj"], str(raw.get("reader", AUTO)))
-    folders = [train_and_test(args.config, [*args.overrides, f"obj={name}"]) for name in names]
     if is_main():
         say(summary_of_several(folders))
 
 
-def train_and_test(config: str, overrides: list[str]) -> Path:
-    """One category; returns the folder of its run."""
+def train_and_test(source: str | Mapping, overrides: Sequence[str] = ()) -> list[Path]:
+    """One student; returns the folders of its tests: the run's or, if it is for several categories, one for each."""
     from datasets.demo import ensure_demo
+    from engine.unified import categories_apart, repeatable
     from evaluation.report import summary
     from trainer import build_trainer
     from utils.console import say
     from utils.ranks import is_main
 
-    trainer = build_trainer(config, overrides)
-    ensure_demo(trainer.config)
+    trainer = build_trainer(source, overrides)
+    for part in categories_apart(trainer):
+        ensure_demo(part.config)
     if trainer.config.phase == "train":
         trainer.train()
     if is_main():
         trainer.load()
-        trainer.test()
-        with trainer.folder.log():
-            say(summary(trainer.run_dir))
-    return trainer.run_dir
+        for part in categories_apart(trainer):
+            repeatable(trainer.run_dir, part.run_dir)
+            part.test()
+            with part.folder.log():
+                say(summary(part.run_dir))
+    return [part.run_dir for part in categories_apart(trainer)]
 
 
 if __name__ == "__main__":

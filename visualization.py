@@ -34,13 +34,15 @@ def main() -> None:
     args = parser.parse_intermixed_args()
 
     from datasets.demo import ensure_demo
+    from engine.unified import categories_apart
     from trainer import build_trainer
 
     trainer = build_trainer(args.config, [*args.overrides, "phase=test"])
-    ensure_demo(trainer.config)
     trainer.load()
-    with trainer.folder.locked():
-        write_pages(trainer, args.images, args.layers, args.channels)
+    for part in categories_apart(trainer):
+        ensure_demo(part.config)
+        with part.folder.locked():
+            write_pages(part, args.images, args.layers, args.channels)
 
 
 def write_pages(trainer: "BaseTrainer", images: str, layers: str, channels: int) -> None:

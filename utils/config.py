@@ -14,6 +14,8 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
@@ -81,9 +83,19 @@ NotNegative = Annotated[Number, Field(ge=0, le=10**6)]
 Share = Annotated[Number, Field(ge=0, lt=1)]
 Ratio = Annotated[Number, Field(gt=0, lt=1)]
 Fold = Annotated[str, Field(pattern="^[1-9][0-9]?/[1-9][0-9]?$")]  # 2/5 is the second of five parts
+
+
+def _names(value: bool | list[str]) -> bool | list[str]:
+    """Check `unified`: with a list of categories in `obj`, it has become that list."""
+    if value is True:
+        raise ValueError("must come with several categories: obj=[a, b], or obj=all")
+    return value
+
+
 Text = Annotated[str, Field(min_length=1), AfterValidator(_printable)]
 Folder = Annotated[Text, AfterValidator(_single_folder)]
 Paths = Annotated[list[Text], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+Unified = Annotated[bool | list[Folder], AfterValidator(_names)]
 Side = Annotated[int, Field(ge=SIDES[0], le=SIDES[1])]
 Threads = Annotated[int, Field(gt=0, le=1024)]
 Device = Annotated[str, AfterValidator(_device_name)]
@@ -180,6 +192,7 @@ class RunConfig(Section, Generic[Options]):
     distillType: Text
     backbone: Text
     obj: Folder
+    unified: Unified = False  # one student for several categories; in a checked configuration, their names
     phase: Literal["train", "test"] = "train"
     save_path: Text = "results"
     weights: Text = "imagenet"  # imagenet | bundled | random | auto | path of a .safetensors or .pth file
@@ -201,6 +214,24 @@ class RunConfig(Section, Generic[Options]):
     logger: Literal["none"] | Logger | list[Logger] = "none"  # they get what the CSV files have, too
     TrainingData: Options = Field(default={}, validate_default=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def several_categories_are_one_run(cls, values: Any) -> Any:
+        """`obj: [a, b]` with `unified: true` becomes `obj: a+b` with `unified: [a, b]`."""
+        names = values.get("obj") if isinstance(values, dict) else None
+        if not isinstance(names, list) or not names or values.get("unified") is not True:
+            return values
+        name = "+".join(map(str, names))
+        name = name if len(name) <= 60 else f"{names[0]}+{len(names) - 1}_more"
+        return values | {"obj": name, "unified": list(dict.fromkeys(map(str, names)))}
+
+    @field_validator("part_pattern")
+    @classmethod
+    def parts_are_of_one_category(cls, value: str | None, known: ValidationInfo) -> str | None:
+        if value is not None and known.data.get("unified"):
+            raise ValueError("cannot be used with unified: files of two categories may have the same names")
+        return value
+
 
 class Config(RunConfig[Options], Generic[Options]):
     """A run whose teacher is a backbone cut into levels."""
@@ -218,6 +249,8 @@ def result_settings(config: RunConfig) -> dict[str, Any]:
     """All values that affect the result of a training, by dotted key."""
     values = config.model_dump(mode="json", exclude=WITHOUT_EFFECT)
     section = values.pop("TrainingData")
+    if not config.unified:
+        values.pop("unified")  # students that were trained before there was this key are the same
     section.pop("roi")  # a path; what it hides is in the hash of the images
     return values | {f"TrainingData.{key}": value for key, value in section.items()}
 

@@ -39,13 +39,16 @@ READERS = {  # name: module, imported when it is needed; `reader: auto` tries th
 
 def train_samples(config: RunConfig) -> list[Sample]:
     """The good images to train on. Raises UserError for a folder without them, and as the reader and `RoiFiles` do."""
-    return _looked_at(config, reader_of(config).train_samples(config))
+    return [sample for each in _each(config) for sample in _looked_at(each, reader_of(each).train_samples(each))]
 
 
 def validation_samples(config: RunConfig) -> list[Sample]:
     """The good images of the data set's own validation set; none if it has no such set. Raises as `train_samples`."""
-    read = getattr(reader_of(config), "validation_samples", None)
-    return _looked_at(config, read(config)) if read else []
+    samples = []
+    for each in _each(config):
+        read = getattr(reader_of(each), "validation_samples", None)
+        samples += _looked_at(each, read(each)) if read else []
+    return samples
 
 
 def test_samples(config: RunConfig) -> list[Sample]:
@@ -53,10 +56,20 @@ def test_samples(config: RunConfig) -> list[Sample]:
 
     Raises UserError for two images of the same name, masks for only some defective images, and as `train_samples`.
     """
-    samples = _looked_at(config, reader_of(config).test_samples(config))
-    _check_names(samples)
-    _check_masks(samples)
+    several, samples = _each(config), []
+    for each in several:
+        found = _looked_at(each, reader_of(each).test_samples(each))
+        _check_names(found)
+        _check_masks(found)
+        samples += [sample._replace(own_name=f"{each.obj}_{sample.stem}") for sample in found] if several[1:] else found
     return samples
+
+
+def _each(config: RunConfig) -> list[RunConfig]:
+    """A configuration for each category: several if one student is for all of them."""
+    if not config.unified or config.obj in config.unified:
+        return [config]
+    return [config.model_copy(update={"obj": name}) for name in config.unified]
 
 
 def categories(root: Path, reader: str = AUTO) -> list[str]:

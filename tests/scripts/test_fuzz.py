@@ -150,7 +150,7 @@ def wrong_value(rng: random.Random) -> Case:
     key = rng.choice(list(fields | below))
     value = pick_value(rng, (fields | below)[key], key.rpartition(".")[2], TEXT)
     words = [f"{key}={value}"]
-    if method != "st" and key not in ("data_path", "obj", "save_path", "weights", "device"):
+    if method != "st" and key not in ("data_path", "reader", "obj", "save_path", "weights", "device"):
         words = ["--config", REPO / file, *words]  # otherwise of the existing run, so that it gets that far
     return Case(script, words, [key.rpartition(".")[2], value or key])
 
