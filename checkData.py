@@ -104,7 +104,8 @@ def strangers(config: "RunConfig", command: str) -> "tuple[list[Stranger], str]"
     if not folders:
         return [], f"bad parts in train/good are only found after a run with calibration=cross: {command}"
     try:
-        return strangers(fold_scores(folders[0], config)), f"train/good was scored by the students of {folders[0]}"
+        found = strangers(fold_scores(folders[0], config))
+        return found, f"train/good was scored by the students of {folders[0]}: outliers.png shows the strangest"
     except UserError as error:
         return [], f"train/good was not scored by the students of {folders[0]}: {error}"
 
