@@ -18,8 +18,7 @@ from utils.errors import UserError
 from utils.files import check_writable, locked
 
 TRAINED = ("config.yaml", "student.safetensors", "training.csv", "training.png")  # files of a training
-TESTED = ("metrics.json", "scores.csv", "maps", "report.html", "report_pictures")  # and of a test
-TESTED += ("scores.png", "curves.png", "contact.png", "features")
+TESTED = "metrics.json scores.csv maps features report.html report_pictures scores.png curves.png contact.png".split()
 
 
 class RunFolder:

@@ -22,17 +22,10 @@ def anomaly_map(
 
     The networks run in the precision of `compute`, all later steps in float32.
     """
-    return detector.final_map(levels(detector, compute, image, teacher), image.shape[-2:])
-
-
-def levels(
-    detector: Detector, compute: Compute, image: torch.Tensor, teacher: list[torch.Tensor] | None = None
-) -> list[torch.Tensor]:
-    """The distance at every level: L x [B,1,h,w]; parameters as above."""
     image = compute.images(image)
     with compute.autocast():
         pairs = detector.pairs(image, teacher)
-    return detector.levels(*pairs)
+    return detector.final_map(detector.levels(*pairs), image.shape[-2:])
 
 
 @torch.inference_mode()
@@ -65,6 +58,6 @@ class AnomalyMaps:
         """Images that the networks see as a whole: their maps, and the distance at every level, L x [B,1,h,w]."""
         image = self.compute.images(image)
         with self.compute.autocast():
-            teacher = self.teacher(image)
-        distances = levels(self.detector, self.compute, image, teacher)
-        return self.detector.final_map(distances, image.shape[-2:]).squeeze(1).cpu().numpy(), distances
+            pairs = self.detector.pairs(image, self.teacher(image))
+        levels = self.detector.levels(*pairs)
+        return self.detector.final_map(levels, image.shape[-2:]).squeeze(1).cpu().numpy(), levels
