@@ -9,6 +9,7 @@ import numpy as np
 from evaluation.curves import Curve
 
 BINS = 40
+TINY = 1e-9
 MANY_DECADES = 30  # ratio of the highest to the lowest score from which an axis is logarithmic
 
 
@@ -43,7 +44,7 @@ class Axis(NamedTuple):
             return self.low * (self.high / self.low) ** share
         return self.low + share * (self.high - self.low)
 
-    def ticks(self, about: int = 6) -> list[tuple[float, str]]:
+    def ticks(self, about: int) -> list[tuple[float, str]]:
         """Round values with their positions, as (position, text)."""
         found = _decades(self.low, self.high) if self.log else _round(self.low, self.high, about)
         return [(self.at(value), f"{value:.10g}") for value in found]
@@ -53,7 +54,8 @@ def _round(low: float, high: float, about: int) -> list[float]:
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(k * power for k in (1, 2, 5, 10) if k * power >= rough)
-    return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    # 0.3 / 0.1 is a little less than 3.
+    return [k * step for k in range(math.ceil(low / step - TINY), math.floor(high / step + TINY) + 1)]
 
 
 def _decades(low: float, high: float) -> list[float]:

@@ -47,6 +47,8 @@ def write_run(path: Path, images: Images, thumbnails: Thumbnails, pro: Curve | N
     good, defective = images.groups
     threshold = (report["decisions"] or {}).get("threshold")
     start, why = _start(good, defective, threshold)
+    if (report["decisions"] or {}).get("review_rate") is not None:
+        why += " Images for review count as not rejected here."
     axis = Axis.of([*images.scores.tolist(), start], 40, WIDTH - 16)
     views = sorted({view for each in thumbnails.views for view in each}, key=_place)
     write_page(
@@ -119,7 +121,7 @@ def _histogram(good: np.ndarray, defective: np.ndarray, axis: Axis) -> dict[str,
     """Bars of the good images above the middle line, of the defective ones below it."""
     above, below = bars((good, defective), axis, HALF)
     most = max((bar.count for bar in above + below), default=0)
-    shape = {"width": WIDTH, "half": HALF, "axis": axis, "ticks": axis.ticks()}
+    shape = {"width": WIDTH, "half": HALF, "axis": axis, "ticks": axis.ticks(8)}
     return shape | {"good": above, "defective": below, "most": most}
 
 
