@@ -1,5 +1,6 @@
 """The pages of checkData.py: copies side by side, the strangest good pictures, and what shortcuts there are."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def draw_copies(path: Path, facts: Sequence[Facts], pairs: Sequence[Pair], root:
             _show(axis, facts[place].picture.path, root, title)
     for axis in cells[len(chosen) :].flat:
         axis.axis("off")
-    figure.savefig(path, dpi=100)
+    _save(figure, path)
 
 
 def _sorts(facts: Sequence[Facts], pairs: Sequence[Pair]) -> list[tuple[Pair, str]]:
@@ -66,7 +67,7 @@ def draw_strangers(path: Path, found: Sequence[Stranger], far: int, root: Path) 
         _show(axis, each.path, root, f"{mark}{each.times:.2f} x the median")
     for axis in axes.flat[len(shown) :]:
         axis.axis("off")
-    figure.savefig(path, dpi=100)
+    _save(figure, path)
 
 
 def draw_shortcuts(path: Path, facts: Sequence[Facts]) -> None:
@@ -89,7 +90,13 @@ def draw_shortcuts(path: Path, facts: Sequence[Facts]) -> None:
         axis.set_yticks([])
         axis.tick_params(labelsize=8)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    figure.savefig(path, dpi=100)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # no installed font has it: a box is drawn
+        figure.savefig(path, dpi=100)
 
 
 def _show(axis: Axes, path: Path, root: Path, title: str) -> None:

@@ -61,6 +61,13 @@ def test_only_scores_that_differ_are_drawn(tmp_path, facts, drawn):
     assert np.asarray(Image.open(tmp_path / "page.png")).std() > 0
 
 
+@pytest.mark.filterwarnings("error")
+def test_letters_that_no_font_has_are_no_warning(tmp_path):
+    fact = written(tmp_path, "train/good/\u90e8\U0001f9e9.png", part(0))
+    draw_strangers(tmp_path / "page.png", [Stranger(fact.picture.path, 1.0, 1.0)], 0, tmp_path)
+    assert (tmp_path / "page.png").exists()
+
+
 def test_names_are_shortened_at_their_beginning(tmp_path, drawn, monkeypatch):
     monkeypatch.setattr(check_pictures, "LONGEST", 10)
     fact = written(tmp_path, "train/good/a_long_name.png", part(0))
