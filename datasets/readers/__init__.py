@@ -84,7 +84,7 @@ def categories(root: Path, reader: str = AUTO) -> list[str]:
 
 
 def reader_of(config: RunConfig) -> ModuleType:
-    """The reader that `reader` names; with `auto`, the first that finds the category, or else any.
+    """The reader that `reader` names; with `auto`, the first that finds the category, or one that says what it lacks.
 
     Raises UserError for an unknown name.
     """
@@ -97,8 +97,10 @@ def reader_of(config: RunConfig) -> ModuleType:
         return _module("mvtec")  # it says so
     modules = [_module(name) for name in dict.fromkeys(READERS.values())]
     there = [(module, names) for module in modules if (names := module.categories(root))]
-    having = [module for module, names in there if config.obj in names] or [module for module, _ in there]
-    return having[0] if having else _module("mvtec")
+    for module, names in there:
+        if config.obj in names:
+            return module
+    return _module("mvtec") if not there or is_folder(root / config.obj) else there[0][0]
 
 
 def _named(reader: str) -> ModuleType:

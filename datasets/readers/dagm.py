@@ -8,7 +8,7 @@ Optical Inspection (DAGM symposium 2007).
 from pathlib import Path
 
 from datasets.listing import contents
-from datasets.readers.layout import category_folder, folders_with
+from datasets.readers.layout import category_folder, folders_with, only_good
 from datasets.sample import Sample
 from utils.config import RunConfig
 from utils.errors import UserError
@@ -22,10 +22,7 @@ def categories(root: Path) -> list[str]:
 
 def train_samples(config: RunConfig) -> list[Sample]:
     folder = category_folder(config) / "Train"
-    samples = [sample for sample in _samples(folder) if sample.defect_type == "good"]
-    if not samples:
-        raise UserError(f"{folder}: no good images to train on")
-    return samples
+    return only_good(_samples(folder), folder)
 
 
 def test_samples(config: RunConfig) -> list[Sample]:

@@ -9,10 +9,9 @@ Tabernik et al., Segmentation-based deep-learning approach for surface-defect de
 from pathlib import Path
 
 from datasets.listing import contents
-from datasets.readers.layout import check_category, data_root, marked
+from datasets.readers.layout import check_category, data_root, marked, only_good
 from datasets.sample import Sample
 from utils.config import RunConfig
-from utils.errors import UserError
 
 FOLDS = ["fold1", "fold2", "fold3"]
 MASK = "_label"
@@ -23,10 +22,7 @@ def categories(root: Path) -> list[str]:
 
 
 def train_samples(config: RunConfig) -> list[Sample]:
-    samples = [sample._replace(mask=None) for sample in _samples(config, tested=False) if sample.defect_type == "good"]
-    if not samples:
-        raise UserError(f"data_path: the folders kos01, kos02, ... in {config.data_path} have no good images")
-    return samples
+    return only_good(_samples(config, tested=False), Path(config.data_path))
 
 
 def test_samples(config: RunConfig) -> list[Sample]:

@@ -7,10 +7,9 @@ left out. Bozic et al., Mixed supervision for surface-defect detection (Computer
 from pathlib import Path
 
 from datasets.listing import contents, say_left_out
-from datasets.readers.layout import check_category, data_root, marked
+from datasets.readers.layout import check_category, data_root, marked, only_good
 from datasets.sample import Sample
 from utils.config import RunConfig
-from utils.errors import UserError
 
 NAME = "kolektor2"
 MASK = "_GT"
@@ -22,10 +21,7 @@ def categories(root: Path) -> list[str]:
 
 
 def train_samples(config: RunConfig) -> list[Sample]:
-    samples = [sample._replace(mask=None) for sample in _samples(config, "train") if sample.defect_type == "good"]
-    if not samples:
-        raise UserError(f"{Path(config.data_path, 'train')}: no good images to train on")
-    return samples
+    return only_good(_samples(config, "train"), Path(config.data_path, "train"))
 
 
 def test_samples(config: RunConfig) -> list[Sample]:

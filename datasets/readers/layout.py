@@ -9,6 +9,7 @@ from datasets.images import read_mask
 from datasets.listing import contents, is_folder, list_images, printable, say_left_out
 from datasets.sample import Sample
 from utils.config import RunConfig
+from utils.console import note
 from utils.cores import allowed_cores
 from utils.errors import UserError
 
@@ -132,6 +133,19 @@ def marked(masks: Sequence[Path]) -> list[bool]:
     """Whether each mask marks a defect, for data sets in which good images have empty masks. Raises as `read_mask`."""
     with ThreadPoolExecutor(allowed_cores()) as pool:
         return list(pool.map(lambda path: bool(read_mask(path).any()), masks))
+
+
+def only_good(samples: Sequence[Sample], place: Path) -> list[Sample]:
+    """The good images of a training split, without masks; a note counts the others.
+
+    Raises UserError if there are none; `place` is the folder or file that they come from.
+    """
+    good = [sample._replace(mask=None) for sample in samples if sample.defect_type == "good"]
+    if not good:
+        raise UserError(f"{place}: no good images to train on")
+    if len(good) < len(samples):
+        note(f"{place}: left out {len(samples) - len(good)} defective images, because only good ones are used to train")
+    return good
 
 
 def existing(path: Path, source: Path) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datasets.listing import is_folder
-from datasets.readers.layout import check_category, data_root, existing
+from datasets.readers.layout import check_category, data_root, existing, only_good
 from datasets.sample import Sample
 from utils.config import RunConfig
 from utils.errors import UserError
@@ -35,10 +35,7 @@ def categories(root: Path) -> list[str]:
 
 
 def train_samples(config: RunConfig) -> list[Sample]:
-    samples = [sample for sample in _samples(config, "train") if sample.defect_type == "good"]
-    if not samples:
-        raise UserError(f"{_csv(config)}: it names no good images of {config.obj} to train on")
-    return samples
+    return only_good(_samples(config, "train"), _csv(config))
 
 
 def test_samples(config: RunConfig) -> list[Sample]:

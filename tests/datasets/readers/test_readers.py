@@ -42,6 +42,13 @@ def test_the_splits_are_those_of_the_data_set(tree):
     assert kinds.count("good") == 2 and set(kinds) == what.defect_types | {"good"}
 
 
+def test_defective_images_of_a_training_split_are_left_out_and_said(tree, capsys):
+    root, what = tree
+    readers.train_samples(config_of(root, what.obj, reader=what.reader, **what.words))
+    said = "left out 1 defective images, because only good ones are used to train" in capsys.readouterr().err
+    assert said == (what.reader in ("kolektor", "kolektor2", "dagm"))
+
+
 def test_masks_mark_the_defects_and_nothing_else(tree):
     root, what = tree
     dataset = ImageDataset(readers.test_samples(config_of(root, what.obj, **what.words)), DATA)
@@ -120,6 +127,15 @@ def test_categories_of_several_layouts_may_lie_side_by_side(tmp_path):
     for obj, kinds in {"part": {"square"}, "01": {"ko"}, "can": {"bad"}, "Class1": {"defect"}}.items():
         samples = readers.test_samples(config_of(tmp_path, obj))
         assert {sample.defect_type for sample in samples} == kinds | {"good"}
+
+
+def test_a_category_without_good_images_is_read_as_mvtec_ads_beside_other_layouts(tmp_path):
+    """Its folders may only be misspelt, or it may be there for a test."""
+    for make in (trees.btad, trees.mvtec):
+        make(tmp_path)
+    (tmp_path / "part/train").rename(tmp_path / "part/Train")
+    with pytest.raises(UserError, match="part/Train: rename this folder to 'train'"):
+        readers.train_samples(config_of(tmp_path, "part"))
 
 
 def test_the_reader_of_mpdd_is_that_of_mvtec(tmp_path):

@@ -45,7 +45,7 @@ def test_a_missing_csv_file_is_named(root):
         ([HEAD, ("candle", "train")], "line 2 must have the columns"),
         ([HEAD, ("candle", "train", "normal", "candle/gone.JPG", "")], "it names .*candle/gone.JPG, but there is no"),
         ([HEAD, ("candle", "train", "anomaly", "candle/Data/Images/Anomaly/000.JPG", "no.png")], "it names .*no.png"),
-        ([HEAD, ("candle", "test", "normal", "candle/Data/Images/Normal/0000.JPG", "")], "no good images of candle"),
+        ([HEAD, ("candle", "test", "normal", "candle/Data/Images/Normal/0000.JPG", "")], "no good images to train on"),
     ],
 )
 def test_a_damaged_csv_file_is_named(root, rows, words):
