@@ -98,13 +98,13 @@ def other_parts(pairs: "Sequence[Pair]", facts: "Sequence[Facts]", config: "RunC
 
 def strangers(config: "RunConfig", command: str) -> "tuple[list[Stranger], str]":
     """The good training images by how strange they are to a student that did not see them, and a remark on it."""
-    from evaluation.outliers import strangers
+    from evaluation import outliers
 
     folders = crossed_runs(config)
     if not folders:
         return [], f"bad parts in train/good are only found after a run with calibration=cross: {command}"
     try:
-        found = strangers(fold_scores(folders[0], config))
+        found = outliers.strangers(fold_scores(folders[0], config))
         return found, f"train/good was scored by the students of {folders[0]}: outliers.png shows the strangest"
     except UserError as error:
         return [], f"train/good was not scored by the students of {folders[0]}: {error}"
