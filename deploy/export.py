@@ -57,7 +57,7 @@ class Export:
 
     def write(self, out: Path) -> dict[str, Any]:
         """Write the folder and return its card. Raises UserError, and writes nothing, if it computes something else."""
-        images = self.data.for_ranges() if self.precision == "int8" else []
+        images = [] if self.precision == "fp32" else self.data.samples()
         model = build(self.kind, self.precision, Graphs(self.detector, self.options.input_size), images)
         metadata = self._metadata()
         with tempfile.TemporaryDirectory() as first:  # a file that is loaded must not be replaced

@@ -18,7 +18,7 @@ from evaluation.score import CALIBRATION, yardstick
 if TYPE_CHECKING:
     from trainer.base import BaseTrainer
 
-RANGE_IMAGES = 100  # for 8-bit networks
+SAMPLES = 100
 
 
 class RunData:
@@ -61,9 +61,9 @@ class RunData:
         results = scored(maps_of, self.calibration, size, "calibrating")
         return yardstick(results, CALIBRATION, parts(self.calibration, self.config))
 
-    def for_ranges(self) -> Sequence[np.ndarray]:
+    def samples(self) -> Sequence[np.ndarray]:
         """Training images as the networks see them, [3,h,w] float32 in [0,1]; of large ones, a tile each."""
         training, tiles = self.sets["training"], Tiles.of(self.config.TrainingData)
-        chosen = np.linspace(0, len(training) - 1, min(len(training), RANGE_IMAGES)).round().astype(int)
+        chosen = np.linspace(0, len(training) - 1, min(len(training), SAMPLES)).round().astype(int)
         images = [unit_range(training.pixels(index).image) for index in chosen.tolist()]
         return [tiles.cut(image)[k % len(tiles)] for k, image in enumerate(images)] if tiles else images

@@ -42,7 +42,7 @@ def check_possible(kind: str, precision: str) -> None:
 
 
 def build(kind: str, precision: str, graphs: Graphs, images: Sequence[np.ndarray]) -> Exported:
-    """`images` [3,h,w] float32 in [0,1] are good ones, for int8."""
+    """`images` [3,h,w] float32 in [0,1] are good ones; for fp32 they are not used."""
     if kind == "onnx":
         return OnnxFile(graphs, precision, images)
     return OpenVinoFiles(graphs, precision, images)
@@ -78,7 +78,10 @@ def joined(networks: "onnx.ModelProto", head: "onnx.ModelProto") -> "onnx.ModelP
 
 
 class OpenVinoFiles:
-    """model.xml and model.bin; in bf16 and int8 these are the networks, and head.xml computes in float32."""
+    """model.xml and model.bin; in bf16 and int8 these are the networks, and head.xml computes in float32.
+
+    In bf16 the most sensitive convolutions compute in float32 too.
+    """
 
     def __init__(self, graphs: Graphs, precision: str, images: Sequence[np.ndarray]):
         parts = [graphs.whole()] if precision == "fp32" else graphs.networks_and_head()
@@ -87,6 +90,10 @@ class OpenVinoFiles:
             from deploy.export_int8 import quantized_openvino
 
             self.model = quantized_openvino(self.model, images)
+        elif precision == "bf16":
+            from deploy.export_bf16 import in_float32, sensitive
+
+            self.model = in_float32(self.model, sensitive(self.model, *self.head, images))
 
     def save(self, folder: Path, metadata: Metadata) -> None:
         self.model.set_rt_info(metadata.text(), [KEY])

@@ -14,7 +14,7 @@ import calibrate
 import deploy.runtime.model
 from deploy import export_data, export_formats, export_graph, export_int8
 from deploy.export import check_free
-from deploy.export_check import LIMITS, Found, Judged, Verdict, differences
+from deploy.export_check import LIMITS, OF_RUN, Found, Judged, Verdict, differences
 from deploy.predictor import Predictor
 from deploy.runtime import ExportedModel
 from evaluation.calibration import Calibration
@@ -299,7 +299,7 @@ def test_the_distance_is_that_to_the_next_threshold():
     ("precision", "of_run"), [("int8", "fp32"), ("bf16", "bf16"), ("fp32", "bf16"), ("fp32", "fp32")]
 )
 def test_decisions_may_differ_only_at_the_threshold(precision, of_run):
-    limit = max(LIMITS[precision], LIMITS[of_run])
+    limit = max(LIMITS[precision], OF_RUN[of_run])
     usual, other = [found() for _ in range(4)], ("accept", "reject")
     near = differences([*usual, found(decisions=other, distance=0.9 * limit, path="near.png")], precision, of_run)
     assert near["other_decisions"] == ["near.png"] and near["decisions"].startswith("not the same on 1 of 5 images")

@@ -1,0 +1,93 @@
+"""Networks in bfloat16: which convolutions stay in float32."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from deploy.export_bf16 import NEAR, in_float32, sensitive
+
+openvino = pytest.importorskip("openvino")
+pytestmark = pytest.mark.skipif(
+    "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"),
+    reason="this processor has no bfloat16 instructions",
+)
+SIDE = 16
+
+
+class Networks(nn.Module):
+    """A teacher of three convolutions, and a student that adds something made by two others.
+
+    If `close`, the second of these subtracts channels from their copies with weights of 64 and 64.2, which are the same
+    number in bfloat16.
+    """
+
+    def __init__(self, close: bool):
+        super().__init__()
+        torch.manual_seed(0)
+        self.teacher = nn.Sequential(*(nn.Conv2d(3 if k == 0 else 8, 8, 3, padding=1) for k in range(3)))
+        self.spread, self.subtract = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1, bias=False)
+        with torch.no_grad():
+            for values in self.spread.parameters():
+                values[4:] = values[:4]
+            same = torch.eye(4).repeat(2, 1)[..., None, None]
+            weights = (64.2, 64.0) if close else (1.0, 0.5)
+            self.subtract.weight.copy_(torch.cat([weights[0] * same, -weights[1] * same], dim=1))
+
+    def forward(self, image):
+        teacher = self.teacher(image)
+        return teacher, teacher + self.subtract(self.spread(image))
+
+
+class Head(nn.Module):
+    def forward(self, teacher, student):
+        return (student - teacher).abs().sum(1, keepdim=True)
+
+
+def model_of(net, *examples, outputs):
+    found = openvino.convert_model(net.eval(), example_input=examples)
+    for port, name in zip(found.outputs, outputs, strict=True):
+        port.get_tensor().set_names({name})
+    return found
+
+
+@pytest.fixture(params=[True, False], ids=["one is sensitive", "none is"])
+def case(request):
+    networks, image = Networks(request.param), torch.rand(1, 3, SIDE, SIDE)
+    levels = networks(image)
+    head = model_of(Head(), *levels, outputs=["map"])
+    for port, name in zip(head.inputs, ["teacher0", "student0"], strict=True):
+        port.get_tensor().set_names({name})
+    model = model_of(networks, image, outputs=["teacher0", "student0"])
+    images = np.random.default_rng(0).random((6, 3, SIDE, SIDE), np.float32)
+    return request.param, model, head, images
+
+
+def runtime(model):
+    """The precisions of its convolutions as OpenVINO runs them when bf16 is asked for."""
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+    about = [op.get_rt_info() for op in compiled.get_runtime_model().get_ops()]
+    return sorted(
+        info["runtimePrecision"].astype(str) for info in about if info["layerType"].astype(str) == "Convolution"
+    )
+
+
+def far(model, head, images, kept):
+    """The largest difference of a map from float32, as a share of its highest value."""
+    found = []
+    for precision, net in (("f32", model), ("bf16", in_float32(model, kept))):
+        compiled = openvino.Core().compile_model(net, "CPU", {"INFERENCE_PRECISION_HINT": precision})
+        joined = openvino.Core().compile_model(head, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        found.append([joined([*compiled(image[None]).values()])[0] for image in images])
+    return max(np.abs(a - b).max() / np.abs(a).max() for a, b in zip(*found, strict=True))
+
+
+def test_only_what_is_needed_stays_in_float32(case):
+    close, model, head, images = case
+    kept = sensitive(model, head, images)
+    if not close:
+        assert kept == [] and far(model, head, images, []) <= NEAR
+        return
+    assert len(kept) == 1 and far(model, head, images, []) > 5 * NEAR
+    assert far(model, head, images, kept) <= NEAR
+    assert runtime(in_float32(model, kept)) == ["bf16"] * 4 + ["f32"]
