@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,21 +23,34 @@ DEMO = Path("demo_data")
 def main() -> None:
     args = flags()
 
-    from engine.cells import categories, plan, report_of, run_cells
-    from evaluation.tables import result_of, write_tables
-    from utils.console import note, say
-    from utils.cores import allowed_cores
+    from datasets.readers import AUTO
+    from engine.cells import categories, plan
+    from utils.config_file import read_config
+    from utils.console import say
     from utils.files import check_writable
-    from utils.progress import progress
 
     study = study_of(args)
-    save_path = Path(study.save_path)
-    check_writable(save_path, "save_path")
-    cells = plan(study, categories(Path(study.data_path), study.obj))
+    check_writable(Path(study.save_path), "save_path")
+    reader = read_config({}, [*study.words, *args.words]).get("reader", AUTO)
+    cells = plan(study, categories(Path(study.data_path), study.obj, reader))
+    failed = run_all(cells, args)
+    if done := [cell for cell in cells if cell.finished()]:
+        write(done, study)
+    if failed:
+        say(f"{failed} of {len(cells)} runs failed; the same command tries only them again")
+        sys.exit(SOME_FAILED)
+
+
+def run_all(cells: Sequence["Cell"], args: argparse.Namespace) -> int:
+    """Run the cells that are not finished; returns how many failed, each with a note."""
+    from engine.cells import run_cells
+    from utils.console import note, say
+    from utils.cores import allowed_cores
+    from utils.progress import progress
+
+    waiting, failed = [cell for cell in cells if not cell.finished()], 0
     jobs = min(args.jobs or allowed_cores(), len(cells))
-    waiting = [cell for cell in cells if not cell.finished()]
     say(f"{len(cells)} runs, {len(cells) - len(waiting)} of them finished; {jobs} at once")
-    failed = 0
     with backend(args), progress(None, "runs", len(cells)) as bar:
         bar.update(len(cells) - len(waiting))
         for cell, error in run_cells(waiting, jobs, max(1, allowed_cores() // jobs)):
@@ -44,15 +58,23 @@ def main() -> None:
             if error:
                 failed += 1
                 note(f"{cell.name}: {error}")
-    done = [cell for cell in cells if cell.finished()]
-    if done:
-        costs, reports = spent(done), [report_of(cell.folder) for cell in done]
-        results = [result_of(*cell[:4], cell.folder, *pair) for cell, *pair in zip(done, reports, costs, strict=True)]
-        say(write_tables(save_path, results, reports))
-        say(f"\nmeans, standard deviations, defect types and costs: {save_path}/benchmark.md, .csv and .tex, and more")
-    if failed:
-        say(f"{failed} of {len(cells)} runs failed; the same command tries only them again")
-        sys.exit(SOME_FAILED)
+    return failed
+
+
+def write(cells: Sequence["Cell"], study: "Study") -> None:
+    """The tables and the page of finished cells, in the study's save_path."""
+    from engine.cells import report_of
+    from evaluation.html_benchmark import write_benchmark
+    from evaluation.tables import result_of, write_tables
+    from utils.console import say
+
+    costs, reports = spent(cells), [report_of(cell.folder) for cell in cells]
+    results = [result_of(*cell[:4], cell.folder, *pair) for cell, *pair in zip(cells, reports, costs, strict=True)]
+    folder, command = Path(study.save_path), shlex.join(["python3", *sys.argv])
+    say(write_tables(folder, results, reports))
+    settings = study.model_dump(mode="json", exclude_defaults=True)
+    write_benchmark(folder / "benchmark.html", results, [cell.folder for cell in cells], command, settings)
+    say(f"\nall of it on one page: {folder}/benchmark.html; as tables: benchmark.md, .csv and .tex there")
 
 
 def flags() -> argparse.Namespace:

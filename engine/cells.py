@@ -19,6 +19,8 @@ from utils.config_file import read_config
 from utils.errors import UserError
 from utils.files import write_json
 
+# TrainingData is, apart from this; the others change no result.
+NOT_COMPARED = {"TrainingData", "phase", "logger", "device", "threads", "compile", "workers", "cache_mb"}
 LITE = "tf_efficientnet_lite"  # these networks profit from `border`
 ROUNDS = 3  # in which a cell is tried whose process was killed from outside
 END_WITH_PARENT = 1  # PR_SET_PDEATHSIG, see prctl(2)
@@ -49,8 +51,8 @@ def finished(folder: Path, wanted: dict[str, Any]) -> bool:
     report = report_of(folder)
     if report is None:
         return False
-    done, others = report["config"], ("TrainingData", "phase", "logger")  # the last changes no result
-    same = all(done.get(key) == value for key, value in wanted.items() if key not in others)
+    done = report["config"]
+    same = all(done.get(key) == value for key, value in wanted.items() if key not in NOT_COMPARED)
     return same and wanted["TrainingData"].items() <= done["TrainingData"].items()
 
 
