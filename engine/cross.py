@@ -72,7 +72,8 @@ class Folds:
 
     def _trainer(self, fold: str, phase: str) -> Student:
         # Validated again, as if a user had written it.
-        values = self.config.model_dump() | {"calibration": fold, "phase": phase, "logger": "none"}
+        values = self.config.model_dump() | {"calibration": fold, "phase": phase}
+        values |= {"logger": "none", "protocol": "honest"}
         return self.build(type(self.config)(**values), self.folders[fold])
 
 

@@ -30,12 +30,19 @@ READ_EVERY = 20  # steps between two readings of the loss, each of which waits f
 
 
 def fit(
-    method: Method, compute: Compute, train: Batches, val: Batches, checkpoint: Path, origin: dict[str, Any]
+    method: Method,
+    compute: Compute,
+    train: Batches,
+    val: Batches,
+    checkpoint: Path,
+    origin: dict[str, Any],
+    measure: Callable[[], dict[str, float]] | None = None,
 ) -> TrainState:
     """Train `method.detector.student` to the end, from `checkpoint` if it exists and `resume` is set.
 
     `origin` holds all that affects the result: a checkpoint with another origin is refused. Raises UserError for that,
-    for a recipe too short for one step, and for a loss that is no longer finite.
+    for a recipe too short for one step, and for a loss that is no longer finite. `measure` gives further columns of an
+    epoch's row; nothing depends on them.
     """
     recipe = method.recipe()
     total = recipe.steps or recipe.epochs * len(train)
@@ -66,6 +73,7 @@ def fit(
             row["train_loss"] = train_epoch(method, compute, loss, train, state, epoch, batches, bar)
             scores = _validate(method, val) if val.images and recipe.keep == "best" else {}
             row |= {f"val_score_{part}" if part else "val_score": score for part, score in scores.items()}
+            row |= from_main(measure) if measure else {}
             state.end_epoch(row | {"seconds": time.perf_counter() - begin}, scores)
             bar.set_postfix(epoch=epoch + 1, loss=f"{row['train_loss']:.4f}", **_best(state), refresh=False)
             if is_main():

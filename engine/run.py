@@ -17,6 +17,7 @@ from engine.loading import Batches, cache_teacher, loader, training_batches
 from engine.loggers import check_installed, log_test
 from engine.machine import environment
 from engine.method import Method
+from engine.paper import beside, best_on_test, check_choosable, test_after_each_epoch
 from engine.state import threads_of
 from engine.stream import Scoring
 from engine.threads import take_threads
@@ -48,6 +49,8 @@ def train(
         origin |= {"arithmetic": str(compute), "processes": world_size()}
         from_main(lambda: folder.check_replaceable(origin))
         from_main(lambda: folder.check_retestable(config))
+        if config.protocol == "paper":
+            from_main(lambda: check_choosable(test_set[0]))
         if config.resume and config.threads == "auto":
             take_threads(from_main(lambda: threads_of(folder.checkpoint)))  # before anything is computed
         *batches, calibration = training_batches(
@@ -71,12 +74,17 @@ def train(
         origin = from_main(lambda: origin | inputs)
         from_main(lambda: folder.check_replaceable(origin))
         with folder.log():
-            state = fit(method, compute, *batches, folder.checkpoint, origin)
+            measure = None
+            if config.protocol == "paper":
+                measure = test_after_each_epoch(method, compute, test_set and test_set[0], batches[1])
+            state = fit(method, compute, *batches, folder.checkpoint, origin, measure)
             state.restore_best()
             method.on_fit_end(batches[1])
             seconds = sum(row["seconds"] for row in state.history)
             metadata = metadata | {"origin": origin, "best_epoch": state.kept, "train_seconds": seconds}
             metadata["threads"] = torch.get_num_threads()
+            if measure:
+                metadata["best_on_test"] = best_on_test(state.history)
             if is_main():
                 metadata["normal"] = _yardstick(method.detector, compute, config, train_set, val_set, calibration)
                 folder.replace_student(method.detector, metadata, config, state.history, state.best_epoch)
@@ -115,12 +123,15 @@ def test(
             report.write_scores(folder.path, dataset.samples, tested.scores, verdicts)
             decisions = [each[1] for each, here in zip(verdicts, tested.counted, strict=False) if here]  # or none
         tested.notes.extend(f"{path}: {what}" for what, path in dataset.said.items())
+        best = metadata.get("best_on_test") and beside(metadata["best_on_test"], tested.metrics)
+        tested.notes.extend([best["sentence"]] if best else [])
         about = {
             **{key: str(path) for key, path in folder.places(config).items()},
             "teachers": metadata["teachers"],
             "teacher_sha256": metadata["teacher"],
             "seed": metadata["settings"]["seed"],
             "best_epoch": metadata.get("best_epoch"),
+            "best_on_test": best,
             "good_scores": normal,
             "decisions": calibration and calibration.measured(decisions, dataset.defective[tested.counted]),
             "durations": {

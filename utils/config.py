@@ -204,6 +204,7 @@ class RunConfig(Section, Generic[Options]):
     part_pattern: Text | None = None  # regular expression: files with the same match in their names show one part
     false_reject_rate: Ratio = 0.01  # of good parts, at most, on average over calibration sets
     review_rate: Ratio | None = None  # of good parts that are rejected or reviewed; above false_reject_rate
+    protocol: Literal["honest", "paper"] = "honest"  # paper: also report the epoch that is best on the test images
     run: Folder | None = None  # a name, for several runs of one category
     overwrite: bool = False  # replace a finished run that has other settings
     resume: bool = True  # continue an interrupted training of the same configuration
@@ -225,11 +226,11 @@ class RunConfig(Section, Generic[Options]):
         name = name if len(name) <= 60 else f"{names[0]}+{len(names) - 1}_more"
         return values | {"obj": name, "unified": list(dict.fromkeys(map(str, names)))}
 
-    @field_validator("part_pattern")
+    @field_validator("part_pattern", "protocol")
     @classmethod
-    def parts_are_of_one_category(cls, value: str | None, known: ValidationInfo) -> str | None:
-        if value is not None and known.data.get("unified"):
-            raise ValueError("cannot be used with unified: files of two categories may have the same names")
+    def is_about_one_category(cls, value: str | None, known: ValidationInfo) -> str | None:
+        if value not in (None, "honest") and known.data.get("unified"):
+            raise ValueError("cannot be used with unified: it is about the images of a single category")
         return value
 
 
@@ -249,8 +250,9 @@ def result_settings(config: RunConfig) -> dict[str, Any]:
     """All values that affect the result of a training, by dotted key."""
     values = config.model_dump(mode="json", exclude=WITHOUT_EFFECT)
     section = values.pop("TrainingData")
-    if not config.unified:
-        values.pop("unified")  # students that were trained before there was this key are the same
+    for key in ("unified", "protocol"):
+        if values[key] in (False, "honest"):
+            values.pop(key)  # students that were trained before there was this key are the same
     section.pop("roi")  # a path; what it hides is in the hash of the images
     return values | {f"TrainingData.{key}": value for key, value in section.items()}
 

@@ -51,6 +51,7 @@ def test_a_list_becomes_one_run_with_the_names_of_its_categories(finished):
     [
         ({"obj": "a"}, r"'unified' must come with several categories: obj=\[a, b\], or obj=all"),
         ({"part_pattern": "x"}, "'part_pattern': cannot be used with unified"),
+        ({"protocol": "paper"}, "'protocol': cannot be used with unified"),
         ({"unified": False}, "'obj' must be text"),
     ],
 )
