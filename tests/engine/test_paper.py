@@ -20,11 +20,12 @@ def rows_of(trainer):
 @pytest.mark.parametrize("method", ["st", "ead"])
 def test_the_student_and_its_metrics_are_those_of_an_honest_run(config, method):
     training = {"epochs": 3} if method == "st" else {}
-    honest, paper = (build_trainer(config(method, training, protocol=name, run=name)) for name in ("honest", "paper"))
-    metrics = []
-    for trainer in (honest, paper):
-        trainer.train()
-        metrics.append(trainer.test())
+    trainers, metrics = [], []
+    for protocol in ("honest", "paper"):
+        trainers.append(build_trainer(config(method, training, protocol=protocol, run=protocol)))
+        trainers[-1].train()
+        metrics.append(trainers[-1].test())
+    honest, paper = trainers
     assert metrics[0] == metrics[1]
     for a, b in zip(honest.student.state_dict().values(), paper.student.state_dict().values(), strict=True):
         assert torch.equal(a, b)
