@@ -6,8 +6,6 @@ It is reported beside the run's own result, which never depends on test images.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-
 from datasets.dataset import ImageDataset
 from engine.device import Compute
 from engine.loading import Batches, loader
@@ -31,11 +29,10 @@ def test_after_each_epoch(method: Method, compute: Compute, test_set: ImageDatas
     from evaluation.report import evaluate  # draws: loads matplotlib
 
     def measure() -> Row:
-        with torch.random.fork_rng():  # loaders draw a number, and dropout must not notice
-            method.on_fit_end(val)  # what maps depend on besides the student
-            batches = loader(test_set, method.config, compute.device)
-            results = Scoring(method.detector, compute, batches, "testing", test_set.tiles)
-            metrics = evaluate(test_set.samples, results, fit=test_set.fit).metrics
+        method.on_fit_end(val)  # what maps depend on besides the student
+        batches = loader(test_set, method.config, compute.device)
+        results = Scoring(method.detector, compute, batches, "testing", test_set.tiles)
+        metrics = evaluate(test_set.samples, results, fit=test_set.fit).metrics
         return {PREFIX + key: value for key, value in metrics.items()}
 
     return measure
