@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from datasets import readers
 from datasets.dataset import ImageDataset
 from datasets.parts import parts_of
 from engine.cross import FOLDS, Folds, p_values
@@ -59,9 +60,10 @@ def train(
         train_set, val_set = (part.dataset for part in batches)
         used = [train_set, val_set, *([calibration] if len(calibration) else [])]
         images = "".join(dataset.fingerprint() for dataset in used if is_main())
-        for reason in _notes_before(
-            config, *(len(set(parts(each, config))) for each in (train_set, val_set, calibration))
-        ):
+        own = readers.validation_samples(config)  # these calibrate no fold
+        foldable = [train_set] if own else [train_set, val_set]
+        counts = [len({part for each in sets for part in parts(each, config)}) for sets in (foldable, [calibration])]
+        for reason in _notes_before(config, *counts):
             note(reason)  # now, not after hours of training
         origin = from_main(lambda: origin | {"good images (hash)": images})  # only it has read the held-out ones
         if from_main(lambda: folder.awaits_test(origin)):
@@ -186,12 +188,15 @@ def _calibration(
     return folds.calibration() if calibration is None and folds is not None else calibration
 
 
-def _notes_before(config: RunConfig, train: int, val: int, calibration: int) -> list[str]:
-    """What a user should know of the calibration before the training, with these numbers of parts."""
+def _notes_before(config: RunConfig, folded: int, calibration: int) -> list[str]:
+    """What a user should know of the calibration before the training, with these numbers of parts.
+
+    `folded` are those that `calibration: cross` divides into folds.
+    """
     rates = (config.false_reject_rate, config.review_rate)
     if config.calibration == "cross":
         cost = f"calibration=cross: {FOLDS} further students are trained after this one, each in about the same time"
-        return [cost, *_promised(CrossCalibration([np.arange(train + val)], *rates))[1]]
+        return [cost, *_promised(CrossCalibration([np.arange(folded)], *rates))[1]]
     return _promised(Calibration(range(calibration), *rates))[1] if calibration else []
 
 

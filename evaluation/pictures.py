@@ -15,7 +15,7 @@ from PIL import ExifTags, Image, ImageDraw, ImageFont, ImageOps
 
 from datasets.dataset import Sample
 from datasets.fit import Fit
-from datasets.images import eight_bits, read_image
+from datasets.images import ANY_SIZE, eight_bits, read_image
 from evaluation.colours import Scale, colour_scale, colours
 from evaluation.fonts import STANDARD, Font, Fonts, shortened
 from evaluation.html_pictures import Thumbnails
@@ -119,7 +119,7 @@ def shown_aspect(path: Path, fit: Fit, tile: float = 1.0) -> float:
 
 def original_size(path: Path) -> tuple[int, int]:
     """(height, width) of an image file as it is displayed, from its header. Raises the errors of Pillow."""
-    with Image.open(path) as image:
+    with ANY_SIZE, Image.open(path) as image:
         # Some versions of Pillow rotate a TIFF when they open it.
         width, height = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)

@@ -75,9 +75,9 @@ def evaluate(
     else:
         metrics |= detection(scores[counted], there)
     if not marked.any():
-        why = "the masks in ground_truth have no defective pixel"
+        why = "the masks have no defective pixel"
         if not pixels:
-            why = "there are no masks in ground_truth" if labels.any() else "there are no defective test images"
+            why = "there are no masks" if labels.any() else "there are no defective test images"
         notes.append(f"no pixel metrics and no AUPRO: {why}")
         pixels = None
     else:

@@ -55,7 +55,7 @@ def test_evaluate_goes_by_the_index_of_a_result_and_not_by_its_place():
 def test_evaluate_says_what_the_data_do_not_allow():
     without_masks = evaluate(samples(masks=False), scored(MASKS & False), ["first"])
     assert set(without_masks.metrics) == {"image_auroc", "image_ap", "image_f1max"}
-    assert without_masks.notes == ["first", "no pixel metrics and no AUPRO: there are no masks in ground_truth"]
+    assert without_masks.notes == ["first", "no pixel metrics and no AUPRO: there are no masks"]
     assert set(without_masks.per_defect["hole"]) == {"images", "image_auroc"}
     assert "have no defective pixel" in evaluate(samples(), scored(MASKS & False)).notes[0]
 
