@@ -86,8 +86,8 @@ def flags() -> argparse.Namespace:
         "--teachers",
         nargs="+",
         metavar="TEACHER",
-        help="BACKBONE=WEIGHTS, such as tf_efficientnet_lite0.in1k=imagenet, or only one of both (default: that of the "
-        "method's file)",
+        help="BACKBONE=WEIGHTS, such as tf_efficientnet_lite0.in1k=imagenet, only one of both, or default: that of the "
+        "method's file",
     )
     parser.add_argument("--seeds", type=whole_number(1, 1000), metavar="N", help="seeds 0, 1, ... (default: 3 of them)")
     parser.add_argument("--data_path", help="folder of categories (default: the demo data)")

@@ -189,5 +189,5 @@ def categories(data_path: Path, wanted: str | Sequence[str], reader: str = reade
         return list(CATEGORIES)
     found = readers.categories(data_path, reader)
     if not found:
-        raise UserError(f"data_path: no folder in {data_path} has train/good, or another layout of docs/data.md")
+        raise UserError(f"data_path: there is no data set in {data_path}; docs/data.md shows the layouts")
     return found

@@ -172,7 +172,7 @@ class Loggers:
         except Exception as error:  # each tool has its own
             self.open.pop(name, None)
             reason = next(iter(str(error).splitlines()), "")
-            note(f"logger {name} gets nothing more, the run goes on ({type(error).__name__}: {reason:.300})")
+            note(f"logger {name} failed and is switched off; the run goes on ({type(error).__name__}: {reason:.300})")
 
 
 @contextlib.contextmanager

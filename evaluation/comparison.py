@@ -62,8 +62,8 @@ class Paired(NamedTuple):
             return f"{found}. Too few for a test: at least {LEAST} categories must differ."
         chance = f"{found}. Wilcoxon p = {self.p:.2g}"
         if self.p < ALPHA:
-            return f"{chance}: if both were equally good, so clear a difference would be rare."
-        return f"{chance}: if both were equally good, such a difference would not be rare, so it may be chance."
+            return f"{chance}: if both were equally good, such a clear difference would be rare."
+        return f"{chance}: this difference may be chance."
 
 
 def paired(first: str, second: str, values: Mapping[str, Mapping[str, float]]) -> Paired:

@@ -124,7 +124,8 @@ def findings(found: Sequence[Shortcut]) -> list[Finding]:
                 "shortcuts",
                 f"good pictures that train and that test are told apart with an AUROC of {strange[0].auroc:.2f}: "
                 f"{strange[0].words}",
-                "take them in the same way, and share them by chance: a detector takes any difference for a defect",
+                "take them in the same way, and divide them at random between train and test: a detector treats any "
+                "difference as a defect",
                 [f"{each.auroc:.2f} {each.words}" for each in strange],
             )
         )

@@ -110,8 +110,6 @@ def _with_mask(picture: Picture, remarks: list[str]) -> tuple[Facts, np.ndarray 
         return Facts(picture, mask_error=str(error)), None
     shapes = {mask.shape for mask in masks}
     if len(shapes) != 1:
-        return Facts(
-            picture, mask_error=f"{picture.mask}: the masks in this folder are none, or of several sizes"
-        ), None
+        return Facts(picture, mask_error=f"{picture.mask}: this folder has no masks, or masks of different sizes"), None
     mask = np.any(masks, axis=0)
     return Facts(picture, mask_shape=mask.shape, mask_share=float(mask.mean())), mask

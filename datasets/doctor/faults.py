@@ -60,7 +60,7 @@ def _kinds(facts: Sequence[Facts], root: Path) -> list[Finding]:
         Finding(
             "kinds",
             f"{counted(len(others), 'test picture')} of a kind that train/good does not have "
-            f"({'; '.join(sorted({each.kind for each in others}))}, but there {'; '.join(sorted(train))})",
+            f"({'; '.join(sorted({each.kind for each in others}))}; train/good has {'; '.join(sorted(train))})",
             "take all pictures with the same camera and settings, and save them in the same way",
             names([each.picture.path for each in others], root),
         )

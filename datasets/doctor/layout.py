@@ -47,7 +47,7 @@ def listing(config: RunConfig) -> Listing:
     try:
         samples["test"] = reader.test_samples(config)
     except UserError as error:
-        advice = "mend it and check again: until then, no test picture is checked"
+        advice = "correct it and check again: until then, no test picture is checked"
         findings.append(Finding("folders", str(error), advice))
     pictures = [
         Picture(each.path, split, each.defect_type, each.mask) for split, found in samples.items() for each in found

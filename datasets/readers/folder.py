@@ -93,7 +93,9 @@ def _masks(config: RunConfig) -> dict[Path, Path]:
     for mask in sorted(_found(config, "masks"), key=lambda mask: not by_place[_place(mask)]):
         having = by_place[_place(mask)] or [path for path in by_stem[_stem(mask)] if path not in masks]
         if len(having) != 1 or having[0] in masks:
-            what = "no" if not having else "more than one" if len(having) > 1 else "another mask of the"
+            if len(having) == 1:
+                raise UserError(f"folder.masks: {mask} is a second mask of {having[0]}")
+            what = "more than one" if having else "no"
             raise UserError(f"folder.masks: there is {what} defective image {_stem(mask)} for {mask}")
         masks[having[0]] = mask
     return masks

@@ -59,7 +59,7 @@ def _mask_folders(ground_truth: Path, found: dict[str, list[Path]]) -> Masks:
 def _saturation(path: Path) -> dict[int, Saturation] | None:
     """By the value of a mask's pixels; None, and a note, if there is no such file."""
     if not path.is_file():
-        note(f"there is no {path}: no sPRO")
+        note(f"{path} is missing, so sPRO is not computed")
         return None
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))

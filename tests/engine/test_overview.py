@@ -35,7 +35,7 @@ def test_a_package_is_installed_or_its_command_is_said(monkeypatch):
     ("raw", "said"),
     [
         ({"data_path": "demo_data"}, "drawn on first use:\n  weave washer"),
-        ({"data_path": "nowhere"}, "none; data_path: no folder in nowhere"),
+        ({"data_path": "nowhere"}, "none; data_path: there is no data set in nowhere"),
         ({"data_path": ".", "reader": "vsia"}, "none; reader: there is no reader 'vsia'"),
         ({"data_path": 5}, "no data_path"),
         ({}, "no data_path"),

@@ -56,7 +56,9 @@ def test_a_paired_test_is_scipys_over_the_categories():
     assert (found.pairs, found.better, found.worse) == (8, 6, 1)
     assert found.difference == pytest.approx(0.82 / 8)
     assert found.p == pytest.approx(wilcoxon([0.1, 0.2, 0.05, 0.3, 0.11, -0.01, 0.07]).pvalue)
-    assert "p = 0.031: if both were equally good, so clear a difference would be rare" in found.sentence("image AUROC")
+    assert "p = 0.031: if both were equally good, such a clear difference would be rare" in found.sentence(
+        "image AUROC"
+    )
 
 
 def test_few_categories_are_not_tested():

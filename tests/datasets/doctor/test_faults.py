@@ -52,7 +52,7 @@ def test_test_pictures_of_a_kind_that_does_not_train_are_named():
     assert found == [
         (
             "kinds",
-            "1 test picture of a kind that train/good does not have (gray, 8 bits, but there RGB, 8 bits)",
+            "1 test picture of a kind that train/good does not have (gray, 8 bits; train/good has RGB, 8 bits)",
             ["test/hole/g.png"],
         )
     ]
