@@ -43,13 +43,16 @@ def main() -> None:
 
 def run_all(cells: Sequence["Cell"], args: argparse.Namespace) -> int:
     """Run the cells that are not finished; returns how many failed, each with a note."""
+    import torch
+
     from engine.cells import run_cells
     from utils.console import note, say
     from utils.cores import allowed_cores
     from utils.progress import progress
 
     waiting, failed = [cell for cell in cells if not cell.finished()], 0
-    jobs = min(args.jobs or allowed_cores(), len(cells))
+    usual = 1 if torch.cuda.is_available() else allowed_cores()
+    jobs = min(args.jobs or usual, len(cells))
     say(f"{len(cells)} runs, {len(cells) - len(waiting)} of them finished; {jobs} at once")
     with backend(args), progress(None, "runs", len(cells)) as bar:
         bar.update(len(cells) - len(waiting))
@@ -92,13 +95,17 @@ def flags() -> argparse.Namespace:
     parser.add_argument("--seeds", type=whole_number(1, 1000), metavar="N", help="seeds 0, 1, ... (default: 3 of them)")
     parser.add_argument("--data_path", help="folder of categories (default: the demo data)")
     parser.add_argument("--save_path", help="(default: results/benchmark)")
-    parser.add_argument("--jobs", type=whole_number(1, 10_000), help="runs at once (default: one per core)")
+    parser.add_argument("--jobs", type=whole_number(1, 10_000), help="runs at once (default: one per core, or one on a GPU)")
     parser.add_argument(
         "--backend", choices=["loky", "dask", "ray"], default="loky", help="of joblib: local processes, or a cluster"
     )
     parser.add_argument("--address", help="of the cluster's scheduler; without it a local one is started")
     parser.add_argument("words", nargs="*", metavar="key=value", help="for every run, such as TrainingData.epochs=50")
     args = parser.parse_intermixed_args()
+    for key in ("methods", "obj"):  # words right behind such a flag
+        given = getattr(args, key) or []
+        args.words = [name for name in given if "=" in name] + args.words
+        setattr(args, key, [name for name in given if "=" not in name] or None)
     if wrong := [word for word in args.words if "=" not in word]:
         raise UserError(f"command line: {wrong[0]!r} is not of the form key=value")
     return args

@@ -33,6 +33,8 @@ def test_runs_are_compared_a_failed_one_is_told_and_the_next_call_repeats_only_t
     ("words", "expected"),
     [
         (["--methods", "xy"], "methods: there is no method 'xy'"),
+        (["--methods", "st", "xy", "seed=1"], "methods: there is no method 'xy'"),
+        (["--methods", "seed=1"], "such as --methods st rd"),
         (["--methods", "st", "--data_path", "nowhere"], "data_path: there is no data set in"),
         (["--methods", "st", "--seeds", "0"], "must be a whole number from 1"),
         (["--methods", "st", "--obj", "part", "--seeds", "1", "--", "epochs"], "'epochs' is not of the form key=value"),
