@@ -95,7 +95,9 @@ def flags() -> argparse.Namespace:
     parser.add_argument("--seeds", type=whole_number(1, 1000), metavar="N", help="seeds 0, 1, ... (default: 3 of them)")
     parser.add_argument("--data_path", help="folder of categories (default: the demo data)")
     parser.add_argument("--save_path", help="(default: results/benchmark)")
-    parser.add_argument("--jobs", type=whole_number(1, 10_000), help="runs at once (default: one per core, or one on a GPU)")
+    parser.add_argument(
+        "--jobs", type=whole_number(1, 10_000), help="runs at once (default: one per core, or one on a GPU)"
+    )
     parser.add_argument(
         "--backend", choices=["loky", "dask", "ray"], default="loky", help="of joblib: local processes, or a cluster"
     )
