@@ -7,12 +7,14 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utils.command import Flags, run, whole_number
 from utils.errors import UserError
 
 if TYPE_CHECKING:
+    from dask.distributed import Client
+
     from engine.cells import Cell
     from engine.study import Study
 
@@ -32,7 +34,7 @@ def main() -> None:
     study = study_of(args)
     check_writable(Path(study.save_path), "save_path")
     reader = read_config({}, [*study.words, *args.words]).get("reader", AUTO)
-    cells = plan(study, categories(Path(study.data_path), study.obj, reader))
+    cells = plan(study, categories(Path(study.data_path), study.obj, reader), checked)
     failed = run_all(cells, args)
     if done := [cell for cell in cells if cell.finished()]:
         write(done, study)
@@ -41,22 +43,24 @@ def main() -> None:
         sys.exit(SOME_FAILED)
 
 
+def checked(file: str, words: Sequence[str]) -> dict[str, Any]:
+    """The configuration of a run, as its metrics.json will have it. Raises UserError for a mistake."""
+    from trainer import read_run
+
+    return read_run(file, words)[1].model_dump(mode="json")
+
+
 def run_all(cells: Sequence["Cell"], args: argparse.Namespace) -> int:
     """Run the cells that are not finished; returns how many failed, each with a note."""
-    import torch
-
     from engine.cells import run_cells
     from utils.console import note, say
-    from utils.cores import allowed_cores
     from utils.progress import progress
 
     waiting, failed = [cell for cell in cells if not cell.finished()], 0
-    usual = 1 if torch.cuda.is_available() else allowed_cores()
-    jobs = min(args.jobs or usual, len(cells))
-    say(f"{len(cells)} runs, {len(cells) - len(waiting)} of them finished; {jobs} at once")
-    with backend(args), progress(None, "runs", len(cells)) as bar:
+    with backend(args, len(cells)) as (jobs, threads), progress(None, "runs", len(cells)) as bar:
+        say(f"{len(cells)} runs, {len(cells) - len(waiting)} of them finished; {jobs} at once")
         bar.update(len(cells) - len(waiting))
-        for cell, error in run_cells(waiting, jobs, max(1, allowed_cores() // jobs)):
+        for cell, error in run_cells(waiting, jobs, threads):
             bar.update()
             if error:
                 failed += 1
@@ -126,32 +130,57 @@ def study_of(args: argparse.Namespace) -> "Study":
 
 
 @contextlib.contextmanager
-def backend(args: argparse.Namespace) -> Iterator[None]:
-    """joblib's backend. A cluster's machines must see the toolkit and the data in the same places."""
-    import joblib
+def backend(args: argparse.Namespace, most: int) -> Iterator[tuple[int, int]]:
+    """joblib's backend; yields how many of `most` runs are done at once, and the threads of each.
 
+    A cluster's machines must see the toolkit and the data in the same places.
+    """
+    import joblib
+    import torch
+
+    from utils.cores import allowed_cores
+
+    jobs = min(args.jobs or (1 if torch.cuda.is_available() else allowed_cores()), most)
+    threads = max(1, allowed_cores() // jobs)
     with contextlib.ExitStack() as stack:
         try:
             if args.backend == "dask":
                 from dask.distributed import Client
 
-                stack.enter_context(Client(args.address) if args.address else Client(n_workers=args.jobs))
+                # joblib starts a run on each thread of each worker, whatever number it is told.
+                local = {"n_workers": jobs, "threads_per_worker": 1}
+                client = stack.enter_context(Client(args.address) if args.address else Client(**local))
+                jobs, threads = shares(client) if args.address else (jobs, threads)
             elif args.backend == "ray":
                 import ray
                 from ray.util.joblib import register_ray
 
-                ray.init(address=args.address, num_cpus=None if args.address else args.jobs)
+                ray.init(address=args.address, num_cpus=None if args.address else jobs)
                 stack.callback(ray.shutdown)
                 register_ray()
+                if args.address:
+                    cores = int(ray.cluster_resources()["CPU"])
+                    jobs, threads = args.jobs or cores, max(1, cores // (args.jobs or cores))
         except ImportError as error:
             raise UserError(f"--backend {args.backend}: {error}: pip install -r requirements-cluster.txt") from None
         stack.enter_context(joblib.parallel_config(backend=args.backend))
-        yield
+        yield jobs, threads
+
+
+def shares(client: "Client") -> tuple[int, int]:
+    """The threads of a Dask cluster's workers, which are the runs at once, and the cores that each of them may use."""
+    from utils.cores import allowed_cores
+
+    slots, cores = client.ncores(), client.run(allowed_cores)  # by worker
+    by_host: dict[str, int] = {}
+    for worker, count in slots.items():
+        host = worker.rpartition(":")[0]
+        by_host[host] = by_host.get(host, 0) + count
+    return sum(slots.values()), max(1, min(cores[worker] // by_host[worker.rpartition(":")[0]] for worker in slots))
 
 
 def spent(cells: Sequence["Cell"]) -> list[dict[str, float]]:
     """What the training and the test of each cell cost, and an image; the latter is measured once for all alike."""
-    from deploy.cost import cost_of
     from utils.files import write_json
 
     found, costs = [], {}
@@ -159,10 +188,22 @@ def spent(cells: Sequence["Cell"]) -> list[dict[str, float]]:
         path, kind = cell.folder / "cell.json", (cell.method, cell.teacher)
         own = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         if kind not in costs:
-            costs[kind] = own.get("image") or cost_of(cell.folder)
-            write_json(path, own | {"image": costs[kind]})
+            costs[kind] = own.get("image") or measured(cell)
+            write_json(path, own | ({"image": costs[kind]} if costs[kind] else {}))
         found.append(own | costs[kind])
     return found
+
+
+def measured(cell: "Cell") -> dict[str, float]:
+    """What judging an image costs; nothing, and a note, if that cannot be measured here."""
+    from deploy.cost import cost_of
+    from utils.console import note
+
+    try:
+        return cost_of(cell.folder)
+    except UserError as error:  # of another machine's device, for example
+        note(f"{cell.name}: no latency: {error}")
+        return {}
 
 
 if __name__ == "__main__":

@@ -103,11 +103,14 @@ def strangers(config: "RunConfig", command: str) -> "tuple[list[Stranger], str]"
     folders = crossed_runs(config)
     if not folders:
         return [], f"bad parts in train/good are only found after a run with calibration=cross: {command}"
-    try:
-        found = outliers.strangers(fold_scores(folders[0], config))
-        return found, f"train/good was scored by the students of {folders[0]}: outliers.png shows the strangest"
-    except UserError as error:
-        return [], f"train/good was not scored by the students of {folders[0]}: {error}"
+    for folder in folders:
+        try:
+            found = outliers.strangers(fold_scores(folder, config))
+        except UserError as error:
+            reason = f"train/good was not scored by the students of {folder}: {error}"
+        else:
+            return found, f"train/good was scored by the students of {folder}: outliers.png shows the strangest"
+    return [], reason
 
 
 def crossed_runs(config: "RunConfig") -> list[Path]:

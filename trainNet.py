@@ -51,7 +51,7 @@ def main() -> None:
 def train_and_test(source: str | Mapping, overrides: Sequence[str] = ()) -> list[Path]:
     """One student; returns the folders of its tests: the run's or, if it is for several categories, one for each."""
     from datasets.demo import ensure_demo
-    from engine.unified import categories_apart, repeatable
+    from engine.unified import categories_apart, repeatable, set_aside
     from evaluation.report import summary
     from trainer import build_trainer
     from utils.console import say
@@ -60,8 +60,14 @@ def train_and_test(source: str | Mapping, overrides: Sequence[str] = ()) -> list
     trainer = build_trainer(source, overrides)
     for part in categories_apart(trainer):
         ensure_demo(part.config)
+        part.folder.check_retestable(part.config)  # now, not after hours of training
     if trainer.config.phase == "train":
+        before = trainer.folder.student_file
+        before = before.exists() and before.stat().st_mtime_ns
         trainer.train()
+        if is_main() and trainer.config.unified and trainer.folder.student_file.stat().st_mtime_ns != before:
+            for part in categories_apart(trainer):
+                set_aside(part)
     if is_main():
         trainer.load()
         for part in categories_apart(trainer):

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 import torch
 
+from benchmark import checked
 from datasets.demo import ensure_demo
 from engine.cells import plan
 from engine.device import Compute
@@ -56,7 +57,7 @@ def flags() -> argparse.Namespace:
 def trained(method: str, precision: str, seed: int, folder: str, args: argparse.Namespace) -> BaseTrainer:
     flags = {"methods": [method], "teachers": ["bundled"], "seeds": args.seeds, "save_path": folder}
     study = read_study(STUDY, flags, ["device=cpu"])
-    cell = plan(study, ["weave"])[seed]
+    cell = plan(study, ["weave"], checked)[seed]
     words = [*cell.words, f"precision={precision}"]
     words += [f"TrainingData.steps={args.steps}" if method == "ead" else f"TrainingData.epochs={args.epochs}"]
     trainer = build_trainer(cell.file, words)

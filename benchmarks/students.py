@@ -82,7 +82,8 @@ def measured(candidate: Candidate, name: str, data: Path, save: Path, steps: int
     ensure_demo(config)
     words += candidate.length(steps, len(mvtec.train_samples(config)))
     folder = RunFolder(config)
-    if not finished(folder.path, read_config(file, words)):
+    wanted = check_config(read_config(file, words), method.Config[method.Options]).model_dump(mode="json")
+    if not finished(folder.path, wanted):
         trainer = build_trainer(file, [*words, "overwrite=true"])
         trainer.train()
         trainer.test()

@@ -6,8 +6,7 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +18,8 @@ from utils.config_file import read_config
 from utils.errors import UserError
 from utils.files import write_json
 
-# TrainingData is, apart from this; the others change no result.
-NOT_COMPARED = {"TrainingData", "phase", "logger", "device", "threads", "compile", "workers", "cache_mb"}
+# These change no result.
+NOT_COMPARED = {"phase", "overwrite", "resume", "logger", "device", "threads", "compile", "workers", "cache_mb"}
 LITE = "tf_efficientnet_lite"  # these networks profit from `border`
 ROUNDS = 3  # in which a cell is tried whose process was killed from outside
 END_WITH_PARENT = 1  # PR_SET_PDEATHSIG, see prctl(2)
@@ -36,6 +35,7 @@ class Cell(NamedTuple):
     file: str  # the method's recipe
     words: tuple[str, ...]  # key=value words of all that this run changes in it
     folder: Path
+    config: dict[str, Any] | None  # the checked configuration; None if it has a mistake, which the run will name
 
     @property
     def name(self) -> str:
@@ -43,29 +43,37 @@ class Cell(NamedTuple):
 
     def finished(self) -> bool:
         """Whether its folder has a tested run of these settings."""
-        return finished(self.folder, read_config(self.file, self.words))
+        return self.config is not None and finished(self.folder, self.config)
 
 
 def finished(folder: Path, wanted: dict[str, Any]) -> bool:
-    """Whether the folder has a tested run whose configuration has these values."""
+    """Whether the folder has a tested run of this checked configuration; keys that it did not know do not count."""
     report = report_of(folder)
     if report is None:
         return False
-    done = report["config"]
-    same = all(done.get(key) == value for key, value in wanted.items() if key not in NOT_COMPARED)
-    return same and wanted["TrainingData"].items() <= done["TrainingData"].items()
+    done, sections = report["config"], ("TrainingData",)
+    pairs = [(done.get(key, value), value) for key, value in wanted.items() if key not in (*NOT_COMPARED, *sections)]
+    pairs += [(done[name].get(key, value), value) for name in sections for key, value in wanted[name].items()]
+    return all(there == value for there, value in pairs)
 
 
 def report_of(folder: Path) -> dict[str, Any] | None:
     """The contents of a run's metrics.json; None if there is none, or a damaged one."""
     try:
-        return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        report = json.loads((folder / "metrics.json").read_text(encoding="utf-8", errors="surrogateescape"))
     except (OSError, ValueError):
         return None
+    return report if isinstance(report, dict) and "config" in report else None
 
 
-def plan(study: Study, categories: Sequence[str]) -> list[Cell]:
-    """The cells of all combinations that no rule leaves out, those of one category together."""
+def plan(
+    study: Study, categories: Sequence[str], checked: Callable[[str, Sequence[str]], dict[str, Any]]
+) -> list[Cell]:
+    """The cells of all combinations that no rule leaves out, those of one category together.
+
+    `checked` gives the configuration of a recipe's file with key=value words, or raises UserError.
+    Raises UserError if the rules leave out all of them.
+    """
     files = recipe_files()
     save_path, cells = Path(study.save_path), []
     for category, method, teacher in itertools.product(categories, study.methods, study.teachers):
@@ -77,9 +85,20 @@ def plan(study: Study, categories: Sequence[str]) -> list[Cell]:
         for seed in range(study.seeds):
             run = f"{teacher.replace('=', '-').replace('/', '_')}-{seed}"
             own = [f"data_path={study.data_path}", f"obj={category}", f"seed={seed}", f"save_path={save_path}"]
-            folder = save_path / method / f"{category}-{run}"
-            cells.append(Cell(method, category, teacher, seed, files[method], (*own, f"run={run}", *words), folder))
+            folder, own = save_path / method / f"{category}-{run}", (*own, f"run={run}", *words)
+            cells.append(
+                Cell(method, category, teacher, seed, files[method], own, folder, _config(checked, files[method], own))
+            )
+    if not cells:
+        raise UserError("where: the rules leave out all runs")
     return cells
+
+
+def _config(checked: Callable, file: str, words: Sequence[str]) -> dict[str, Any] | None:
+    try:
+        return checked(file, words)
+    except UserError:
+        return None
 
 
 def recipe_files() -> dict[str, str]:
@@ -111,14 +130,19 @@ class Outcome(NamedTuple):
 def run_cell(cell: Cell, threads: int, folder: Path) -> Outcome:
     """Train and test in a process of its own, started in `folder`, unless the cell is finished.
 
-    Also writes cell.json: the seconds and the memory that it took.
+    Also writes cell.json: the highest memory that it took.
     """
-    if cell.finished():
-        return Outcome(cell, None)
+    try:
+        return Outcome(cell, None if cell.finished() else _trained(cell, threads, folder))
+    except OSError as error:  # an exception would look like a lost worker
+        return Outcome(cell, str(error))
+
+
+def _trained(cell: Cell, threads: int, folder: Path) -> str | None:
+    """The sentence of a run that failed."""
     words = [*cell.words, f"threads={threads}"]
     if (cell.folder / "metrics.json").exists():  # of other settings
         words.append("overwrite=true")
-    begin = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "trainNet.py"), "--config", cell.file, *words],
         cwd=folder,
@@ -132,12 +156,11 @@ def run_cell(cell: Cell, threads: int, folder: Path) -> Outcome:
     said = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0) if hasattr(os, "wait4") else (0, process.wait(), None)
     if status:
-        return Outcome(cell, _reason(said, status))
-    spent = {"seconds": round(time.perf_counter() - begin, 1)}
-    if usage is not None:  # kilobytes on Linux, bytes on macOS
-        spent["peak_memory_mib"] = round(usage.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2))
-    write_json(cell.folder / "cell.json", spent)
-    return Outcome(cell, None)
+        return _reason(said, os.waitstatus_to_exitcode(status) if usage else status)
+    # Kilobytes on Linux, bytes on macOS.
+    memory = usage and round(usage.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2))
+    write_json(cell.folder / "cell.json", {"peak_memory_mib": memory} if memory else {})
+    return None
 
 
 def _end_with_parent() -> None:
@@ -148,6 +171,8 @@ def _end_with_parent() -> None:
 def _reason(said: str, status: int) -> str:
     lines = [line for line in said.splitlines() if line.strip()]
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    if status < 0 and not errors:
+        return f"killed by signal {-status}" + (" (perhaps there was not enough memory)" if status == -9 else "")
     return (errors or lines or [f"ended with status {status}"])[-1]
 
 

@@ -73,8 +73,9 @@ def fit(
             row["train_loss"] = train_epoch(method, compute, loss, train, state, epoch, batches, bar)
             scores = _validate(method, val) if val.images and recipe.keep == "best" else {}
             row |= {f"val_score_{part}" if part else "val_score": score for part, score in scores.items()}
+            seconds = time.perf_counter() - begin
             row |= from_main(measure) if measure else {}
-            state.end_epoch(row | {"seconds": time.perf_counter() - begin}, scores)
+            state.end_epoch(row | {"seconds": seconds}, scores)
             bar.set_postfix(epoch=epoch + 1, loss=f"{row['train_loss']:.4f}", **_best(state), refresh=False)
             if is_main():
                 state.save(checkpoint, origin)

@@ -19,9 +19,13 @@ Row = dict[str, float]
 
 
 def check_choosable(test_set: ImageDataset) -> None:
-    """Raises UserError if there are no defective test images, so that no epoch is the best."""
-    if not test_set.defective.any():
-        raise UserError("protocol: paper chooses an epoch on defective test images, but there are none")
+    """Raises UserError if no metric is possible with the test images, so that no epoch is the best."""
+    defective, masks = test_set.defective, any(sample.mask for sample in test_set.samples)
+    if not defective.any() or (defective.all() and not masks):
+        raise UserError(
+            "protocol: paper chooses an epoch on defective test images, with good ones beside them or with masks, but "
+            "there are none"
+        )
 
 
 def test_after_each_epoch(method: Method, compute: Compute, test_set: ImageDataset, val: Batches) -> Callable[[], Row]:
@@ -47,7 +51,7 @@ def best_on_test(history: Sequence[Row]) -> dict[str, Any]:
 
 def _mean(metrics: Row) -> float:
     there = [metrics[key] for key in CHOSEN_BY if key in metrics]
-    return sum(there) / len(there)
+    return sum(there) / len(there) if there else 0.0  # masks may vanish at a small img_size
 
 
 def beside(best: dict[str, Any], metrics: Row) -> dict[str, Any]:

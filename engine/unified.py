@@ -1,12 +1,13 @@
 """One student for several categories (the multi-class protocol): it is trained once, and tested on each one apart."""
 
 import copy
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from engine.cross import Folds
-from engine.folder import RunFolder
+from engine.folder import TESTED, RunFolder
 from utils.config import RunConfig
 from utils.files import write_bytes
 
@@ -39,6 +40,17 @@ def categories_apart(trainer: AnyTrainer) -> Iterator[AnyTrainer]:
         part.__dict__.pop("test_set", None)  # of all categories, if it was read
         part.folds = trainer.folds
         yield part
+
+
+def set_aside(part: Unified) -> None:
+    """Move a category's report of an earlier student out of the way. It is deleted when the new one is tested."""
+    folder = part.folder
+    if folder.metrics_file.exists():
+        shutil.rmtree(folder.previous, ignore_errors=True)
+        folder.previous.mkdir()
+        for name in TESTED:
+            if (folder.path / name).exists():
+                shutil.move(folder.path / name, folder.previous / name)
 
 
 def repeatable(run_dir: Path, part: Path) -> None:

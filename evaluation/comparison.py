@@ -1,5 +1,6 @@
 """How sure a difference between methods is: intervals over test images, and a paired test over categories."""
 
+import zlib
 from collections.abc import Mapping
 from itertools import combinations
 from typing import NamedTuple
@@ -12,22 +13,23 @@ ALPHA = 0.05
 LEAST = 6  # pairs: with fewer, no two-sided Wilcoxon test reaches ALPHA (1/2^4 is the lowest p of five)
 
 
-def auroc_samples(good: np.ndarray, defective: np.ndarray, draws: int = DRAWS) -> np.ndarray:
+def auroc_samples(good: np.ndarray, defective: np.ndarray, category: str = "", draws: int = DRAWS) -> np.ndarray:
     """Scores [S,N] of good and [S,M] of defective images by S runs on the same images -> image AUROCs [draws].
 
     Each is the runs' mean on a test set of N and M images drawn with replacement (stratified bootstrap, Efron and
-    Tibshirani 1993). The same images are drawn for all numbers of runs.
+    Tibshirani 1993). The same images of a `category` are drawn for every method.
     """
     won = np.zeros((good.shape[1], defective.shape[1]))
     for low, high in zip(good, defective, strict=True):
         won += (high > low[:, None]) + 0.5 * (high == low[:, None])
-    counts = [_drawn(size, draws, seed) for seed, size in enumerate(won.shape)]
+    name = zlib.crc32(category.encode(errors="replace"))
+    counts = [_drawn(size, draws, (kind, size, name)) for kind, size in enumerate(won.shape)]
     return (counts[0] @ won * counts[1]).sum(1) / (won.size * len(good))
 
 
-def _drawn(size: int, draws: int, seed: int) -> np.ndarray:
+def _drawn(size: int, draws: int, seed: tuple[int, ...]) -> np.ndarray:
     """How often each of `size` images is in each drawn test set [draws,size]."""
-    return np.random.default_rng((seed, size)).multinomial(size, np.full(size, 1 / size), draws)
+    return np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), draws)
 
 
 def interval(samples: np.ndarray) -> tuple[float, float]:

@@ -33,10 +33,20 @@ def write_benchmark(
             (result, _address(folder / "report.html", path.parent))
             for result, folder in zip(results, folders, strict=True)
         ],
-        data={"categories": categories, "rows": _rows(table), "overall": categories[-1], "labels": LABELS | COSTS},
+        data={
+            "categories": categories,
+            "rows": _rows(table),
+            "overall": _overall(categories),
+            "labels": LABELS | COSTS,
+        },
         settings=yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
         command=command,
     )
+
+
+def _overall(categories: Sequence[str]) -> str | None:
+    """What the chart shows: the mean over all categories, or the only one; None if no method has all of them."""
+    return OVERALL if OVERALL in categories else categories[0] if len(categories) == 1 else None
 
 
 def _present(key: str, table: Sequence[Line]) -> bool:

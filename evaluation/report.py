@@ -117,9 +117,9 @@ def test_report(
 
 def write_scores(run_dir: Path, samples: Sequence[Sample], scores: np.ndarray, verdicts: Sequence[Verdict]) -> None:
     """Write scores.csv; `verdicts` are a p-value and a decision for each image, or none at all."""
-    columns = ["path", "label", "score", *(["p_value", "decision"] if verdicts else [])]
+    columns = ["path", "label", "score", *(["p_value", "decision"] if verdicts else []), "defect_type"]
     rows = [
-        (str(sample.path), int(sample.defect_type != "good"), score, *verdict)
+        (str(sample.path), int(sample.defect_type != "good"), score, *verdict, sample.defect_type)
         for sample, score, verdict in zip(samples, scores.tolist(), verdicts or [()] * len(samples), strict=True)
     ]
     write_csv(run_dir / "scores.csv", columns, rows)

@@ -36,7 +36,7 @@ def draw_scores(path: Path, good: np.ndarray, defective: np.ndarray, threshold: 
     axes.set_xlabel("score: the highest value of the anomaly map")
     axes.set_ylabel("test images")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend()
+    axes.legend(loc="upper right")
     figure.savefig(path, dpi=120)
 
 

@@ -46,6 +46,7 @@ class Result(NamedTuple):
     seed: int
     values: dict[str, float]
     scores: tuple[np.ndarray, np.ndarray] | None = None  # of the good and of the defective test images
+    defects: tuple[str, ...] = ()  # the types of the defective ones
 
 
 class Line(NamedTuple):
@@ -98,7 +99,7 @@ def _samples(results: Sequence[Result]) -> np.ndarray | None:
     scores = [result.scores for result in results]
     if None in scores or len({tuple(map(len, each)) for each in scores}) > 1:
         return None
-    return auroc_samples(*(np.stack(each) for each in zip(*scores, strict=True)))
+    return auroc_samples(*(np.stack(each) for each in zip(*scores, strict=True)), results[0].category)
 
 
 def _columns(results: Iterable[Result]) -> dict[str, list[float]]:
@@ -186,13 +187,15 @@ def _cell(value: tuple[float, float] | None, factor: float) -> str:
 
 
 def markdown(rows: Rows) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in rows]
+    lines = [f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]) + "\n"
 
 
 def latex(rows: Rows) -> str:
     """For the package booktabs; a line between categories."""
-    special = str.maketrans({c: rf"\{c}" for c in "#$%&_{}"} | {"±": r"$\pm$", "\\": r"\textbackslash{}"})
+    special = str.maketrans(
+        {c: rf"\{c}" for c in "#$%&_{}"} | {"±": r"$\pm$", "\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}"}
+    )
     texts = [" & ".join(cell.translate(special) for cell in row) + r" \\" for row in rows]
     body = []
     for before, row, text in zip(rows, rows[1:], texts[1:], strict=False):
@@ -216,19 +219,25 @@ def latex(rows: Rows) -> str:
 
 def result_of(method: str, category: str, teacher: str, seed: int, folder: Path, report: dict, spent: dict) -> Result:
     """From a run's folder, its metrics.json, and what its process cost."""
+    durations = [report["durations"].get(name) or 0 for name in ("train_seconds", "test_seconds")]
     values = dict(report["metrics"]) | {key: float(spent[key]) for key in COSTS if key in spent}
-    return Result(method, category, teacher, seed, values, _scores(folder, report["metrics"].get("image_auroc")))
+    values["seconds"] = sum(durations)
+    return Result(method, category, teacher, seed, values, *_scores(folder, report["metrics"].get("image_auroc")))
 
 
-def _scores(folder: Path, auroc: float | None) -> tuple[np.ndarray, np.ndarray] | None:
-    """Of good and of defective images; None if their AUROC is not that of the report, which left images out."""
+def _scores(folder: Path, auroc: float | None) -> tuple[tuple[np.ndarray, np.ndarray] | None, tuple[str, ...]]:
+    """Of good and of defective images, and the latter's types.
+
+    None if their AUROC is not that of the report, which left images out.
+    """
     if auroc is None:
-        return None
-    with (folder / "scores.csv").open(newline="", encoding="utf-8") as file:
-        table = [(int(line["label"]), float(line["score"])) for line in csv.DictReader(file)]
-    good, defective = (np.array([score for label, score in table if label == kind]) for kind in (0, 1))
+        return None, ()
+    with (folder / "scores.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        table = list(csv.DictReader(file))
+    good, defective = (np.array([float(row["score"]) for row in table if row["label"] == kind]) for kind in "01")
     whole = ((defective > good[:, None]) + 0.5 * (defective == good[:, None])).mean()
-    return (good, defective) if abs(whole - auroc) < 1e-6 else None
+    types = tuple(row.get("defect_type", "") for row in table if row["label"] == "1")
+    return ((good, defective), types) if abs(whole - auroc) < 1e-6 else (None, ())
 
 
 def by_defect(result: Result, report: dict[str, Any]) -> list[Result]:
@@ -237,7 +246,13 @@ def by_defect(result: Result, report: dict[str, Any]) -> list[Result]:
         result._replace(
             category=f"{result.category}/{defect}",
             values={key: value for key, value in values.items() if key in LABELS},
-            scores=None,
+            scores=_of_type(result, defect),
         )
         for defect, values in report["per_defect"].items()
     ]
+
+
+def _of_type(result: Result, defect: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """The scores of the good images, and of those with this defect type."""
+    chosen = np.array([each == defect for each in result.defects], bool)
+    return (result.scores[0], result.scores[1][chosen]) if result.scores and chosen.any() else None

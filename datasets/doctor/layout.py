@@ -33,22 +33,25 @@ class Listing(NamedTuple):
 
 
 def listing(config: RunConfig) -> Listing:
-    """Raises UserError if there is no such category, for a folder that cannot be accessed, and, of other layouts than
-    MVTec's, for training images that its reader refuses.
+    """Raises UserError if there is no such category, or nothing in it can be read.
+
+    Of other layouts than MVTec's, what their reader refuses is one finding.
     """
     reader, folder = reader_of(config), Path(config.data_path, config.obj)
     if reader is mvtec:
         if not is_folder(folder):
             mvtec.category(config)  # raises, and names the categories that there are
         return _Mvtec(folder).listing()
-    validation = getattr(reader, "validation_samples", None)
-    samples = {"train": reader.train_samples(config), "validation": validation(config) if validation else []}
-    findings = []
-    try:
-        samples["test"] = reader.test_samples(config)
-    except UserError as error:
-        advice = "correct it and check again: until then, no test picture is checked"
-        findings.append(Finding("folders", str(error), advice))
+    samples, findings = {}, []
+    for split in ("train", "validation", "test"):
+        read = getattr(reader, f"{split}_samples", lambda _: [])
+        try:
+            samples[split] = read(config)
+        except UserError as error:
+            advice = f"correct it and check again: until then, no {split} picture is checked"
+            findings.append(Finding("folders", str(error), advice))
+    if not samples.get("train") and not samples.get("test"):
+        raise UserError(findings[0].sentence)
     pictures = [
         Picture(each.path, split, each.defect_type, each.mask) for split, found in samples.items() for each in found
     ]

@@ -22,7 +22,11 @@ SPLITS = {"realiad_sv": "realiad_jsons_sv"}  # the folder of a reader's json fil
 def categories(root: Path) -> list[str]:
     """The names of the json files."""
     folders = [_json_folder(root, name) for name in ("realiad_jsons", *SPLITS.values())]
-    return sorted({path.stem for folder in folders for path in folder.glob("*.json")})
+    return sorted({name for folder in folders for name in _names(folder)})
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.json") if not path.name.startswith("."))
 
 
 def train_samples(config: RunConfig) -> list[Sample]:
@@ -45,7 +49,7 @@ def _samples(config: RunConfig, split: str) -> tuple[list[Sample], Path]:
     folder = _json_folder(root, SPLITS.get(config.reader, "realiad_jsons"))
     path = folder / f"{config.obj}.json"
     if not path.is_file():
-        check_category(config, sorted(each.stem for each in folder.glob("*.json")))
+        check_category(config, _names(folder))
     content = _read(path)
     images = next((root / name for name in IMAGES if is_folder(root / name)), None)
     if images is None:

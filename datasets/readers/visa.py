@@ -31,7 +31,8 @@ class Row(NamedTuple):
 def categories(root: Path) -> list[str]:
     if not is_folder(root / "split_csv"):
         return []
-    return list(dict.fromkeys(row.category for path in root.glob("split_csv/*.csv") for row in _rows(path)))
+    files = sorted(path for path in root.glob("split_csv/*.csv") if not path.name.startswith("."))
+    return list(dict.fromkeys(row.category for path in files for row in _rows(path)))
 
 
 def train_samples(config: RunConfig) -> list[Sample]:

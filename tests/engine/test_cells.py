@@ -1,5 +1,6 @@
 """The cells of a comparison: which are planned, which are finished, and what becomes of one whose worker is killed."""
 
+import json
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import joblib
 import pytest
 
-from benchmark import backend
+from benchmark import backend, checked
 from engine.cells import categories, plan, run_cell, run_cells
 from engine.study import Study
 from utils.errors import UserError
@@ -20,9 +21,9 @@ SMALL = ["backbone=resnet18", "weights=random", "device=cpu", "out_indice=[1,2]"
 SMALL += ["TrainingData.batch_size=4", "TrainingData.img_size=64"]
 
 
-def cells_of(data, save, methods=("st",), objs=("part",), teachers=("default",), seeds=1, words=SMALL):
+def cells_of(data, save, methods=("st",), objs=("part",), teachers=("default",), seeds=1, words=SMALL, where=()):
     about = {"methods": list(methods), "teachers": list(teachers), "seeds": seeds, "words": list(words)}
-    return plan(Study(**about, data_path=str(data), save_path=str(save)), objs)
+    return plan(Study(**about, data_path=str(data), save_path=str(save), where=list(where)), objs, checked)
 
 
 def test_cells_are_all_combinations_each_with_its_own_folder(tmp_path):
@@ -62,6 +63,43 @@ def test_all_categories_are_those_with_good_images(tmp_path, tiny_mvtec):
     assert categories(Path("demo_data"), "all") == ["weave", "washer"]
     with pytest.raises(UserError, match="data_path: there is no data set in"):
         categories(tmp_path, ["all"])
+
+
+@pytest.mark.parametrize(
+    ("obj", "word"),
+    [
+        ("01", "TrainingData.lr=1e-3"),
+        ("part", "TrainingData.img_size=[64,96]"),
+        ("part", "reader=folder"),
+        ("part", "folder.good=ok"),
+        ("part", "run=other"),
+    ],
+)
+def test_a_finished_cell_is_known_however_its_values_are_written(tmp_path, obj, word):
+    (cell,) = cells_of(tmp_path, tmp_path, objs=[obj], words=[*SMALL, word])
+    report = {"config": json.loads(json.dumps(cell.config))}
+    cell.folder.mkdir(parents=True)
+    (cell.folder / "metrics.json").write_text(json.dumps(report), encoding="utf-8")
+    assert cell.finished()
+    (other,) = cells_of(tmp_path, tmp_path, objs=[obj], words=[*SMALL, word, "TrainingData.sigma=2"])
+    (elsewhere,) = cells_of(tmp_path, tmp_path, objs=[obj], words=[*SMALL, word, "device=auto", "workers=0"])
+    assert not other.finished() and elsewhere.finished()
+    report["config"].pop("protocol")  # of an earlier version, which had no such key
+    (cell.folder / "metrics.json").write_text(json.dumps(report), encoding="utf-8")
+    assert cell.finished()
+    for damaged in ("{", "[]", "{}"):
+        (cell.folder / "metrics.json").write_text(damaged, encoding="utf-8")
+        assert not cell.finished()
+
+
+def test_a_mistake_in_one_cell_is_no_obstacle_for_the_others(tmp_path):
+    wrong, right = cells_of(tmp_path, tmp_path, ["ead", "st"], words=["TrainingData.epochs=3"])
+    assert wrong.config is None and not wrong.finished() and right.config["TrainingData"]["epochs"] == 3
+
+
+def test_rules_that_leave_out_everything_are_a_mistake(tmp_path):
+    with pytest.raises(UserError, match="the rules leave out all runs"):
+        cells_of(tmp_path, tmp_path, where=[{"skip": True}])
 
 
 @pytest.mark.slow
@@ -118,9 +156,10 @@ BACKENDS = ["loky", "dask", "ray"]
 def test_a_cell_whose_worker_is_killed_is_done_again(tmp_path, tiny_mvtec, name):
     cells, killed = cells_of(tiny_mvtec, tmp_path / "save", seeds=3), []
     killer = threading.Thread(target=kill_a_worker, args=[tmp_path / "save", killed])
-    with backend(Namespace(backend=name, address=None, jobs=2)):
+    with backend(Namespace(backend=name, address=None, jobs=2), 3) as (jobs, threads):
         killer.start()
-        outcomes = list(run_cells(cells, 2, 1))
+        assert jobs == 2 and threads >= 1
+        outcomes = list(run_cells(cells, jobs, 1))
     killer.join()
     assert killed and {outcome.cell for outcome in outcomes} == set(cells)
     assert [outcome.error for outcome in outcomes] == [None] * 3 and all(cell.finished() for cell in cells)

@@ -14,7 +14,7 @@ METHODS = str(REPO / "benchmarks/methods.yaml")
 
 def words_of(study, method, teacher, category="weave"):
     """The key=value words of the runs with this method and teacher, without those that every run has."""
-    cells = plan(study, [category])
+    cells = plan(study, [category], lambda *_: {})
     (words,) = {cell.words[5:] for cell in cells if (cell.method, cell.teacher) == (method, teacher)} or {None}
     return words
 
@@ -31,7 +31,7 @@ def written(tmp_path):
 def test_the_study_of_all_methods_has_each_of_them():
     study = read_study(METHODS, {}, [])
     assert set(study.methods) == set(TRAINERS) and list(study.teachers) == ["bundled", "lite0"] and study.seeds == 3
-    assert len(plan(study, study.obj)) == (8 * 2 - 1) * 6 * 3
+    assert len(plan(study, study.obj, lambda *_: {})) == (8 * 2 - 1) * 6 * 3
 
 
 def test_rules_give_words_to_some_runs_and_leave_others_out():

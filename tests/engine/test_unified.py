@@ -8,8 +8,10 @@ import trainNet
 import visualization
 from datasets import readers
 from datasets.dataset import ImageDataset
+from engine import run as engine_run
 from engine.loading import train_datasets
 from engine.unified import categories_apart
+from evaluation import report
 from tests.conftest import killed_at_the_first_checkpoint, small, write_mvtec
 from tests.datasets.readers import trees
 from trainer import build_trainer, open_run
@@ -152,3 +154,27 @@ def test_decisions_of_each_category_come_from_the_one_calibration(finished, tmp_
         for folder in trainNet.train_and_test(raw(finished, **rates)):
             report = json.loads((folder / "metrics.json").read_text())
             assert report["decisions"] and "decision" in (folder / "scores.csv").read_text().splitlines()[0]
+
+
+@pytest.mark.slow
+def test_reports_of_an_earlier_student_are_not_beside_a_new_one_whose_test_fails(tmp_path, monkeypatch):
+    for obj in "ab":
+        write_mvtec(tmp_path / "data", obj, 6, 2, 2)
+    folders = trainNet.train_and_test(raw(tmp_path))
+    before = [(folder / "metrics.json").read_text() for folder in folders]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(report, "test_report", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt()))
+        trainNet.train_and_test(raw(tmp_path, seed=1, overwrite=True))
+    assert not any((folder / "metrics.json").exists() or (folder / "report.html").exists() for folder in folders)
+    kept = [folder.with_name(f".{folder.name}.previous") for folder in folders]
+    assert [(folder / "metrics.json").read_text() for folder in kept] == before
+    trainNet.train_and_test(raw(tmp_path, seed=1))
+    assert all((folder / "metrics.json").exists() for folder in folders) and not any(each.exists() for each in kept)
+
+
+def test_data_of_another_place_are_refused_before_the_training(finished, monkeypatch):
+    monkeypatch.setattr(engine_run, "train", lambda *_: pytest.fail("trained"))
+    for obj in "ab":
+        write_mvtec(finished / "other", obj, 6, 2, 2)
+    with pytest.raises(UserError, match="holds the report of a test on"):
+        trainNet.train_and_test(raw(finished, data_path=str(finished / "other")))

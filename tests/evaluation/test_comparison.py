@@ -22,7 +22,7 @@ def auroc(good, defective):
 
 def test_samples_lie_around_the_mean_auroc_of_the_runs_and_spread_like_a_plain_bootstrap(scores):
     good, defective = scores
-    samples, rng = auroc_samples(good, defective, 4000), np.random.default_rng(1)
+    samples, rng = auroc_samples(good, defective, draws=4000), np.random.default_rng(1)
     mean = np.mean([auroc(*pair) for pair in zip(good, defective, strict=True)])
     assert samples.mean() == pytest.approx(mean, abs=0.005)
     plain = []
@@ -32,16 +32,17 @@ def test_samples_lie_around_the_mean_auroc_of_the_runs_and_spread_like_a_plain_b
     assert interval(samples) == pytest.approx(interval(np.array(plain)), abs=0.02)
 
 
-def test_the_same_images_are_drawn_for_every_method(scores):
+def test_the_same_images_are_drawn_for_every_method_and_others_for_another_category(scores):
     good, defective = scores
-    assert (auroc_samples(good, defective) == auroc_samples(2 * good, 2 * defective)).all()
+    assert (auroc_samples(good, defective, "a") == auroc_samples(2 * good, 2 * defective, "a")).all()
+    assert abs(np.corrcoef(auroc_samples(good, defective, "a"), auroc_samples(good, defective, "b"))[0, 1]) < 0.2
 
 
 def test_an_interval_covers_the_truth_about_as_often_as_it_says():
     """Scores of N(0,1) and N(1,1): the true AUROC is Phi(1/sqrt(2)) = 0.7602."""
     rng, covered = np.random.default_rng(2), 0
     for _ in range(300):
-        low, high = interval(auroc_samples(rng.normal(0, 1, (1, 60)), rng.normal(1, 1, (1, 60)), 500))
+        low, high = interval(auroc_samples(rng.normal(0, 1, (1, 60)), rng.normal(1, 1, (1, 60)), draws=500))
         covered += low < 0.76025 < high
     assert 0.91 < covered / 300 < 0.98
 

@@ -79,15 +79,17 @@ def test_published_figures_stand_in_brackets_with_their_source():
 @pytest.fixture
 def tested(tmp_path):
     """The folder and the report of a run on two good images and one with a hole."""
-    lines = ["path,label,score", "a,0,0.1", "b,0,0.5", "c,1,0.4"]
+    lines = ["path,label,score,defect_type", "a,0,0.1,good", "b,0,0.5,good", "c,1,0.4,hole"]
     (tmp_path / "scores.csv").write_text("\n".join(lines), encoding="utf-8")
     hole = {"images": 1, "image_auroc": 0.5, "aupro": 0.25}
-    return tmp_path, {"metrics": {"image_auroc": 0.5, "aupro": 0.25}, "per_defect": {"hole": hole}}
+    durations = {"train_seconds": 2.0, "test_seconds": 1.0}
+    metrics = {"image_auroc": 0.5, "aupro": 0.25}
+    return tmp_path, {"metrics": metrics, "per_defect": {"hole": hole}, "durations": durations}
 
 
 def test_scores_are_used_only_if_they_give_the_reported_auroc(tested):
     folder, report = tested
-    found = result_of("st", "part", "default", 0, folder, report, {"seconds": 3, "image": {}, "p50_ms": 2.5})
+    found = result_of("st", "part", "default", 0, folder, report, {"image": {}, "p50_ms": 2.5})
     assert found.values == {"image_auroc": 0.5, "aupro": 0.25, "seconds": 3, "p50_ms": 2.5}
     assert [each.tolist() for each in found.scores] == [[0.1, 0.5], [0.4]]
     report["metrics"]["image_auroc"] = 1.0
@@ -99,7 +101,7 @@ def test_files_have_the_table_the_defect_types_and_the_pairs(tmp_path, tested):
     results = [result_of(method, "part", "default", 0, folder, report, {}) for method in ("st", "rd")]
     said = write_tables(tmp_path, results, [report, report])
     assert "| part | rd | default | 1 |" in said and "st default against rd default, 1 category" in said
-    assert "| part/hole | st | default | 1 | 50.0 | 25.0 |" in (tmp_path / "defects.md").read_text()
+    assert "| part/hole | st | default | 1 | 0.0 to 100.0 | 50.0 | 25.0 |" in (tmp_path / "defects.md").read_text()
     with (tmp_path / "pairs.csv").open(newline="", encoding="utf-8") as file:
         assert [row["metric"] for row in csv.DictReader(file)] == ["image_auroc", "aupro"]
     assert (tmp_path / "benchmark.tex").read_text().startswith(r"\begin{tabular}")

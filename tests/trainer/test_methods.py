@@ -87,6 +87,10 @@ def test_files_of_a_finished_run(finished, method):
         "maps",
         "training.csv",
         "training.png",
+        "report.html",
+        "scores.png",
+        "curves.png",
+        "contact.png",
     }
     report = json.loads((trainer.run_dir / "metrics.json").read_text())
     assert report["metrics"] == metrics and set(report["per_defect"]) == {"square"}
@@ -101,7 +105,7 @@ def test_files_of_a_finished_run(finished, method):
     epochs = trainer.options.steps if method == "ead" else trainer.options.epochs  # of a step each
     assert len(rows) == 1 + epochs and rows[0].startswith("epoch,")
     scores = (trainer.run_dir / "scores.csv").read_text().splitlines()
-    assert scores[0] == "path,label,score" and len(scores) == 7
+    assert scores[0] == "path,label,score,defect_type" and len(scores) == 7
 
 
 def pictures(trainer):

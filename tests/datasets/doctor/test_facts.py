@@ -56,7 +56,10 @@ def test_a_folder_of_masks_is_united(tmp_path):
     facts = look_at(Picture(tmp_path / "a.png", "test", "hole", tmp_path / "masks"))
     assert facts.mask_share == pytest.approx(0.2)
     write_image(tmp_path / "masks/2.png", np.zeros((5, 5), np.uint8))
-    assert "of several sizes" in look_at(Picture(tmp_path / "a.png", "test", "hole", tmp_path / "masks")).mask_error
+    assert (
+        "masks of different sizes"
+        in look_at(Picture(tmp_path / "a.png", "test", "hole", tmp_path / "masks")).mask_error
+    )
 
 
 def test_unreadable_files_are_told_and_the_others_read_in_order(tmp_path):
