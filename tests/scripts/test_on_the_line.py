@@ -26,6 +26,7 @@ def commands(page):
     return [shlex.split(line) for block in blocks for line in block.splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["README.md", "docs/on_the_line.md"])
 def test_the_commands_of_a_page_work_one_after_another(page, tmp_path, monkeypatch):
     rng = np.random.default_rng(3)

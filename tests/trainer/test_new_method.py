@@ -40,6 +40,7 @@ def copy(tmp_path_factory):
     return copy
 
 
+@pytest.mark.slow
 def test_the_readmes_method_trains_tests_and_shows_itself(copy, tiny_mvtec):
     words = ["--config", "configs/configMyMethod.yaml", f"data_path={tiny_mvtec}", *SMALL]
     process = run_script("trainNet.py", *words, cwd=copy)

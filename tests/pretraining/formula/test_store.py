@@ -12,6 +12,7 @@ from pretraining.formula.store import rendered
 from utils.errors import UserError
 
 
+@pytest.mark.slow
 def test_drawn_pictures_are_the_streams(tmp_path):
     images = FormulaImages(32, 5, 4)
     pictures = rendered(images, 300, tmp_path / "p.npy")  # more than one process draws
