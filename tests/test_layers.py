@@ -78,7 +78,8 @@ import importlib, pathlib, sys
 rooms = tuple(str(pathlib.Path.cwd() / room) + "/" for room in {rooms!r})  # not a .venv beside them
 for method in {methods!r}:  # in one process, because torch is slow to import
     importlib.import_module("trainer." + method)
-    ours = {{name: m.__file__ for name, m in sys.modules.items() if (getattr(m, "__file__", None) or "").startswith(rooms)}}
+    paths = {{name: getattr(module, "__file__", None) or "" for name, module in sys.modules.items()}}
+    ours = {{name: path for name, path in paths.items() if path.startswith(rooms)}}
     print(sum(len(pathlib.Path(f).read_text(encoding="utf-8").splitlines()) for f in set(ours.values())))
     assert not [name for name in sys.modules if name.partition(".")[0] in ("matplotlib", "pretraining", "benchmarks")]
     for name in ours:
