@@ -18,8 +18,19 @@ from utils.config_file import read_config
 from utils.errors import UserError
 from utils.files import write_json
 
-# These change no result.
-NOT_COMPARED = {"phase", "overwrite", "resume", "logger", "device", "threads", "compile", "workers", "cache_mb"}
+# These change no result; a folder may have been moved.
+NOT_COMPARED = {
+    "phase",
+    "save_path",
+    "overwrite",
+    "resume",
+    "logger",
+    "device",
+    "threads",
+    "compile",
+    "workers",
+    "cache_mb",
+}
 LITE = "tf_efficientnet_lite"  # these networks profit from `border`
 ROUNDS = 3  # in which a cell is tried whose process was killed from outside
 END_WITH_PARENT = 1  # PR_SET_PDEATHSIG, see prctl(2)

@@ -183,7 +183,8 @@ def _cell(value: tuple[float, float] | None, factor: float) -> str:
         return ""
     mean, deviation = (factor * number for number in value)
     digits = 1 if factor == 100 or mean < 100 else 0
-    return f"{mean:.{digits}f}" + (f" ± {deviation:.{digits}f}" if deviation == deviation else "")
+    known = deviation == deviation and (deviation or factor == 100)  # the cost of an image is measured once for all
+    return f"{mean:.{digits}f}" + (f" ± {deviation:.{digits}f}" if known else "")
 
 
 def markdown(rows: Rows) -> str:
