@@ -24,12 +24,12 @@ LABELS = {
     "spro": "sPRO@0.05",
 }
 COSTS = {
-    "seconds": "s",
-    "peak_memory_mib": "MiB",
-    "p50_ms": "ms p50",
-    "p95_ms": "ms p95",
-    "parameters_m": "M values",
-    "macs_g": "G MACs",
+    "seconds": "run, s",
+    "peak_memory_mib": "memory, MiB",
+    "p50_ms": "latency p50, ms",
+    "p95_ms": "latency p95, ms",
+    "parameters_m": "parameters, M",
+    "macs_g": "MACs, G",
 }
 OVERALL = "mean"  # the row over all categories of a method
 ON_SCREEN = ("image_auroc", "pixel_auroc", "aupro", "seconds", "p50_ms")

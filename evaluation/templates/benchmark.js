@@ -94,7 +94,7 @@ function showScatter() {
   const label = { metric: data.labels[byId("metric").value], cost: data.labels[byId("cost").value] };
   const middle = (PLOT.top + PLOT.bottom) / 2;
   draw("text", { x: (PLOT.left + PLOT.right) / 2, y: PLOT.bottom + 40, "text-anchor": "middle" }, label.cost);
-  draw("text", { transform: `translate(20 ${middle}) rotate(-90)`, "text-anchor": "middle" }, `${label.metric}, %`);
+  draw("text", { transform: `translate(12 ${middle}) rotate(-90)`, "text-anchor": "middle" }, `${label.metric}, %`);
   const front = paretoFront(found);
   const corners = front.flatMap((point, k) => {
     const next = k + 1 < front.length ? x.at(front[k + 1].cost) : PLOT.right;

@@ -36,7 +36,7 @@ def test_the_mean_over_categories_uses_only_seeds_that_have_them_all():
 
 def test_one_seed_has_no_deviation_and_a_missing_metric_an_empty_cell():
     rows = as_rows(lines([result("st", "bolt", 0, 0.8), result("rd", "bolt", 0, 0.9, aupro=0.5, seconds=75.2)]))
-    assert rows[0][:7] == ["category", "method", "teacher", "seeds", "image AUROC", "AUPRO@0.3", "s"]
+    assert rows[0][:7] == ["category", "method", "teacher", "seeds", "image AUROC", "AUPRO@0.3", "run, s"]
     assert [row[4:7] for row in rows[1:]] == [["80.0", "", ""], ["90.0", "50.0", "75.2"]]
 
 

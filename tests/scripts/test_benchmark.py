@@ -22,7 +22,7 @@ def test_runs_are_compared_a_failed_one_is_told_and_the_next_call_repeats_only_t
     assert (row["category"], row["method"], row["seeds"]) == ("part", "st", "1") and float(row["image AUROC"]) >= 0
     assert "| part | st | default | 1 |" in said.out
     assert (workplace.path / "out/benchmark.tex").read_text().startswith(r"\begin{tabular}")
-    assert float(row["ms p50"]) > 0 and float(row["M values"]) > 1 and float(row["MiB"]) > 100
+    assert float(row["latency p50, ms"]) > 0 and float(row["parameters, M"]) > 1 and float(row["memory, MiB"]) > 100
     page = (workplace.path / "out/benchmark.html").read_text(encoding="utf-8")
     assert "st/part-default-0/report.html" in page and "--data_path data" in page
     again = call(benchmark, *command)
