@@ -2,7 +2,6 @@
 
 from pretraining.classify import Classification
 from pretraining.distil import Distillation
-from pretraining.imitate import Imitation
 from pretraining.job import Job
 
-RECIPES: dict[str, type[Job]] = {"classify": Classification, "distil": Distillation, "imitate": Imitation}
+RECIPES: dict[str, type[Job]] = {"classify": Classification, "distil": Distillation}

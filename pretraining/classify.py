@@ -37,13 +37,8 @@ class Classifier(nn.Module):
         self.embedding = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, EMBEDDING))
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        pooled = pool(self.trunk(self.normalise(image)))
+        pooled = self.trunk(self.normalise(image))[-1].mean(dim=(2, 3))
         return self.classes(pooled), self.embedding(pooled)
-
-
-def pool(levels: list[torch.Tensor]) -> torch.Tensor:
-    """The means of the last level's channels: L x [B,C_l,h_l,w_l] -> [B,C_L]."""
-    return levels[-1].mean(dim=(2, 3))
 
 
 class Classification(Job):
@@ -84,32 +79,23 @@ class Classification(Job):
         outline(o.backbone, o.out_indice)  # refuses an unknown backbone or level
         trunk = outline(o.backbone, self.every_level())
         trunk.check_size((o.crop_size, o.crop_size))
-        views, width = self.views, trunk.channels[-1]
+        views, width = 2 * o.batch_size, trunk.channels[-1]
         learned = parameters(trunk) + width * (o.classes + width + EMBEDDING)
         kept = choose_dtype(o.precision, self.device, trunk).itemsize * kept_values(trunk.eval(), o.crop_size)
         # Logits, their logarithms and gradients; similarities within a batch; parameters, gradients and momentum.
         step = views * (kept + 3 * 4 * o.classes) + 4 * o.batch_size**2 + 3 * 4 * learned
         return max(step, views * 2 * 4 * 3 * o.img_size**2)  # the pictures as float32, before and after division
 
-    @property
-    def views(self) -> int:
-        """The number of images that the network sees in a step."""
-        return 2 * self.options.batch_size
-
     def every_level(self) -> range:
         return range(len(outline(self.options.backbone, [0]).net.feature_info.info))
 
     def build(self) -> nn.Module:
-        return Classifier(self.trunk(), self.options.classes)
-
-    def trunk(self) -> Features:
-        """The backbone with its start values and all of its levels."""
         o = self.options
         trunk = Features(o.backbone, self.every_level())
         if o.weights != "random":
             start = build_teacher(o.backbone, o.out_indice, find_source(o.backbone, o.weights), o.seed)
             trunk.load_state_dict(start.net.state_dict(), strict=False)
-        return trunk
+        return Classifier(trunk, o.classes)
 
     def prepare(self) -> None:
         o = self.options
@@ -130,38 +116,24 @@ class Classification(Job):
         return pictures, labels, random_affine(rng, 2 * o.batch_size), colourless
 
     def loss(self, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        image, labels = self.images_of(self.batch(step))
-        return self.formula_loss(*self.net(image), labels)
-
-    def images_of(self, batch: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The views of a batch from `draw` on the device, [2B,3,s,s] in [0,1], and their classes [2B]."""
-        pictures, labels, theta, colourless = (tensor.to(self.device) for tensor in batch)
-        return views(pictures.repeat(2, 1, 1, 1), theta, colourless, self.options.crop_size), labels.repeat(2)
-
-    def formula_loss(
-        self, logits: torch.Tensor, embedding: torch.Tensor, labels: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss of all views' logits [2B,n] and embeddings [2B,128], and its parts for the log."""
         o = self.options
+        pictures, labels, theta, colourless = (tensor.to(self.device) for tensor in self.batch(step))
+        labels = labels.repeat(2)
+        logits, embedding = self.net(views(pictures.repeat(2, 1, 1, 1), theta, colourless, o.crop_size))
         cross_entropy = F.cross_entropy(logits.float(), labels, label_smoothing=o.smoothing)
         contrast = info_nce(*embedding.chunk(2), o.temperature)
         right = (logits.argmax(1) == labels).float().mean()
         return cross_entropy + o.contrast * contrast, {"contrast": contrast.detach(), "accuracy": right}
 
     def optimizer(self) -> tuple[torch.optim.Optimizer, object]:
-        """Nesterov SGD; the learning rate rises linearly, then falls as a cosine to 0."""
-        return self.scheduled(torch.optim.SGD(self.groups(), self.options.lr, momentum=0.9, nesterov=True))
-
-    def groups(self) -> list[dict[str, object]]:
-        """The parameters for an optimizer: no decay of norms and biases."""
-        return [
-            {"params": [p for p in self.net.parameters() if p.ndim > 1], "weight_decay": self.options.weight_decay},
+        """Nesterov SGD; the learning rate rises linearly, then falls as a cosine to 0. No decay of norms and biases."""
+        o = self.options
+        groups = [
+            {"params": [p for p in self.net.parameters() if p.ndim > 1], "weight_decay": o.weight_decay},
             {"params": [p for p in self.net.parameters() if p.ndim <= 1], "weight_decay": 0.0},
         ]
-
-    def scheduled(self, optimizer: torch.optim.Optimizer) -> tuple[torch.optim.Optimizer, object]:
-        factor = partial(warm_cosine, steps=self.options.steps, warmup=self.options.warmup)
-        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        sgd = torch.optim.SGD(groups, o.lr, momentum=0.9, nesterov=True)
+        return sgd, torch.optim.lr_scheduler.LambdaLR(sgd, partial(warm_cosine, steps=o.steps, warmup=o.warmup))
 
     def statistics(self) -> Statistics:
         return tag_statistics(self.options.backbone)

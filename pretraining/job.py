@@ -41,7 +41,7 @@ READ_EVERY = 20  # steps between two reads of the loss, each of which has to wai
 class JobOptions(Section):
     """The keys of every recipe."""
 
-    recipe: Literal["classify", "distil", "imitate"]
+    recipe: Literal["classify", "distil"]
     save_path: Text = "teachers"
     steps: Count
     batch_size: Count  # images in a step

@@ -17,9 +17,6 @@ SMALL = {
     },
     "distil": {"pdn": "small", "backbone": "resnet18", "weights": "random", "pictures": 4, "statistics": 4}
     | {"img_size": 32, "batch_size": 2},
-    "imitate": {"backbone": "resnet18", "weights": "random", "imitate": "tf_efficientnet_lite0"}
-    | {"imitate_weights": "random", "classes": 3, "per_class": 4, "img_size": 32, "crop_size": 32}
-    | {"batch_size": 2, "statistics": 4},
 }
 
 
