@@ -60,7 +60,8 @@ def train_and_test(source: str | Mapping, overrides: Sequence[str] = ()) -> list
     trainer = build_trainer(source, overrides)
     for part in categories_apart(trainer):
         ensure_demo(part.config)
-        part.folder.check_retestable(part.config)  # now, not after hours of training
+        if trainer.config.unified:
+            part.folder.check_retestable(part.config)  # now, not after hours of training
     if trainer.config.phase == "train":
         before = trainer.folder.student_file
         before = before.exists() and before.stat().st_mtime_ns

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from deploy.export_bf16 import NEAR, in_float32, sensitive
+from deploy.export_graph import BATCH, _graph
 
 openvino = pytest.importorskip("openvino")
 pytestmark = pytest.mark.skipif(
@@ -40,25 +41,19 @@ class Networks(nn.Module):
 
 
 class Head(nn.Module):
-    def forward(self, teacher, student):
-        return (student - teacher).abs().sum(1, keepdim=True)
+    def forward(self, maps):
+        return (maps[1] - maps[0]).abs().sum(1, keepdim=True)
 
 
-def model_of(net, *examples, outputs):
-    found = openvino.convert_model(net.eval(), example_input=examples)
-    for port, name in zip(found.outputs, outputs, strict=True):
-        port.get_tensor().set_names({name})
-    return found
+def model_of(net, example, inputs, outputs, shapes):
+    return openvino.Core().read_model(_graph(net, example, inputs, outputs, shapes).SerializeToString())
 
 
 @pytest.fixture(params=[True, False], ids=["one is sensitive", "none is"])
 def case(request):
-    networks, image = Networks(request.param), torch.rand(1, 3, SIDE, SIDE)
-    levels = networks(image)
-    head = model_of(Head(), *levels, outputs=["map"])
-    for port, name in zip(head.inputs, ["teacher0", "student0"], strict=True):
-        port.get_tensor().set_names({name})
-    model = model_of(networks, image, outputs=["teacher0", "student0"])
+    networks, image, names = Networks(request.param), torch.rand(2, 3, SIDE, SIDE), ["teacher0", "student0"]
+    model = model_of(networks, image, ["image"], names, {"image": BATCH})
+    head = model_of(Head(), [*networks(image)], names, ["map"], {"maps": [BATCH] * 2})
     images = np.random.default_rng(0).random((6, 3, SIDE, SIDE), np.float32)
     return request.param, model, head, images
 

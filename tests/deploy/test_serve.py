@@ -23,7 +23,7 @@ from PIL import Image
 from deploy import serve
 from deploy.results import described
 from deploy.serve import Limits
-from tests.conftest import REPO
+from tests.conftest import REPO, run_script
 from tests.deploy.brightness import Brightness, plain
 from trainer import build_trainer
 from utils.errors import UserError
@@ -258,9 +258,9 @@ def call_main(monkeypatch, *words):
     serve.main()
 
 
-def test_the_command_says_where_it_listens_and_ends_with_ctrl_c(monkeypatch, capfd):
-    monkeypatch.setattr(serve, "judge_of", lambda args: Brightness())
-    found, answers = [], []
+def serve_until_ctrl_c():
+    """The script's main() with a judge that is quickly made, and a client that asks twice and then presses Ctrl-C."""
+    found = []
 
     def address(place, address=serve.address):
         found.append(place.getsockname()[1])
@@ -268,19 +268,21 @@ def test_the_command_says_where_it_listens_and_ends_with_ctrl_c(monkeypatch, cap
 
     def client():
         wait_until(lambda: found)
-        answers.append(ask(found[0], body=png(), Authorization="Bearer secret")[0])
-        answers.append(ask(found[0], body=png())[0])
+        for headers in ({"Authorization": "Bearer secret"}, {}):
+            print(ask(found[0], body=png(), **headers)[0], file=sys.stderr)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(serve, "address", address)
-    monkeypatch.setenv(serve.TOKEN, "secret")
-    thread = threading.Thread(target=client)
-    thread.start()
-    call_main(monkeypatch, "RUN", "--port", "0")
-    thread.join()
-    said = capfd.readouterr()
-    assert answers == [200, 401] and said.out == f"listening on http://127.0.0.1:{found[0]}, Ctrl-C ends it\n"
-    assert not said.err
+    serve.judge_of, serve.address = lambda args: Brightness(), address
+    sys.argv = ["serve.py", "RUN", "--port", "0"]
+    threading.Thread(target=client).start()
+    serve.main()
+
+
+def test_the_command_says_where_it_listens_and_ends_with_ctrl_c():
+    # In a process of its own: handlers of signals, streams and logging belong to the process.
+    done = run_script("-c", f"import {__name__} as test; test.serve_until_ctrl_c()", **{serve.TOKEN: "secret"})
+    assert done.returncode == 0 and done.stderr.split() == ["200", "401"]
+    assert re.fullmatch(r"listening on http://127\.0\.0\.1:\d+, Ctrl-C ends it\n", done.stdout)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def test_several_categories_are_trained_one_after_another_with_one_table(tiny_mv
     empty = call(trainNet, *words, "obj=[]")
     assert empty.code == 2 and "obj: the list is empty" in empty.last
     nothing = call(trainNet, *words, "obj=all", f"data_path={tmp_path}/st")
-    assert nothing.code == 2 and "has train/good" in nothing.last
+    assert nothing.code == 2 and "there is no data set in" in nothing.last
 
 
 def test_train_test_and_visualise_from_the_command_line(tiny_mvtec, tmp_path, call):
