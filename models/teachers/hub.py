@@ -73,12 +73,12 @@ def _answers(url: str) -> bool:
 
     def ask():
         request = urllib.request.Request(url, method="HEAD")
-        with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=PATIENCE):
+        with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=2 * PATIENCE):
             answered.set()
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
-    thread.join(PATIENCE)
+    thread.join(PATIENCE)  # before its own timeout, or a silent hub could look like one that refuses
     if thread.is_alive():
         _silent_until[hub] = time.monotonic() + 60
     return answered.is_set()
