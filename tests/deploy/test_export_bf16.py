@@ -67,13 +67,19 @@ def runtime(model):
     )
 
 
+def maps_of(model, head, images, precision):
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": precision})
+    maps = []
+    joined = openvino.Core().compile_model(head, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for image in images:
+        maps.append(joined([*compiled(image[None]).values()])[0])
+    del joined, compiled  # in this order: see deploy/runtime/engines.py
+    return maps
+
+
 def far(model, head, images, kept):
     """The largest difference of a map from float32, as a share of its highest value."""
-    found = []
-    for precision, net in (("f32", model), ("bf16", in_float32(model, kept))):
-        compiled = openvino.Core().compile_model(net, "CPU", {"INFERENCE_PRECISION_HINT": precision})
-        joined = openvino.Core().compile_model(head, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        found.append([joined([*compiled(image[None]).values()])[0] for image in images])
+    found = [maps_of(model, head, images, "f32"), maps_of(in_float32(model, kept), head, images, "bf16")]
     return max(np.abs(a - b).max() / np.abs(a).max() for a, b in zip(*found, strict=True))
 
 
