@@ -47,11 +47,8 @@ class OpenVinoEngine:
             model = core.read_model(path)
             text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
             self.metadata = Metadata.read(text, path)
-            # A compiled model brings a stack for signals and, when it is deleted, gives back the one before. So the last to
-            # be compiled is deleted first (attributes are, in their order), or Ctrl-C would find no stack and crash.
-            head = compiled(folder / HEAD, "f32") if (folder / HEAD).exists() else None
             self.networks = compiled(path, "bf16" if self.metadata.precision == "bf16" else "f32")
-            self.head = head
+            self.head = compiled(folder / HEAD, "f32") if (folder / HEAD).exists() else None
         except RuntimeError as error:
             raise damaged(path, error) from None
 

@@ -68,13 +68,12 @@ def runtime(model):
 
 
 def maps_of(model, head, images, precision):
-    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": precision})
-    maps = []
-    joined = openvino.Core().compile_model(head, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    for image in images:
-        maps.append(joined([*compiled(image[None]).values()])[0])
-    del joined, compiled  # in this order: see deploy/runtime/engines.py
-    return maps
+    # One core: each brings a stack for signals and, when it is deleted, gives back the one before, which another core
+    # may have taken along. The next Ctrl-C would then crash.
+    core = openvino.Core()
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": precision})
+    joined = core.compile_model(head, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return [joined([*compiled(image[None]).values()])[0] for image in images]
 
 
 def far(model, head, images, kept):

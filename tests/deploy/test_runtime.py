@@ -1,7 +1,6 @@
 """The runtime: without torch, and with clear errors."""
 
 import csv
-import ctypes
 import shutil
 import subprocess
 import sys
@@ -127,21 +126,3 @@ def test_a_folder_without_a_model_and_a_missing_engine_are_named(exported, tmp_p
         monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(UserError, match=f"pip install {package}"):
             ExportedModel(exported(kind))
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="asks for the signal stack as Linux has it")
-def test_a_deleted_model_leaves_the_stack_for_signals_as_it_was(exported, tmp_path):
-    """Otherwise Ctrl-C would end in a segmentation fault."""
-    folder = shutil.copytree(exported("openvino"), tmp_path / "model")
-    for name in ("xml", "bin"):  # as an export in bf16, which has two graphs
-        shutil.copy(folder / f"model.{name}", folder / f"head.{name}")
-
-    def stack():
-        found = (ctypes.c_void_p * 3)()  # stack_t: address, flags, size
-        ctypes.CDLL(None).sigaltstack(None, found)
-        return found[0]
-
-    before = stack()
-    model = ExportedModel(folder)
-    del model
-    assert stack() == before
