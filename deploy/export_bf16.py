@@ -34,7 +34,10 @@ def sensitive(networks: "openvino.Model", head: "openvino.Model", images: Sequen
     wanted = [joined(levels)["map"] for levels in _levels(networks, "f32", images)]
 
     def distances(kept: Collection[str], chosen: Sequence[int]) -> np.ndarray:
-        found = _levels(in_float32(networks, kept), "bf16", [images[k] for k in chosen])
+        try:
+            found = _levels(in_float32(networks, kept), "bf16", [images[k] for k in chosen])
+        except RuntimeError:  # OpenVINO cannot compute every convolution in float32 between others in bfloat16
+            return np.full(len(chosen), np.inf)
         pairs = [(joined(levels)["map"], wanted[k]) for k, levels in zip(chosen, found, strict=True)]
         return np.array([np.abs(ours - theirs).max() / np.abs(theirs).max() for ours, theirs in pairs])
 
@@ -44,10 +47,13 @@ def sensitive(networks: "openvino.Model", head: "openvino.Model", images: Sequen
     worst = np.argsort(everywhere)[-WORST:].tolist()
     names = [op.get_friendly_name() for op in networks.get_ops() if op.get_type_name() in CONVOLUTIONS]
     alone = [distances([name], worst).mean() for name in progress(names, "layers", len(names))]
-    ranked, count = [names[k] for k in np.argsort(alone)], 1
-    while count < MOST * len(names) and distances(ranked[:count], worst).max() > NEAR:
+    ranked = [names[k] for k in np.argsort(alone)]
+    furthest = {0: everywhere.max()}  # by the number of those kept
+    count = 1
+    while count <= MOST * len(names) and min(furthest.values()) > NEAR:
+        furthest[count] = distances(ranked[:count], worst).max()
         count *= 2
-    return ranked[: min(count, int(MOST * len(names)))]
+    return ranked[: min(furthest, key=furthest.get)]
 
 
 def in_float32(model: "openvino.Model", names: Collection[str]) -> "openvino.Model":

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from deploy import export_bf16
 from deploy.export_bf16 import NEAR, in_float32, sensitive
 from deploy.export_graph import BATCH, _graph
 
@@ -91,3 +92,16 @@ def test_only_what_is_needed_stays_in_float32(case):
     assert len(kept) == 1 and far(model, head, images, []) > 5 * NEAR
     assert far(model, head, images, kept) <= NEAR
     assert runtime(in_float32(model, kept)) == ["bf16"] * 4 + ["f32"]
+
+
+def test_a_layer_that_cannot_stay_in_float32_is_not_chosen(case, monkeypatch):
+    """OpenVINO refuses some convolutions between others in bfloat16, when they first compute."""
+    _, model, head, images = case
+
+    def refuse(networks, names):
+        if names:
+            raise RuntimeError("object is not initialized")
+        return networks
+
+    monkeypatch.setattr(export_bf16, "in_float32", refuse)
+    assert sensitive(model, head, images) == []
