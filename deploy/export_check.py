@@ -17,7 +17,7 @@ TINY = float(np.finfo(np.float32).tiny)
 MapsOf = Callable[[Sequence[np.ndarray]], np.ndarray]
 # How far maps and scores may be from those of PyTorch in float32, as shares of an image's highest value, or of the
 # median image's if that is higher. Measured with trained students: docs/export.md.
-LIMITS = {"fp32": 1e-4, "bf16": 0.01, "int8": 0.02}
+LIMITS = {"fp32": 1e-4, "bf16": 0.01, "int8": 0.05}
 # The same for runs that test in these precisions, where only their decisions count. They compute more in them.
 OF_RUN = {"fp32": LIMITS["fp32"], "bf16": 0.1, "fp16": 0.1}
 
