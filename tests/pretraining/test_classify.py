@@ -27,6 +27,7 @@ def test_a_pretrained_backbone_is_a_teacher(tmp_path, config):
     assert torch.equal(again.net.trunk.net.conv1.weight, start.net.trunk.net.conv1.weight.half().float())
 
 
+@pytest.mark.slow
 def test_classification_learns(tmp_path):
     learning = job("classify", tmp_path, steps=40, log_every=10, lr=0.02, batch_size=8, contrast=0.0)
     learning.run()

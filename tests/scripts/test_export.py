@@ -34,6 +34,7 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_run_is_exported_and_judges_pictures(calibrated, call):
     said = call(export, "results/st/part", "--format", "onnx", "--images", "new", "--out", "out")
     assert said.code == 0, said.err

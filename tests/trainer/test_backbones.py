@@ -20,6 +20,7 @@ def settings(method, backbone, levels=3):
     return {"img_size": size} | memories, {"backbone": backbone, "out_indice": list(range(first, first + levels))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", MIRRORING)
 def test_a_mobile_network_trains_its_student_and_tests(config, method):
     training, top = settings(method, "tf_efficientnet_lite0")
