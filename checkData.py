@@ -29,20 +29,15 @@ def main() -> None:
     args = parser.parse_intermixed_args()
 
     from datasets.demo import ensure_demo
-    from engine.cells import categories
+    from engine.cells import several
     from evaluation.check_report import text
     from trainer import read_run
     from utils.config_file import read_config
     from utils.console import say
     from utils.files import check_writable
 
-    raw, words, found = read_config(args.config, args.overrides), [[]], 0
-    if raw.get("obj") == "all" or isinstance(raw.get("obj"), list):
-        data_path, reader = Path(str(raw.get("data_path"))), raw.get("reader", "auto")
-        words = [[f"obj={name}"] for name in categories(data_path, raw["obj"], reader)]
-    if not words:
-        raise UserError("obj: the list is empty; give one category or more")
-    for own in words:
+    names, found = several(read_config(args.config, args.overrides)), 0
+    for own in [[f"obj={name}"] for name in names] if names else [[]]:
         overrides = [*args.overrides, *own]
         _, config = read_run(args.config, overrides)
         ensure_demo(config)

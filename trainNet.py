@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from utils.command import run, run_flags
-from utils.errors import UserError
 
 
 def main() -> None:
@@ -20,8 +19,7 @@ def main() -> None:
         print(overview(read_config(args.config, args.overrides)))
         return
 
-    from datasets.readers import AUTO
-    from engine.cells import categories
+    from engine.cells import several
     from engine.machine import keep_freed_memory
     from evaluation.report import summary_of_several
     from utils.config_file import read_config
@@ -31,15 +29,11 @@ def main() -> None:
     keep_freed_memory()
     remember(shlex.join(sys.argv))
     raw = read_config(args.config, args.overrides)
-    several = raw.get("obj") == "all" or isinstance(raw.get("obj"), list)
-    if several and not raw["obj"]:
-        raise UserError("obj: the list is empty; give one category or more")
-    if several:
-        raw["obj"] = categories(Path(str(raw.get("data_path"))), raw["obj"], str(raw.get("reader", AUTO)))
+    names = several(raw)
     if raw.get("unified"):
-        folders = train_and_test(raw)
-    elif several:
-        words = [[*args.overrides, f"obj={name}"] for name in raw["obj"]]
+        folders = train_and_test(raw | ({"obj": names} if names else {}))
+    elif names:
+        words = [[*args.overrides, f"obj={name}"] for name in names]
         folders = [folder for each in words for folder in train_and_test(args.config, each)]
     else:
         train_and_test(args.config, args.overrides)

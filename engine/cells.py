@@ -62,10 +62,10 @@ def finished(folder: Path, wanted: dict[str, Any]) -> bool:
     report = report_of(folder)
     if report is None:
         return False
-    done, sections = report["config"], ("TrainingData",)
-    pairs = [(done.get(key, value), value) for key, value in wanted.items() if key not in (*NOT_COMPARED, *sections)]
-    pairs += [(done[name].get(key, value), value) for name in sections for key, value in wanted[name].items()]
-    return all(there == value for there, value in pairs)
+    done = report["config"]
+    keys = [key for key in wanted if key not in NOT_COMPARED and key != "TrainingData"]
+    sections = [(done, wanted, keys), (done["TrainingData"], wanted["TrainingData"], wanted["TrainingData"])]
+    return all(there.get(key, here[key]) == here[key] for there, here, names in sections for key in names)
 
 
 def report_of(folder: Path) -> dict[str, Any] | None:
@@ -227,3 +227,16 @@ def categories(data_path: Path, wanted: str | Sequence[str], reader: str = reade
     if not found:
         raise UserError(f"data_path: there is no data set in {data_path}; docs/data.md shows the layouts")
     return found
+
+
+def several(raw: dict[str, Any]) -> list[str] | None:
+    """The categories of a configuration as read, if its `obj` is a list or `all`; None if it is a single one.
+
+    Raises UserError for an empty list, and as `categories`.
+    """
+    obj = raw.get("obj")
+    if obj != "all" and not isinstance(obj, list):
+        return None
+    if not obj:
+        raise UserError("obj: the list is empty; give one category or more")
+    return categories(Path(str(raw.get("data_path"))), obj, str(raw.get("reader", readers.AUTO)))

@@ -1,6 +1,7 @@
 """The training and the test of a run."""
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -60,10 +61,7 @@ def train(
         train_set, val_set = (part.dataset for part in batches)
         used = [train_set, val_set, *([calibration] if len(calibration) else [])]
         images = "".join(dataset.fingerprint() for dataset in used if is_main())
-        own = readers.validation_samples(config)  # these calibrate no fold
-        foldable = [train_set] if own else [train_set, val_set]
-        counts = [len({part for each in sets for part in parts(each, config)}) for sets in (foldable, [calibration])]
-        for reason in _notes_before(config, *counts):
+        for reason in _notes_before(config, train_set, val_set, calibration):
             note(reason)  # now, not after hours of training
         origin = from_main(lambda: origin | {"good images (hash)": images})  # only it has read the held-out ones
         if from_main(lambda: folder.awaits_test(origin)):
@@ -117,11 +115,7 @@ def test(
         calibration, reasons = _promised(_calibration(config, normal, folds))
         with folder.log():
             tested, small = report.test_report(folder.path, dataset, results, [*notes, *reasons], normal)
-            if isinstance(calibration, CrossCalibration):
-                values = p_values(calibration, folds.maps(dataset.tiles), dataset, config)
-            else:
-                values = map(calibration.p_value, tested.scores.tolist()) if calibration else ()
-            verdicts = [(value, calibration.decision(value)) for value in values]
+            verdicts = _verdicts(calibration, tested.scores.tolist(), folds, dataset, config)
             report.write_scores(folder.path, dataset.samples, tested.scores, verdicts)
             decisions = [each[1] for each, here in zip(verdicts, tested.counted, strict=False) if here]  # or none
         tested.notes.extend(f"{path}: {what}" for what, path in dataset.said.items())
@@ -180,6 +174,21 @@ def _standardise(teacher: Teacher | TeacherPair, train: Batches) -> list[tuple[l
     return [(mean.tolist(), std.tolist()) for mean, std in moments]
 
 
+def _verdicts(
+    calibration: Calibration | CrossCalibration | None,
+    scores: Sequence[float],
+    folds: Folds | None,
+    dataset: ImageDataset,
+    config: RunConfig,
+) -> list[tuple[float, str]]:
+    """A p-value and a decision for each of N images with these scores [N]; none without a calibration."""
+    if isinstance(calibration, CrossCalibration):
+        values = p_values(calibration, folds.maps(dataset.tiles), dataset, config)
+    else:
+        values = map(calibration.p_value, scores) if calibration else ()
+    return [(value, calibration.decision(value)) for value in values]
+
+
 def _calibration(
     config: RunConfig, normal: dict[str, Any] | None, folds: Folds | None
 ) -> Calibration | CrossCalibration | None:
@@ -188,16 +197,16 @@ def _calibration(
     return folds.calibration() if calibration is None and folds is not None else calibration
 
 
-def _notes_before(config: RunConfig, folded: int, calibration: int) -> list[str]:
-    """What a user should know of the calibration before the training, with these numbers of parts.
-
-    `folded` are those that `calibration: cross` divides into folds.
-    """
+def _notes_before(config: RunConfig, train: ImageDataset, val: ImageDataset, calibration: ImageDataset) -> list[str]:
+    """What a user should know of the calibration before the training."""
     rates = (config.false_reject_rate, config.review_rate)
     if config.calibration == "cross":
+        own = readers.validation_samples(config)  # a validation set of the data set is in no fold
+        folded = len({*parts(train, config), *([] if own else parts(val, config))})
         cost = f"calibration=cross: {FOLDS} further students are trained after this one, each in about the same time"
         return [cost, *_promised(CrossCalibration([np.arange(folded)], *rates))[1]]
-    return _promised(Calibration(range(calibration), *rates))[1] if calibration else []
+    parts_apart = len(set(parts(calibration, config)))
+    return _promised(Calibration(range(parts_apart), *rates))[1] if parts_apart else []
 
 
 def _promised(

@@ -16,6 +16,18 @@ class Curve(NamedTuple):
     y: np.ndarray
 
 
+class Plot(NamedTuple):
+    """A curve with the words for its axes, the metric that is its area, and where its x ends."""
+
+    key: str
+    title: str
+    metric: str
+    x: str
+    y: str
+    curve: Curve
+    limit: float
+
+
 class Steps(NamedTuple):
     """What a threshold just below each different score finds, from the highest score down; [T] each."""
 
@@ -73,3 +85,18 @@ def best_threshold(found: Steps) -> float:
     best = int(f1.argmax())
     lower = found.scores[best + 1] if best + 1 < len(found.scores) else found.scores[best] - 1
     return float(found.scores[best] + lower) / 2
+
+
+def plots(good: np.ndarray, defective: np.ndarray, pro: Curve | None) -> list[Plot]:
+    """Those that are possible with the data: scores [N] of good and [M] of defective images, and the PRO curve."""
+    found = []
+    if len(good) and len(defective):
+        each = steps(np.r_[good, defective], np.repeat([False, True], [len(good), len(defective)]))
+        pr = precision_recall(each)
+        found += [
+            Plot("roc", "ROC", "image_auroc", "good images rejected", "defective images rejected", roc(each), 1),
+            Plot("pr", "Precision and recall", "image_ap", "recall", "precision", pr, 1),
+        ]
+    if pro is not None:
+        found.append(Plot("pro", "PRO", "aupro", "good pixels reported", "covered part of the defects", pro, MAX_FPR))
+    return found

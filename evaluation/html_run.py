@@ -13,12 +13,11 @@ import yaml
 from datasets.dataset import Sample
 from evaluation.calibration import described
 from evaluation.colours import Scale, colour_scale
-from evaluation.curves import Curve, best_threshold, precision_recall, roc, steps
+from evaluation.curves import Curve, best_threshold, plots, steps
 from evaluation.fonts import printable
 from evaluation.html import write_page
 from evaluation.html_charts import Axis, bars, line
 from evaluation.html_pictures import Thumbnails
-from evaluation.metrics import MAX_FPR
 from evaluation.tables import LABELS
 from utils.command import ROOT
 
@@ -138,18 +137,8 @@ class Drawn(NamedTuple):
 
 
 def _curves(good: np.ndarray, defective: np.ndarray, pro: Curve | None, metrics: dict[str, float]) -> list[Drawn]:
-    """Those that are possible with the data."""
-    found = []
-    if len(good) and len(defective):
-        each = steps(np.r_[good, defective], np.repeat([False, True], [len(good), len(defective)]))
-        found += [
-            ("roc", "ROC", "image_auroc", "good images rejected", "defective images rejected", roc(each), 1),
-            ("pr", "Precision and recall", "image_ap", "recall", "precision", precision_recall(each), 1),
-        ]
-    if pro is not None:
-        found += [("pro", "PRO", "aupro", "good pixels reported", "covered part of the defects", pro, MAX_FPR)]
     drawn = []
-    for key, title, metric, x, y, curve, limit in found:
+    for key, title, metric, x, y, curve, limit in plots(good, defective, pro):
         axes = Axis(0, limit, 0, SQUARE), Axis(0, 1, SQUARE, 0)
         text = f"{LABELS[metric]} {metrics[metric]:.4f}"
         drawn.append(Drawn(key, title, text, x, y, line(curve, *axes), tuple(axis.ticks(5) for axis in axes)))

@@ -4,17 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageOps
 
 from datasets.dataset import Sample
-from evaluation.curves import Curve, precision_recall, roc, steps
+from evaluation.curves import Curve, plots
 from evaluation.fonts import STANDARD, Fonts, shortened
 from evaluation.html_charts import BINS, Axis
 from evaluation.html_pictures import Thumbnails
-from evaluation.metrics import MAX_FPR
 from evaluation.pictures import assembled, text_line
 
 GOOD, DEFECTIVE = "#0072b2", "#d55e00"  # blue and vermillion, which colour-blind people can tell apart
@@ -42,23 +40,13 @@ def draw_scores(path: Path, good: np.ndarray, defective: np.ndarray, threshold: 
 
 def draw_rates(path: Path, good: np.ndarray, defective: np.ndarray, pro: Curve | None) -> None:
     """ROC, precision over recall and PRO: those that are possible with the data, at least one."""
-    found = []
-    if len(good) and len(defective):
-        each = steps(np.r_[good, defective], np.repeat([False, True], [len(good), len(defective)]))
-        found += [(roc(each), "ROC", "good images rejected", "defective images rejected", 1)]
-        found += [(precision_recall(each), "precision and recall", "recall", "precision", 1)]
-    if pro is not None:
-        found += [(pro, "PRO", "good pixels reported", "covered part of the defects", MAX_FPR)]
+    found = plots(good, defective, pro)
     figure = Figure(figsize=(4 * len(found), 4), layout="constrained")
-    for axes, (curve, *words, limit) in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
-        _curve(axes, curve, words, limit)
+    for axes, plot in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
+        axes.plot(plot.curve.x, plot.curve.y, color=GOOD)
+        axes.set(title=plot.title, xlabel=plot.x, ylabel=plot.y, xlim=(0, plot.limit), ylim=(0, 1.02))
+        axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
-
-
-def _curve(axes: Axes, curve: Curve, words: Sequence[str], limit: float) -> None:
-    axes.plot(curve.x, curve.y, color=GOOD)
-    axes.set(title=words[0], xlabel=words[1], ylabel=words[2], xlim=(0, limit), ylim=(0, 1.02))
-    axes.grid(alpha=0.3)
 
 
 def draw_contact(path: Path, samples: Sequence[Sample], scores: np.ndarray, thumbnails: Thumbnails) -> None:

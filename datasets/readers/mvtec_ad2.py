@@ -6,23 +6,14 @@ Heckler-Kram et al., The MVTec AD 2 Dataset (arXiv:2503.21622).
 
 from pathlib import Path
 
-from datasets.listing import is_folder
-from datasets.readers.layout import category_folder, folders_with, good_images, typed_images
+from datasets.readers.layout import category_folder, folders_with, typed_images
+from datasets.readers.mvtec_loco import train_samples, validation_samples  # noqa: F401, the same folders
 from datasets.sample import Sample
 from utils.config import RunConfig
 
 
 def categories(root: Path) -> list[str]:
     return folders_with(root, "test_public")
-
-
-def train_samples(config: RunConfig) -> list[Sample]:
-    return good_images(category_folder(config) / "train")
-
-
-def validation_samples(config: RunConfig) -> list[Sample]:
-    folder = category_folder(config) / "validation"
-    return good_images(folder) if is_folder(folder) else []
 
 
 def test_samples(config: RunConfig) -> list[Sample]:

@@ -38,7 +38,7 @@ def test_the_curves_are_those_that_the_data_allow(figures, tmp_path):
     for good, pro in ((GOOD, covered), (GOOD, None), (GOOD[:0], covered)):
         draw_rates(tmp_path / "curves.png", good, DEFECTIVE, pro)
     titles = [[axes.get_title() for axes in figure.axes] for figure in figures]
-    assert titles == [["ROC", "precision and recall", "PRO"], ["ROC", "precision and recall"], ["PRO"]]
+    assert titles == [["ROC", "Precision and recall", "PRO"], ["ROC", "Precision and recall"], ["PRO"]]
 
 
 def test_the_worst_good_image_has_the_highest_score_and_the_worst_defect_the_lowest():

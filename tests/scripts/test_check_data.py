@@ -13,20 +13,8 @@ import trainNet
 from engine import cross, run
 from tests.conftest import PLACE, write_image
 from tests.datasets.doctor.pictures import part
+from tests.scripts.conftest import CONFIG
 
-CONFIG = """\
-data_path: data
-obj: {obj}
-distillType: st
-backbone: resnet18
-out_indice: [1, 2]
-weights: random
-device: {device}
-TrainingData:
-  epochs: 1
-  batch_size: 4
-  img_size: 64
-"""
 FILES = {"report.txt", "report.json", "pictures.csv", "copies.csv", "shortcuts.png"}
 
 
@@ -57,7 +45,7 @@ def here(tmp_path, monkeypatch):
     write_data(tmp_path / "data/right")
     write_data(tmp_path / "data/wrong")
     spoil(tmp_path / "data/wrong")
-    (tmp_path / "config.yaml").write_text(CONFIG.format(obj="right", **PLACE))
+    (tmp_path / "config.yaml").write_text(CONFIG.replace("obj: part", "obj: right").format(**PLACE))
     return tmp_path
 
 
