@@ -6,7 +6,7 @@ For each run, path, number of threads and batch: milliseconds per image (median 
 bits, to their maps; how many times as fast as PyTorch in float32 (both medians); and the share of the machine's peak,
 which is a large matrix product by PyTorch in the same precision and with the same threads. int8 has no such product
 here. An export that does not keep the run's scores is refused by export.py, and its row says so. Nothing else should
-run on the machine.
+run on the machine. Exports take most of the time: `--exports FOLDER` keeps them for the next call.
 """
 
 import argparse
@@ -71,6 +71,7 @@ def flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of finished runs")
     parser.add_argument("--seconds", type=float, default=3.0, help="for each figure")
+    parser.add_argument("--exports", type=Path, metavar="FOLDER", help="where exports are kept, and taken from")
     parser.add_argument("--paths", nargs="+", choices=[*PYTORCH, *EXPORTS], default=[*PYTORCH, *EXPORTS])
     return parser.parse_args()
 
@@ -81,10 +82,11 @@ def print_run(folder: Path, args: argparse.Namespace, counts: list[int], peaks: 
     with FlopCounterMode(display=False) as counter:
         trainer.detector.eval()(torch.zeros(1, 3, *size))
     slow = {}
-    with tempfile.TemporaryDirectory() as space:
+    with tempfile.TemporaryDirectory() as temporary:
+        space = Path(args.exports or temporary, *folder.absolute().parts[-2:])
         for path in [FIRST, *(path for path in args.paths if path != FIRST)]:
             try:
-                for threads, maps_of in functions(folder, path, counts, Path(space, path)):
+                for threads, maps_of in functions(folder, path, counts, space / path):
                     for batch in BATCHES:
                         speed = measured(maps_of, batch, size, args.seconds)
                         slow.setdefault((threads, batch), speed.median)
@@ -102,8 +104,7 @@ def print_run(folder: Path, args: argparse.Namespace, counts: list[int], peaks: 
 def functions(folder: Path, path: str, counts: list[int], space: Path) -> Iterator[tuple[int, Maps]]:
     """For each number of threads, what computes maps. Raises UserError for an export that is refused."""
     if path in EXPORTS:
-        kind, precision = EXPORTS[path]
-        Export(folder, kind, precision, None, ["device=cpu"]).write(space)
+        export_once(folder, path, space)
     for threads in counts:
         if path in EXPORTS:
             engine = engine_of(space, threads)
@@ -117,6 +118,20 @@ def functions(folder: Path, path: str, counts: list[int], space: Path) -> Iterat
             maps = AnomalyMaps(detector, compute)
             torch.set_num_threads(threads)  # now: a run takes the number that it was trained with
             yield threads, lambda images, maps=maps: maps(torch.from_numpy(images))
+
+
+def export_once(run_folder: Path, path: str, space: Path) -> None:
+    """Raises UserError where the export was refused, now or in an earlier call."""
+    refused = space.with_suffix(".refused")
+    if refused.exists():
+        raise UserError(refused.read_text())
+    if not space.exists():
+        try:
+            Export(run_folder, *EXPORTS[path], None, ["device=cpu"]).write(space)
+        except UserError as error:
+            space.parent.mkdir(parents=True, exist_ok=True)
+            refused.write_text(str(error))
+            raise
 
 
 def measured(maps_of: Maps, batch: int, size: tuple[int, int], seconds: float) -> Speed:

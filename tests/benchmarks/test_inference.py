@@ -32,13 +32,19 @@ def test_every_path_has_a_row_for_each_number_of_threads_and_batch(folder, monke
     assert [row[6] for row in rows[:2]] == ["1.0", "1.0"] and all(float(row[4]) > 0 for row in rows)
 
 
-def test_a_refused_export_is_a_row(folder, monkeypatch, capsys):
+def test_a_refused_export_is_a_row_and_not_tried_again(folder, monkeypatch, capsys, tmp_path):
+    tried = []
+
     def refused(*args):
+        tried.append(args)
         raise UserError("it differs")
 
     monkeypatch.setattr(inference, "SIDE", 64)
     monkeypatch.setattr(inference, "allowed_cores", lambda: 1)
     monkeypatch.setattr(inference, "Export", refused)
-    monkeypatch.setattr(sys, "argv", ["inference.py", folder, "--seconds", "0.01", "--paths", "openvino-int8"])
-    inference.main()
-    assert f"| {folder} | openvino-int8 | it differs |" in capsys.readouterr().out
+    flags = ["--seconds", "0.01", "--paths", "openvino-int8", "--exports", str(tmp_path / "exports")]
+    monkeypatch.setattr(sys, "argv", ["inference.py", folder, *flags])
+    for _ in range(2):
+        inference.main()
+        assert f"| {folder} | openvino-int8 | it differs |" in capsys.readouterr().out
+    assert len(tried) == 1
