@@ -72,15 +72,16 @@ def write(cells: Sequence["Cell"], study: "Study") -> None:
     """The tables and the page of finished cells, in the study's save_path."""
     from engine.cells import report_of
     from evaluation.html_benchmark import write_benchmark
-    from evaluation.tables import result_of, write_tables
+    from evaluation.tables import lines, result_of, write_tables
     from utils.console import say
 
     costs, reports = spent(cells), [report_of(cell.folder) for cell in cells]
     results = [result_of(*cell[:4], cell.folder, *pair) for cell, *pair in zip(cells, reports, costs, strict=True)]
     folder, command = Path(study.save_path), shlex.join(["python3", *sys.argv])
-    say(write_tables(folder, results, reports))
+    table = lines(results)
+    say(write_tables(folder, table, results, reports))
     settings = study.model_dump(mode="json", exclude_defaults=True)
-    write_benchmark(folder / "benchmark.html", results, [cell.folder for cell in cells], command, settings)
+    write_benchmark(folder / "benchmark.html", table, results, [cell.folder for cell in cells], command, settings)
     say(f"\nall of it on one page: {folder}/benchmark.html; as tables: benchmark.md, .csv and .tex there")
 
 

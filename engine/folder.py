@@ -18,7 +18,8 @@ from utils.errors import UserError
 from utils.files import check_writable, locked
 
 TRAINED = ("config.yaml", "student.safetensors", "training.csv", "training.png")  # files of a training
-TESTED = "metrics.json scores.csv maps features report.html report_pictures scores.png curves.png contact.png".split()
+TESTED = "metrics.json scores.csv pixels.npz maps features report.html report_pictures".split()
+TESTED += ["scores.png", "curves.png", "contact.png"]
 
 
 class RunFolder:

@@ -116,7 +116,7 @@ def test(
         with folder.log():
             tested, small = report.test_report(folder.path, dataset, results, [*notes, *reasons], normal)
             verdicts = _verdicts(calibration, tested.scores.tolist(), folds, dataset, config)
-            report.write_scores(folder.path, dataset.samples, tested.scores, verdicts)
+            report.write_scores(folder.path, dataset.samples, tested, verdicts)
             decisions = [each[1] for each, here in zip(verdicts, tested.counted, strict=False) if here]  # or none
         tested.notes.extend(f"{path}: {what}" for what, path in dataset.said.items())
         best = metadata.get("best_on_test") and beside(metadata["best_on_test"], tested.metrics)
@@ -128,6 +128,7 @@ def test(
             "seed": metadata["settings"]["seed"],
             "best_epoch": metadata.get("best_epoch"),
             "best_on_test": best,
+            "intervals": report.intervals(folder.path, tested.metrics, config.obj),
             "good_scores": normal,
             "decisions": calibration and calibration.measured(decisions, dataset.defective[tested.counted]),
             "durations": {

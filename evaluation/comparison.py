@@ -7,34 +7,33 @@ from typing import NamedTuple
 
 import numpy as np
 
+from evaluation.resampling import Outcome
+
 DRAWS = 1000
 COVERED = 0.95  # share of the drawn test sets within an interval
 ALPHA = 0.05
 LEAST = 6  # pairs: with fewer, no two-sided Wilcoxon test reaches ALPHA (1/2^4 is the lowest p of five)
 
 
-def auroc_samples(good: np.ndarray, defective: np.ndarray, category: str = "", draws: int = DRAWS) -> np.ndarray:
-    """Scores [S,N] of good and [S,M] of defective images by S runs on the same images -> image AUROCs [draws].
+def drawn_metrics(images: Outcome, category: str = "", draws: int = DRAWS) -> dict[str, np.ndarray]:
+    """Each metric [draws] on test sets of as many good and as many defective images, drawn with replacement.
 
-    Each is the runs' mean on a test set of N and M images drawn with replacement (stratified bootstrap, Efron and
-    Tibshirani 1993). The same images of a `category` are drawn for every method.
+    A stratified bootstrap (Efron and Tibshirani 1993). The same images of a `category` are drawn for every run and
+    method.
     """
-    won = np.zeros((good.shape[1], defective.shape[1]))
-    for low, high in zip(good, defective, strict=True):
-        won += (high > low[:, None]) + 0.5 * (high == low[:, None])
-    name = zlib.crc32(category.encode(errors="replace"))
-    counts = [_drawn(size, draws, (kind, size, name)) for kind, size in enumerate(won.shape)]
-    return (counts[0] @ won * counts[1]).sum(1) / (won.size * len(good))
+    times, name = np.zeros((draws, len(images.types)), np.float32), zlib.crc32(category.encode(errors="replace"))
+    for kind, chosen in enumerate((images.types == "good", images.types != "good")):
+        size = int(chosen.sum())
+        if not size:
+            return {}
+        shares = np.full(size, 1 / size)
+        times[:, chosen] = np.random.default_rng((kind, size, name)).multinomial(size, shares, draws)
+    return images.metrics(times)
 
 
-def _drawn(size: int, draws: int, seed: tuple[int, ...]) -> np.ndarray:
-    """How often each of `size` images is in each drawn test set [draws,size]."""
-    return np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), draws)
-
-
-def interval(samples: np.ndarray) -> tuple[float, float]:
-    """The middle `COVERED` of the samples."""
-    low, high = np.quantile(samples, [(1 - COVERED) / 2, (1 + COVERED) / 2])
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """The middle `COVERED` of the values [D], or of those that are there."""
+    low, high = np.nanquantile(values, [(1 - COVERED) / 2, (1 + COVERED) / 2])
     return float(low), float(high)
 
 

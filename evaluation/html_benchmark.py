@@ -8,17 +8,22 @@ from urllib.parse import quote
 
 import yaml
 
+from evaluation.comparison import COVERED
 from evaluation.html import write_page
-from evaluation.tables import COSTS, LABELS, OVERALL, Line, Result, lines
+from evaluation.tables import COSTS, LABELS, OVERALL, Line, Result
 
 PREFERRED = "p50_ms"  # the cost that is shown first
 
 
 def write_benchmark(
-    path: Path, results: Sequence[Result], folders: Sequence[Path], command: str, settings: dict[str, Any]
+    path: Path,
+    table: Sequence[Line],
+    results: Sequence[Result],
+    folders: Sequence[Path],
+    command: str,
+    settings: dict[str, Any],
 ) -> None:
-    """`folders` are those of the results' runs, `command` is what was typed, `settings` what it meant, for YAML."""
-    table = lines([result._replace(scores=None) for result in results])  # without scores, no interval is computed
+    """`table` has the results' lines, `folders` are their runs; `command` was typed, `settings` it meant, for YAML."""
     categories = list(dict.fromkeys(line.category for line in table))
     metrics = {key: label for key, label in LABELS.items() if _present(key, table)}
     write_page(
@@ -26,6 +31,7 @@ def write_benchmark(
         "benchmark.html",
         title="benchmark",
         metrics=metrics,
+        covered=COVERED,
         costs=_costs(table),
         preferred=PREFERRED,
         counts=[len(results), *(len({line[k] for line in table} - {OVERALL}) for k in (1, 0))],
@@ -58,10 +64,13 @@ def _costs(table: Sequence[Line]) -> dict[str, str]:
 
 
 def _rows(table: Sequence[Line]) -> list[dict[str, Any]]:
-    """For each method and teacher its values by category: mean and standard deviation, None for one seed."""
+    """For each method and teacher its values by category: mean, standard deviation (None for one seed), interval."""
     rows: dict[tuple[str, str], dict[str, dict]] = {}
     for line in table:
-        values = {key: [mean, None if sd != sd else sd] for key, (mean, sd) in line.values.items()}
+        values = {
+            key: [mean, None if sd != sd else sd, *line.intervals.get(key, ())]
+            for key, (mean, sd) in line.values.items()
+        }
         rows.setdefault((line.method, line.teacher), {})[line.category] = values
     several = len({teacher for _, teacher in rows}) > 1
     return [

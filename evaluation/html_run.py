@@ -13,6 +13,7 @@ import yaml
 from datasets.dataset import Sample
 from evaluation.calibration import described
 from evaluation.colours import Scale, colour_scale
+from evaluation.comparison import COVERED
 from evaluation.curves import Curve, best_threshold, plots, steps
 from evaluation.fonts import printable
 from evaluation.html import write_page
@@ -57,6 +58,7 @@ def write_run(path: Path, images: Images, thumbnails: Thumbnails, pro: Curve | N
         title=f"{report['config']['obj']} · {report['config']['distillType']}",
         teachers=[f"{each['backbone']} ({each['package'] or each['weights']})" for each in report["teachers"]],
         labels=LABELS,
+        covered=COVERED,
         per_defect_columns=list(dict.fromkeys(key for row in report["per_defect"].values() for key in row)),
         promise=described(report["decisions"]) if report["decisions"] else [],
         counts=(len(good), len(defective)),

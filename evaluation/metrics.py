@@ -6,6 +6,7 @@ Tied values are one threshold: in a curve they make a slanted step, with half th
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -33,6 +34,15 @@ def detection(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     return {f"image_{name}": metrics[name] for name in ("auroc", "ap", "f1max")}
 
 
+class Pixels(NamedTuple):
+    """Of one image: its negatives and its positives, each with 1 / (size of its region), all [P]."""
+
+    negatives: np.ndarray
+    positives: np.ndarray
+    weights: np.ndarray
+    regions: int
+
+
 class PixelMetrics:
     """Exact pixel metrics of anomaly maps that are added one by one.
 
@@ -46,10 +56,11 @@ class PixelMetrics:
 
     def add(
         self, anomaly_map: np.ndarray, mask: np.ndarray, defect_type: str, region: np.ndarray | None = None
-    ) -> None:
+    ) -> Pixels:
         """Add a map [H,W] and its mask [H,W], True = defective. Only pixels in a `region` [H,W] bool count.
 
-        Raises UserError for a map that is not finite, ValueError for unequal shapes or a good image with a mask.
+        Returns them. Raises UserError for a map that is not finite, ValueError for unequal shapes or a good image with
+        a mask.
         """
         anomaly_map, mask = _as_float(anomaly_map), np.asarray(mask).astype(bool, copy=False)
         if anomaly_map.ndim != 2 or anomaly_map.shape != mask.shape:
@@ -61,7 +72,9 @@ class PixelMetrics:
         if defect_type not in self.parts:
             capacity = self.counts[defect_type] * anomaly_map.size
             self.parts[defect_type] = _Pixels(capacity, anomaly_map.dtype)
-        self.parts[defect_type].add(anomaly_map, mask if region is None else mask & region, region)
+        pixels = _split(anomaly_map, mask if region is None else mask & region, region)
+        self.parts[defect_type].add(pixels)
+        return pixels
 
     def total(self, max_fpr: float = MAX_FPR) -> dict[str, float]:
         """pixel_auroc, pixel_ap, pixel_f1max and aupro, each in [0,1], of all images, their pixels pooled.
@@ -114,15 +127,12 @@ class _Pixels:
         self.weight: list[np.ndarray] = []
         self.regions = 0
 
-    def add(self, anomaly_map: np.ndarray, mask: np.ndarray, region: np.ndarray | None) -> None:
-        values = anomaly_map.ravel() if region is None else anomaly_map[region]
-        if mask.any():
-            count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
-            labels = labels[mask]
-            self.positive.append(anomaly_map[mask])
-            self.weight.append(1 / np.bincount(labels)[labels])
-            self.regions += count - 1  # one label is the background
-            values = anomaly_map[~mask if region is None else region & ~mask]
+    def add(self, pixels: Pixels) -> None:
+        values = pixels.negatives
+        if pixels.regions:
+            self.positive.append(pixels.positives)
+            self.weight.append(pixels.weights)
+            self.regions += pixels.regions
         if self.used + len(values) > len(self.buffer):  # maps may be larger than the first one
             larger = np.empty(len(self.buffer) + len(self.buffer) // 2 + len(values), self.buffer.dtype)
             larger[: self.used] = self.buffer[: self.used]
@@ -143,6 +153,17 @@ class _Pixels:
 
     def weights(self) -> np.ndarray:
         return np.concatenate(self.weight) if self.weight else np.empty(0)
+
+
+def _split(anomaly_map: np.ndarray, mask: np.ndarray, region: np.ndarray | None) -> Pixels:
+    """A map [H,W] by its mask [H,W], which is within the region [H,W]."""
+    if not mask.any():
+        empty = np.empty(0, anomaly_map.dtype)
+        return Pixels(anomaly_map.ravel() if region is None else anomaly_map[region], empty, np.empty(0), 0)
+    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    labels = labels[mask]
+    negatives = anomaly_map[~mask if region is None else region & ~mask]
+    return Pixels(negatives, anomaly_map[mask], 1 / np.bincount(labels)[labels], count - 1)  # one is the background
 
 
 def segmentation(maps: np.ndarray, masks: np.ndarray, max_fpr: float = MAX_FPR) -> dict[str, float]:
@@ -192,8 +213,8 @@ def _curve_metrics(
         hits = count - np.searchsorted(positives, values, "left")
         above = sum(len(part) - np.searchsorted(part, values, "right") for part in negatives)
         alarms = sum(len(part) - np.searchsorted(part, values, "left") for part in negatives)
-        auroc += _area(above, alarms, total).sum() / count
-        aupro += _area(above, alarms, max_fpr * total) @ weights[start : start + BLOCK]
+        auroc += area(above, alarms, total).sum() / count
+        aupro += area(above, alarms, max_fpr * total) @ weights[start : start + BLOCK]
         ap += (hits / (hits + alarms)).sum() / count
         f1max = max(f1max, (2 * hits / (hits + alarms + count)).max())
     metrics = {"auroc": auroc, "ap": ap, "f1max": f1max, "aupro": aupro}
@@ -210,7 +231,7 @@ def covered_area(positives: np.ndarray, weights: np.ndarray, negatives: Sequence
     return _curve_metrics(positives[order], weights[order], negatives, max_fpr)["aupro"]
 
 
-def _area(above: np.ndarray, alarms: np.ndarray, limit: float) -> np.ndarray:
+def area(above: np.ndarray, alarms: np.ndarray, limit: float | np.ndarray) -> np.ndarray:
     """Area [P] that each positive adds under the curve, as a fraction of false positives 0..limit.
 
     It is missed while at most `above` negatives are reported, and found from `alarms` on. Between the two, where

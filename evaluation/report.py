@@ -12,11 +12,13 @@ import yaml
 from datasets.dataset import ImageDataset, Sample
 from datasets.fit import Fit
 from evaluation.calibration import described
+from evaluation.comparison import drawn_metrics, interval
 from evaluation.curves import Curve, pro
 from evaluation.html_pictures import Thumbnails, thumbnails
 from evaluation.html_run import Images, write_run
 from evaluation.metrics import PixelMetrics, detection, per_defect
 from evaluation.pictures import Overlays, draw_curves
+from evaluation.resampling import Outcome, PixelCounts
 from evaluation.score import Scored, image_score
 from evaluation.spro import SaturatedOverlap
 from evaluation.summary_pictures import draw_contact, draw_rates, draw_scores
@@ -37,6 +39,7 @@ class Tested(NamedTuple):
     notes: list[str]
     counted: np.ndarray | None = None  # [N] bool: not images with defects only outside the region of interest
     pro: Curve | None = None  # if there are masks
+    pixels: PixelCounts | None = None  # the same
 
 
 def evaluate(
@@ -51,11 +54,12 @@ def evaluate(
     pixels = PixelMetrics(Counter(types)) if any(sample.mask for sample in samples) else None
     saturated = SaturatedOverlap(samples, fit) if fit and any(sample.saturation for sample in samples) else None
     scores, marked, counted = np.empty(len(samples)), np.zeros(len(samples), bool), np.ones(len(samples), bool)
-    metrics, notes, covered = {}, list(notes), None
+    metrics, notes, covered, pixel_counts = {}, list(notes), None, PixelCounts(len(samples))
     for result in results:
         scores[result.index], marked[result.index] = image_score(result.anomaly_map), result.mask.any()
         if pixels:
-            pixels.add(result.anomaly_map, result.mask, types[result.index], result.region)
+            added = pixels.add(result.anomaly_map, result.mask, types[result.index], result.region)
+            pixel_counts.add(result.index, added)
         if saturated:
             saturated.add(result)
         if result.region is not None and samples[result.index].mask and not result.mask.any():
@@ -89,7 +93,7 @@ def evaluate(
     table = per_defect(scores[counted], np.array(types)[counted], pixels) if "image_auroc" in metrics else {}
     if saturated and pixels:
         table = {name: row | saturated.of_type(name, pixels) for name, row in table.items()}
-    return Tested(metrics, table, scores, notes, counted, covered)
+    return Tested(metrics, table, scores, notes, counted, covered, pixel_counts if pixels else None)
 
 
 def write_training_report(run_dir: Path, config: RunConfig, history: list[dict], best_epoch: dict[str, int]) -> None:
@@ -115,14 +119,22 @@ def test_report(
             return evaluate(samples, overlays.drawn(results), notes, dataset.fit), small
 
 
-def write_scores(run_dir: Path, samples: Sequence[Sample], scores: np.ndarray, verdicts: Sequence[Verdict]) -> None:
-    """Write scores.csv; `verdicts` are a p-value and a decision for each image, or none at all."""
+def write_scores(run_dir: Path, samples: Sequence[Sample], tested: Tested, verdicts: Sequence[Verdict]) -> None:
+    """Write scores.csv and pixels.npz; `verdicts` are a p-value and a decision for each image, or none at all."""
+    if tested.pixels:
+        tested.pixels.write(run_dir)
     columns = ["path", "label", "score", *(["p_value", "decision"] if verdicts else []), "defect_type"]
     rows = [
         (str(sample.path), int(sample.defect_type != "good"), score, *verdict, sample.defect_type)
-        for sample, score, verdict in zip(samples, scores.tolist(), verdicts or [()] * len(samples), strict=True)
+        for sample, score, verdict in zip(samples, tested.scores.tolist(), verdicts or [()] * len(samples), strict=True)
     ]
     write_csv(run_dir / "scores.csv", columns, rows)
+
+
+def intervals(run_dir: Path, metrics: dict[str, float], category: str) -> dict[str, tuple[float, float]]:
+    """Of each metric over test images, from the files that `write_scores` wrote: lower and upper end."""
+    drawn = drawn_metrics(Outcome.read(run_dir, metrics), category)
+    return {name: interval(drawn[name]) for name in metrics if name in drawn}
 
 
 def write_pages(

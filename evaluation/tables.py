@@ -1,6 +1,5 @@
 """Many runs as tables: mean and standard deviation over seeds, as Markdown, CSV and LaTeX."""
 
-import csv
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -9,8 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from evaluation.comparison import COVERED, all_pairs, auroc_samples, interval
+from evaluation.comparison import COVERED, all_pairs, drawn_metrics, interval
 from evaluation.published import published
+from evaluation.resampling import Outcome
 from utils.files import write_csv, write_text
 
 LABELS = {
@@ -31,9 +31,16 @@ COSTS = {
     "parameters_m": "parameters, M",
     "macs_g": "MACs, G",
 }
+ONCE = ("p50_ms", "p95_ms", "parameters_m", "macs_g")  # measured once for a method and teacher: no deviation
+ENDINGS = ("", "_sd", "_low", "_high", "_published")  # of the columns of a CSV
 OVERALL = "mean"  # the row over all categories of a method
 ON_SCREEN = ("image_auroc", "pixel_auroc", "aupro", "seconds", "p50_ms")
 COMPARED = ("image_auroc", "aupro")
+LEGEND = (
+    "Metrics are in percent: the mean over the seeds, ± their standard deviation, and in square brackets the "
+    f"{COVERED:.0%} interval over test images."
+)
+NAN = float("nan")
 Rows = list[list[str]]
 
 
@@ -45,8 +52,7 @@ class Result(NamedTuple):
     teacher: str
     seed: int
     values: dict[str, float]
-    scores: tuple[np.ndarray, np.ndarray] | None = None  # of the good and of the defective test images
-    defects: tuple[str, ...] = ()  # the types of the defective ones
+    images: Outcome | None = None  # for the intervals
 
 
 class Line(NamedTuple):
@@ -57,7 +63,7 @@ class Line(NamedTuple):
     teacher: str
     seeds: int
     values: dict[str, tuple[float, float]]
-    interval: tuple[float, float] | None = None  # of the image AUROC, over test images
+    intervals: dict[str, tuple[float, float]] = {}  # over test images; the same names, as far as they are known
 
 
 def lines(results: Iterable[Result]) -> list[Line]:
@@ -68,18 +74,18 @@ def lines(results: Iterable[Result]) -> list[Line]:
     groups: dict[tuple[str, str, str], dict[int, Result]] = defaultdict(dict)
     for result in results:
         groups[result.category, result.method, result.teacher][result.seed] = result
-    samples = {key: _samples(list(by_seed.values())) for key, by_seed in groups.items()}
+    drawn = {key: _drawn(list(by_seed.values())) for key, by_seed in groups.items()}
     found = []
     for key, by_seed in groups.items():
-        values = {name: _spread(each) for name, each in _columns(by_seed.values()).items()}
-        found.append(Line(*key, len(by_seed), values, None if samples[key] is None else interval(samples[key])))
+        values = {name: _spread(name, each) for name, each in _columns(by_seed.values()).items()}
+        found.append(Line(*key, len(by_seed), values, _intervals([drawn[key]], values)))
     categories = list(dict.fromkeys(line.category for line in found))
     if len(categories) > 1:
-        found += list(_means(groups, samples, categories))
+        found += list(_means(groups, drawn, categories))
     return found
 
 
-def _means(groups: dict, samples: dict, categories: Sequence[str]) -> Iterable[Line]:
+def _means(groups: dict, drawn: dict, categories: Sequence[str]) -> Iterable[Line]:
     for method, teacher in dict.fromkeys(key[1:] for key in groups):
         keys = [(category, method, teacher) for category in categories]
         of = [groups.get(key, {}) for key in keys]
@@ -88,18 +94,27 @@ def _means(groups: dict, samples: dict, categories: Sequence[str]) -> Iterable[L
             continue
         per_seed = [_columns([by_seed[seed] for by_seed in of]) for seed in sorted(seeds)]
         names = [name for name in per_seed[0] if all(len(each.get(name, ())) == len(categories) for each in per_seed)]
-        values = {name: _spread([statistics.mean(each[name]) for each in per_seed]) for name in names}
-        drawn = [samples[key] for key in keys]
-        overall = None if any(each is None for each in drawn) else interval(np.mean(drawn, axis=0))
-        yield Line(OVERALL, method, teacher, len(seeds), values, overall)
+        values = {name: _spread(name, [statistics.mean(each[name]) for each in per_seed]) for name in names}
+        yield Line(OVERALL, method, teacher, len(seeds), values, _intervals([drawn[key] for key in keys], values))
 
 
-def _samples(results: Sequence[Result]) -> np.ndarray | None:
-    """Image AUROCs of drawn test sets; None if the runs were not tested on the same images."""
-    scores = [result.scores for result in results]
-    if None in scores or len({tuple(map(len, each)) for each in scores}) > 1:
-        return None
-    return auroc_samples(*(np.stack(each) for each in zip(*scores, strict=True)), results[0].category)
+def _drawn(results: Sequence[Result]) -> dict[str, np.ndarray]:
+    """Metrics of drawn test sets, each the mean over the runs; none if these were not tested on the same images."""
+    tests = [result.images for result in results]
+    if None in tests or len({each.types.tobytes() for each in tests}) > 1:
+        return {}
+    return _averages([drawn_metrics(each, results[0].category) for each in tests])
+
+
+def _averages(drawn: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The mean of each metric that all have."""
+    return {
+        name: np.mean([each[name] for each in drawn], 0) for name in drawn[0] if all(name in each for each in drawn)
+    }
+
+
+def _intervals(drawn: Sequence[dict[str, np.ndarray]], values: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    return {name: interval(found) for name, found in _averages(drawn).items() if name in values}
 
 
 def _columns(results: Iterable[Result]) -> dict[str, list[float]]:
@@ -110,28 +125,36 @@ def _columns(results: Iterable[Result]) -> dict[str, list[float]]:
     return columns
 
 
-def _spread(values: Sequence[float]) -> tuple[float, float]:
-    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else float("nan")
+def _spread(name: str, values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation; NaN if there is none."""
+    several = len(values) > 1 and name not in ONCE
+    return statistics.mean(values), statistics.stdev(values) if several else NAN
 
 
-def write_tables(folder: Path, results: Sequence[Result], reports: Sequence[dict[str, Any]]) -> str:
+def write_tables(
+    folder: Path, table: Sequence[Line], results: Sequence[Result], reports: Sequence[dict[str, Any]]
+) -> str:
     """Write benchmark.csv, .md and .tex, defects.csv and .md, and pairs.csv; returns what the screen shows.
 
-    `reports` are the contents of the results' metrics.json.
+    `table` are the results' lines, `reports` the contents of their metrics.json.
     """
-    table = lines(results)
-    rows, notes = as_rows(table), [*sources(table), *_sentences(table)]
-    write_csv(folder / "benchmark.csv", rows[0], rows[1:])
+    rows, notes = as_rows(table), [LEGEND, *sources(table), *_sentences(table)]
+    _write_numbers(folder / "benchmark.csv", table)
     write_text(folder / "benchmark.md", markdown(rows) + "".join(f"\n{note}\n" for note in notes))
     write_text(folder / "benchmark.tex", latex(rows))
     types = lines(each for pair in zip(results, reports, strict=True) for each in by_defect(*pair))
-    rows = as_rows([line for line in types if line.category != OVERALL])
-    write_csv(folder / "defects.csv", rows[0], rows[1:])
-    write_text(folder / "defects.md", markdown(rows))
+    types = [line for line in types if line.category != OVERALL]
+    _write_numbers(folder / "defects.csv", types)
+    write_text(folder / "defects.md", f"{markdown(as_rows(types))}\n{LEGEND}\n")
     columns = ["metric", "first", "second", "categories", "better", "worse", "difference", "p"]
     pairs = [(name, *pair) for name in COMPARED for pair in all_pairs(_by(table, name))]
     write_csv(folder / "pairs.csv", columns, pairs)
     return markdown(as_rows(table, ON_SCREEN)) + "".join(f"\n{note}" for note in notes)
+
+
+def _write_numbers(path: Path, table: Sequence[Line]) -> None:
+    head, *rows = as_numbers(table)
+    write_csv(path, head, rows)
 
 
 def _by(table: Sequence[Line], metric: str) -> dict[str, dict[str, float]]:
@@ -152,17 +175,16 @@ def _sentences(table: Sequence[Line]) -> list[str]:
 def as_rows(table: Sequence[Line], wanted: Sequence[str] = (*LABELS, *COSTS)) -> Rows:
     """The table's cells as text, its head first: metrics in percent, costs as they are.
 
-    Columns that no line has are left out. What was published for a category's name stands in brackets.
+    Columns that no line has are left out. The interval over test images stands in square brackets, and what was
+    published for a category's name in round ones.
     """
     names = [name for name in wanted if any(name in line.values for line in table)]
     quoted = [published(line.method, line.category) for line in table]
     known = [name for name in wanted if any(each and name in each.metrics for each in quoted)]
-    sure = [f"image AUROC, {COVERED:.0%}"] if any(line.interval for line in table) else []
-    head = ["category", "method", "teacher", "seeds", *sure, *(LABELS.get(name) or COSTS[name] for name in names)]
+    head = ["category", "method", "teacher", "seeds", *(LABELS.get(name) or COSTS[name] for name in names)]
     rows = [[*head, *(f"published {LABELS[name]}" for name in known)]]
     for line, quote in zip(table, quoted, strict=True):
-        cells = [_range(line.interval)] if sure else []
-        cells += [_cell(line.values.get(name), 100 if name in LABELS else 1) for name in names]
+        cells = [_cell(line, name) for name in names]
         cells += [f"({100 * quote.metrics[name]:.1f})" if quote and name in quote.metrics else "" for name in known]
         rows.append([line.category, line.method, line.teacher, str(line.seeds), *cells])
     return rows
@@ -174,17 +196,34 @@ def sources(table: Sequence[Line]) -> list[str]:
     return [f"Published, {method}: {quote.protocol}. Source: {quote.source}." for method, quote in quotes.items()]
 
 
-def _range(bounds: tuple[float, float] | None) -> str:
-    return "" if bounds is None else "{:.1f} to {:.1f}".format(*(100 * bound for bound in bounds))
-
-
-def _cell(value: tuple[float, float] | None, factor: float) -> str:
-    if value is None:
+def _cell(line: Line, name: str) -> str:
+    if name not in line.values:
         return ""
-    mean, deviation = (factor * number for number in value)
+    factor = 100 if name in LABELS else 1
+    mean, deviation = (factor * number for number in line.values[name])
     digits = 1 if factor == 100 or mean < 100 else 0
-    known = deviation == deviation and (deviation or factor == 100)  # the cost of an image is measured once for all
-    return f"{mean:.{digits}f}" + (f" ± {deviation:.{digits}f}" if known else "")
+    text = f"{mean:.{digits}f}" + (f" ± {deviation:.{digits}f}" if deviation == deviation else "")
+    if name in line.intervals:
+        text += " [{:.1f}, {:.1f}]".format(*(100 * end for end in line.intervals[name]))
+    return text
+
+
+def as_numbers(table: Sequence[Line]) -> Rows:
+    """The table for programs, its head first: metrics as fractions, under their names in metrics.json."""
+    numbers = [_numbers(line) for line in table]
+    columns = [name + ending for name in (*LABELS, *COSTS) for ending in ENDINGS]
+    columns = [column for column in columns if any(column in row for row in numbers)]
+    rows = [[f"{row[column]:.6g}" if column in row else "" for column in columns] for row in numbers]
+    head = ["category", "method", "teacher", "seeds", *columns]
+    return [head, *([*map(str, line[:4]), *row] for line, row in zip(table, rows, strict=True))]
+
+
+def _numbers(line: Line) -> dict[str, float]:
+    """What is known of each value: its name with one of `ENDINGS`."""
+    quote = published(line.method, line.category)
+    parts = {name: [*pair, *line.intervals.get(name, ())] for name, pair in line.values.items()}
+    found = {name + end: x for name, part in parts.items() for end, x in zip(ENDINGS, part, strict=False) if x == x}
+    return found | {f"{name}{ENDINGS[-1]}": value for name, value in (quote.metrics if quote else {}).items()}
 
 
 def markdown(rows: Rows) -> str:
@@ -223,22 +262,7 @@ def result_of(method: str, category: str, teacher: str, seed: int, folder: Path,
     durations = [report["durations"].get(name) or 0 for name in ("train_seconds", "test_seconds")]
     values = dict(report["metrics"]) | {key: float(spent[key]) for key in COSTS if key in spent}
     values["seconds"] = sum(durations)
-    return Result(method, category, teacher, seed, values, *_scores(folder, report["metrics"].get("image_auroc")))
-
-
-def _scores(folder: Path, auroc: float | None) -> tuple[tuple[np.ndarray, np.ndarray] | None, tuple[str, ...]]:
-    """Of good and of defective images, and the latter's types.
-
-    None if their AUROC is not that of the report, which left images out.
-    """
-    if auroc is None:
-        return None, ()
-    with (folder / "scores.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        table = list(csv.DictReader(file))
-    good, defective = (np.array([float(row["score"]) for row in table if row["label"] == kind]) for kind in "01")
-    whole = ((defective > good[:, None]) + 0.5 * (defective == good[:, None])).mean()
-    types = tuple(row.get("defect_type", "") for row in table if row["label"] == "1")
-    return ((good, defective), types) if abs(whole - auroc) < 1e-6 else (None, ())
+    return Result(method, category, teacher, seed, values, Outcome.read(folder, report["metrics"]))
 
 
 def by_defect(result: Result, report: dict[str, Any]) -> list[Result]:
@@ -247,13 +271,7 @@ def by_defect(result: Result, report: dict[str, Any]) -> list[Result]:
         result._replace(
             category=f"{result.category}/{defect}",
             values={key: value for key, value in values.items() if key in LABELS},
-            scores=_of_type(result, defect),
+            images=result.images and result.images.of_type(defect),
         )
         for defect, values in report["per_defect"].items()
     ]
-
-
-def _of_type(result: Result, defect: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """The scores of the good images, and of those with this defect type."""
-    chosen = np.array([each == defect for each in result.defects], bool)
-    return (result.scores[0], result.scores[1][chosen]) if result.scores and chosen.any() else None

@@ -28,11 +28,13 @@ function percent([mean, deviation]) {
   return (100 * mean).toFixed(1) + (deviation === null ? "" : ` ± ${(100 * deviation).toFixed(1)}`);
 }
 
+const range = ([, , low, high]) => (low === undefined ? "" : `${(100 * low).toFixed(1)} to ${(100 * high).toFixed(1)}`);
+
 function showMatrix() {
   const key = byId("metric").value;
   const all = data.rows.flatMap((row) => data.categories.map((name) => valueOf(row, name, key)?.[0] ?? []).flat());
   const low = Math.min(...all);
-  const range = Math.max(...all) - low || 1;
+  const span = Math.max(...all) - low || 1;
   const head = element("tr");
   head.append(...["method", ...data.categories].map((name) => element("th", name)));
   const rows = data.rows.map((row) => {
@@ -43,8 +45,9 @@ function showMatrix() {
       const value = valueOf(row, category, key);
       const cell = element("td", value ? percent(value) : "");
       if (!value) return cell;
+      if (range(value)) cell.append(element("small", range(value)));
       const best = Math.max(...data.rows.map((other) => valueOf(other, category, key)?.[0] ?? -Infinity));
-      cell.style.setProperty("--share", `${Math.round((45 * (value[0] - low)) / range)}%`);
+      cell.style.setProperty("--share", `${Math.round((45 * (value[0] - low)) / span)}%`);
       cell.className = value[0] === best ? "shaded best" : "shaded";
       return cell;
     }));

@@ -20,6 +20,7 @@ ABOUT = {
     "seed": 0,
     "best_epoch": 3,
     "good_scores": NORMAL,
+    "intervals": {"image_auroc": (0.5, 1.0)},
     "decisions": None,
     "durations": {"train_seconds": 12.5, "test_seconds": 1.5, "test_images_per_second": 8.0},
     "hardware": "a CPU",

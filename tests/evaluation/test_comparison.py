@@ -5,46 +5,57 @@ import pytest
 from scipy.stats import wilcoxon
 from sklearn.metrics import roc_auc_score
 
-from evaluation.comparison import Paired, all_pairs, auroc_samples, interval, paired
+from evaluation.comparison import Paired, all_pairs, drawn_metrics, interval, paired
+from evaluation.resampling import Outcome, of_scores
+
+
+def outcome(good, defective):
+    """A test with these image scores [N] and [M]."""
+    scores = np.concatenate([good, defective])
+    types = np.repeat(["good", "hole"], [len(good), len(defective)])
+    return Outcome(types, of_scores(scores, types != "good"), None)
+
+
+def aurocs(good, defective, category="", draws=1000):
+    return drawn_metrics(outcome(good, defective), category, draws)["image_auroc"]
 
 
 @pytest.fixture
 def scores():
-    """Of 30 good and 20 defective images, by two runs; some are equal."""
+    """Of 30 good and 20 defective images; some are equal."""
     rng = np.random.default_rng(0)
-    return rng.normal(0, 1, (2, 30)).round(1), rng.normal(1, 1, (2, 20)).round(1)
+    return rng.normal(0, 1, 30).round(1), rng.normal(1, 1, 20).round(1)
 
 
 def auroc(good, defective):
-    labels = [0] * len(good) + [1] * len(defective)
-    return roc_auc_score(labels, np.concatenate([good, defective]))
+    return roc_auc_score([0] * len(good) + [1] * len(defective), np.concatenate([good, defective]))
 
 
-def test_samples_lie_around_the_mean_auroc_of_the_runs_and_spread_like_a_plain_bootstrap(scores):
+def test_samples_lie_around_the_auroc_and_spread_like_a_plain_bootstrap(scores):
     good, defective = scores
-    samples, rng = auroc_samples(good, defective, draws=4000), np.random.default_rng(1)
-    mean = np.mean([auroc(*pair) for pair in zip(good, defective, strict=True)])
-    assert samples.mean() == pytest.approx(mean, abs=0.005)
-    plain = []
-    for _ in range(1000):  # the same images for both runs, one by one
-        i, j = rng.integers(0, 30, 30), rng.integers(0, 20, 20)
-        plain.append(np.mean([auroc(low[i], high[j]) for low, high in zip(good, defective, strict=True)]))
-    assert interval(samples) == pytest.approx(interval(np.array(plain)), abs=0.02)
+    found, rng = aurocs(good, defective, draws=4000), np.random.default_rng(1)
+    assert found.mean() == pytest.approx(auroc(good, defective), abs=0.005)
+    plain = [auroc(good[rng.integers(0, 30, 30)], defective[rng.integers(0, 20, 20)]) for _ in range(1000)]
+    assert interval(found) == pytest.approx(interval(np.array(plain)), abs=0.02)
 
 
 def test_the_same_images_are_drawn_for_every_method_and_others_for_another_category(scores):
     good, defective = scores
-    assert (auroc_samples(good, defective, "a") == auroc_samples(2 * good, 2 * defective, "a")).all()
-    assert abs(np.corrcoef(auroc_samples(good, defective, "a"), auroc_samples(good, defective, "b"))[0, 1]) < 0.2
+    assert (aurocs(good, defective, "a") == aurocs(2 * good, 2 * defective, "a")).all()
+    assert abs(np.corrcoef(aurocs(good, defective, "a"), aurocs(good, defective, "b"))[0, 1]) < 0.2
 
 
 def test_an_interval_covers_the_truth_about_as_often_as_it_says():
     """Scores of N(0,1) and N(1,1): the true AUROC is Phi(1/sqrt(2)) = 0.7602."""
     rng, covered = np.random.default_rng(2), 0
     for _ in range(300):
-        low, high = interval(auroc_samples(rng.normal(0, 1, (1, 60)), rng.normal(1, 1, (1, 60)), draws=500))
+        low, high = interval(aurocs(rng.normal(0, 1, 60), rng.normal(1, 1, 60), draws=500))
         covered += low < 0.76025 < high
     assert 0.91 < covered / 300 < 0.98
+
+
+def test_without_good_images_nothing_is_drawn(scores):
+    assert drawn_metrics(outcome(scores[0][:0], scores[1])) == {}
 
 
 def categories(*differences):

@@ -6,7 +6,7 @@ import pytest
 
 from evaluation import html_pictures
 from evaluation.html_benchmark import write_benchmark
-from evaluation.tables import Result
+from evaluation.tables import Result, lines
 from tests.evaluation.pages import write_run
 
 pytestmark = pytest.mark.slow
@@ -216,7 +216,9 @@ def benchmark_page(tmp_path_factory):
         for category in ("weave", "screw")
         for seed in (0, 1)
     ]
-    write_benchmark(page, results, [page.parent / str(k) for k in range(len(results))], "python3 benchmark.py", {})
+    write_benchmark(
+        page, lines(results), results, [page.parent / str(k) for k in range(len(results))], "python3 benchmark.py", {}
+    )
     return page
 
 

@@ -108,7 +108,7 @@ def data_set():
 
 def test_a_test_leaves_scores_and_a_picture_of_every_image(tmp_path):
     tested, _ = report.test_report(tmp_path, data_set(), scored(), [], None)
-    report.write_scores(tmp_path, samples(), tested.scores, [])
+    report.write_scores(tmp_path, samples(), tested, [])
     with (tmp_path / "scores.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["path"] for row in rows] == [str(sample.path) for sample in samples()]

@@ -3,12 +3,26 @@
 import csv
 import io
 import math
+import re
 import statistics
 
 import numpy as np
 import pytest
 
-from evaluation.tables import OVERALL, Line, Result, as_rows, latex, lines, markdown, result_of, sources, write_tables
+from evaluation.resampling import Outcome, of_scores
+from evaluation.tables import (
+    OVERALL,
+    Line,
+    Result,
+    as_numbers,
+    as_rows,
+    latex,
+    lines,
+    markdown,
+    result_of,
+    sources,
+    write_tables,
+)
 
 
 def result(method, category, seed, auroc, **more):
@@ -55,16 +69,53 @@ def test_rows_survive_a_csv():
     assert list(csv.reader(io.StringIO(buffer.getvalue()))) == rows
 
 
-def test_an_interval_needs_scores_of_the_same_images_from_every_seed():
-    scores = (np.array([0.1, 0.2, 0.3]), np.array([0.25, 0.9]))
-    runs = [result("st", category, seed, 0.8)._replace(scores=scores) for category in "ab" for seed in (0, 1)]
+def images(*scores):
+    """A test of three good and two defective images."""
+    types = np.array(["good"] * 3 + ["hole"] * 2)
+    return Outcome(types, of_scores(np.array(scores), types != "good"), None)
+
+
+def test_an_interval_needs_the_same_images_from_every_seed():
+    seen = images(0.1, 0.2, 0.3, 0.25, 0.9)
+    runs = [result("st", category, seed, 0.8)._replace(images=seen) for category in "ab" for seed in (0, 1)]
     for line in lines(runs):
-        assert line.interval[0] < 5 / 6 < line.interval[1]
-    a, b, mean = lines([runs[0]._replace(scores=None), *runs[1:]])
-    assert a.interval is None and b.interval and mean.interval is None
-    longer = (np.zeros(4), np.ones(2))
-    assert lines([runs[0]._replace(scores=longer), runs[1]])[0].interval is None
-    assert as_rows([b])[0][4] == "image AUROC, 95%" and " to " in as_rows([b])[1][4]
+        assert line.intervals["image_auroc"][0] < 5 / 6 < line.intervals["image_auroc"][1]
+        assert "image_ap" not in line.intervals  # it is not among the values
+    a, b, mean = lines([runs[0]._replace(images=None), *runs[1:]])
+    assert not a.intervals and b.intervals and not mean.intervals
+    others = seen._replace(types=np.array(["good"] * 2 + ["hole"] * 3))
+    assert not lines([runs[0]._replace(images=others), runs[1]])[0].intervals
+    assert re.fullmatch(r"80.0 ± 0.0 \[\d+.\d, 100.0\]", as_rows([b])[1][4])
+
+
+def test_an_interval_is_that_of_the_mean_over_the_seeds():
+    """In the first run the image with the lowest score is missed, in the second the other one."""
+    runs = [result("st", "a", seed, 0.5) for seed in (0, 1)]
+    seen = [images(0.2, 0.2, 0.2, 0.1, 0.9), images(0.2, 0.2, 0.2, 0.9, 0.1)]
+    (alone,) = lines([runs[0]._replace(images=seen[0])])
+    (both,) = lines([run._replace(images=each) for run, each in zip(runs, seen, strict=True)])
+    assert alone.intervals["image_auroc"] == (0, 1) and both.intervals["image_auroc"] == (0.5, 0.5)
+
+
+def test_numbers_are_for_programs():
+    line = Line(
+        "bottle", "rd", "x", 2, {"image_auroc": (0.9, 0.01), "seconds": (7.5, math.nan)}, {"image_auroc": (0.8, 1)}
+    )
+    head, row = as_numbers([line])
+    assert dict(zip(head, row, strict=True)) == {
+        "category": "bottle",
+        "method": "rd",
+        "teacher": "x",
+        "seeds": "2",
+        "image_auroc": "0.9",
+        "image_auroc_sd": "0.01",
+        "image_auroc_low": "0.8",
+        "image_auroc_high": "1",
+        "image_auroc_published": "1",
+        "pixel_auroc_published": "0.987",
+        "aupro_published": "0.966",
+        "seconds": "7.5",
+    }
 
 
 def test_published_figures_stand_in_brackets_with_their_source():
@@ -87,21 +138,19 @@ def tested(tmp_path):
     return tmp_path, {"metrics": metrics, "per_defect": {"hole": hole}, "durations": durations}
 
 
-def test_scores_are_used_only_if_they_give_the_reported_auroc(tested):
+def test_a_result_has_metrics_costs_and_the_images(tested):
     folder, report = tested
     found = result_of("st", "part", "default", 0, folder, report, {"image": {}, "p50_ms": 2.5})
     assert found.values == {"image_auroc": 0.5, "aupro": 0.25, "seconds": 3, "p50_ms": 2.5}
-    assert [each.tolist() for each in found.scores] == [[0.1, 0.5], [0.4]]
-    report["metrics"]["image_auroc"] = 1.0
-    assert result_of("st", "part", "default", 0, folder, report, {}).scores is None
+    assert found.images.types.tolist() == ["good", "good", "hole"] and found.images.scores and not found.images.pixels
 
 
 def test_files_have_the_table_the_defect_types_and_the_pairs(tmp_path, tested):
     folder, report = tested
     results = [result_of(method, "part", "default", 0, folder, report, {}) for method in ("st", "rd")]
-    said = write_tables(tmp_path, results, [report, report])
+    said = write_tables(tmp_path, lines(results), results, [report, report])
     assert "| part | rd | default | 1 |" in said and "st default against rd default, 1 category" in said
-    assert "| part/hole | st | default | 1 | 0.0 to 100.0 | 50.0 | 25.0 |" in (tmp_path / "defects.md").read_text()
+    assert "| part/hole | st | default | 1 | 50.0 [0.0, 100.0] | 25.0 |" in (tmp_path / "defects.md").read_text()
     with (tmp_path / "pairs.csv").open(newline="", encoding="utf-8") as file:
         assert [row["metric"] for row in csv.DictReader(file)] == ["image_auroc", "aupro"]
     assert (tmp_path / "benchmark.tex").read_text().startswith(r"\begin{tabular}")
