@@ -53,7 +53,7 @@ def calibrate(trainer: "BaseTrainer", folder: Path) -> list[str]:
     if trainer.folder.metrics_file.exists():
         _forget_decisions(trainer.folder.metrics_file)
         test = f"python3 trainNet.py --config {trainer.run_dir}/config.yaml phase=test"
-        lines.append(f"test again to see the decisions: {test}")
+        lines.append(f"the pages still show the earlier threshold; this test updates them: {test}")
     return lines
 
 

@@ -62,6 +62,9 @@ class TensorBoard:
         self.writer.close()
 
 
+MLFLOW_ID = "mlflow.txt"
+
+
 class MLflow:
     """A run of MLflow; mlflow.txt in the run's folder has its id, so that a resumed training or a test continues it.
 
@@ -73,11 +76,11 @@ class MLflow:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its default asks a dead server for minutes
         from mlflow import MlflowClient
 
-        self.id_file, self.logged = folder / "mlflow.txt", {}
+        self.id_file, self.logged = folder / MLFLOW_ID, {}
         # MLflow creates its database without a lock, and the runs of a benchmark begin together.
         with FileLock([*folder.absolute().parents][:2][-1] / ".mlflow.lock"):
             self.client = MlflowClient()
-            self.run_id = self._found(rows) or self._created(config, folder)
+            self.run_id = self._found(config, rows) or self._created(config, folder)
         self.client.update_run(self.run_id, status="RUNNING")
         for row in rows:
             self.metrics(*of_epoch(row))
@@ -95,7 +98,7 @@ class MLflow:
     def close(self, status: str) -> None:
         self.client.set_terminated(self.run_id, status)
 
-    def _found(self, rows: Sequence[Row]) -> str | None:
+    def _found(self, config: RunConfig, rows: Sequence[Row]) -> str | None:
         """The run in which this training began; None for a new training."""
         from mlflow.exceptions import MlflowException
 
@@ -107,7 +110,10 @@ class MLflow:
         if run is None:
             return None
         losses = self._history(run_id, LOSS)
-        if rows and all(math.isclose(losses.get(row["epoch"], row["train_loss"]), row["train_loss"]) for row in rows):
+        only_tests = config.unified and not losses  # the folder of a category
+        if (rows or only_tests) and all(
+            math.isclose(losses.get(row["epoch"], row["train_loss"]), row["train_loss"]) for row in rows
+        ):
             self.logged = {name: self._history(run_id, name) for name in run.data.metrics}
             return run_id
         if run.info.status == "RUNNING":

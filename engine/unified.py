@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 
 from engine.cross import Folds
 from engine.folder import TESTED, RunFolder
+from engine.loggers import MLFLOW_ID
 from utils.config import RunConfig
 from utils.files import write_bytes
 
@@ -44,6 +45,7 @@ def categories_apart(trainer: AnyTrainer) -> Iterator[AnyTrainer]:
 
 def set_aside(part: Unified) -> None:
     """Move a category's report of an earlier student out of the way. It is deleted when the new one is tested."""
+    (part.folder.path / MLFLOW_ID).unlink(missing_ok=True)  # the new student's tests are another run
     folder = part.folder
     if folder.metrics_file.exists():
         shutil.rmtree(folder.previous, ignore_errors=True)

@@ -161,6 +161,15 @@ def test_another_training_of_the_run_is_another_run_of_mlflow_and_replaces_the_e
 
 
 @pytest.mark.slow
+def test_the_tests_of_a_category_of_a_unified_student_are_one_run(store):
+    config, folder = settings(obj="a+b", logger="mlflow").model_copy(update={"unified": ["a", "b"]}), store / "a+b/a"
+    folder.mkdir(parents=True)
+    for auroc in (0.5, 0.75):
+        loggers.log_test(config, folder, {"image_auroc": auroc})
+    assert [run.data.metrics for run in runs()[1]] == [{"test/image_auroc": 0.75}]
+
+
+@pytest.mark.slow
 def test_loggers_change_nothing_and_may_be_added_later(config, store):
     """A finished run that is tested again with loggers has its whole training in them."""
     plain, logged = (build_trainer(config("st", run=f"r{i}", logger=("none", BOTH)[i])) for i in (0, 1))
