@@ -4,12 +4,15 @@
 
 For each run, path, number of threads and batch: milliseconds per image (median and 95 %) from images at crop_size, 8
 bits, to their maps; how many times as fast as PyTorch in float32 (both medians); and the share of the machine's peak,
-which is a large matrix product by PyTorch in the same precision and with the same threads. int8 has no such product
-here. An export that does not keep the run's scores is refused by export.py, and its row says so. Nothing else should
-run on the machine. Exports take most of the time: `--exports FOLDER` keeps them for the next call.
+which is the fastest of some large matrix products by PyTorch in the same precision and with the same threads, just
+before. int8 has no such product here. An export that does not keep the run's scores is refused by export.py, and its
+row says so. Nothing else should run on the machine. Exports take most of the time: `--exports FOLDER` keeps them for
+the next call; a run that is trained again is exported again.
 """
 
 import argparse
+import hashlib
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -42,9 +45,12 @@ EXPORTS = {
     "openvino-bf16": ("openvino", "bf16"),
     "openvino-int8": ("openvino", "int8"),
 }
+COLUMNS = ["run", "path", "threads", "batch", "ms per image", "95 %", "times pytorch-fp32"]
+COLUMNS += ["share of the peak", "peak, GFLOP/s"]
 FIRST = "pytorch-fp32"  # what all others are compared with
 BATCHES = (1, 8)
 SIDE = 2048  # of the matrices whose product is the peak
+PRODUCTS = 8
 WARM_UP, LEAST = 2, 5
 
 
@@ -58,13 +64,10 @@ class Speed(NamedTuple):
 def main() -> None:
     args = flags()
     counts = sorted({1, allowed_cores()})
-    peaks = {(name, threads): peak(dtype, threads) for name, dtype in PRECISIONS.items() for threads in counts}
-    for (name, threads), flops in peaks.items():
-        print(f"peak of {name} with {threads} thread(s): {flops / 1e9:.0f} GFLOP/s")
-    print("\n| run | path | threads | batch | ms per image | 95 % | times pytorch-fp32 | share of the peak |")
-    print("|---" * 8 + "|", flush=True)
+    print(f"| {' | '.join(COLUMNS)} |")
+    print("|---" * len(COLUMNS) + "|", flush=True)
     for folder in args.runs:
-        print_run(folder, args, counts, peaks)
+        print_run(folder, args, counts)
 
 
 def flags() -> argparse.Namespace:
@@ -76,29 +79,36 @@ def flags() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def print_run(folder: Path, args: argparse.Namespace, counts: list[int], peaks: dict) -> None:
+def print_run(folder: Path, args: argparse.Namespace, counts: list[int]) -> None:
     trainer = open_run(folder, ["device=cpu", "compile=false"])
     size = trainer.options.input_size
     with FlopCounterMode(display=False) as counter:
         trainer.detector.eval()(torch.zeros(1, 3, *size))
     slow = {}
     with tempfile.TemporaryDirectory() as temporary:
-        space = Path(args.exports or temporary, *folder.absolute().parts[-2:])
+        space = Path(args.exports or temporary, name_of(folder))
         for path in [FIRST, *(path for path in args.paths if path != FIRST)]:
             try:
                 for threads, maps_of in functions(folder, path, counts, space / path):
+                    most = peak(PRECISIONS[path[-4:]], threads) if path[-4:] in PRECISIONS else np.nan
                     for batch in BATCHES:
                         speed = measured(maps_of, batch, size, args.seconds)
                         slow.setdefault((threads, batch), speed.median)
-                        share = counter.get_total_flops() / speed.median / peaks.get((path[-4:], threads), np.nan)
+                        share = counter.get_total_flops() / speed.median / most
                         print(
                             f"| {folder} | {path} | {threads} | {batch} | {1000 * speed.median:.1f} "
                             f"| {1000 * speed.most:.1f} | {slow[threads, batch] / speed.median:.1f} "
-                            f"| {f'{share:.0%}' if share == share else ''} |",
+                            f"| {f'{share:.0%} | {most / 1e9:.0f}' if share == share else ' | '} |",
                             flush=True,
                         )
             except UserError as error:
-                print(f"| {folder} | {path} | {error} | | | | | |", flush=True)
+                print(f"| {folder} | {path} | {error} | | | | | | |", flush=True)
+
+
+def name_of(folder: Path) -> str:
+    """The last two parts of a run's folder, and the start of its student's SHA-256: another for each training."""
+    method, category = Path(os.path.abspath(folder)).parts[-2:]
+    return f"{method}/{category}-{hashlib.sha256((folder / 'student.safetensors').read_bytes()).hexdigest()[:8]}"
 
 
 def functions(folder: Path, path: str, counts: list[int], space: Path) -> Iterator[tuple[int, Maps]]:
@@ -147,15 +157,15 @@ def measured(maps_of: Maps, batch: int, size: tuple[int, int], seconds: float) -
 
 
 def peak(dtype: torch.dtype, threads: int) -> float:
-    """Operations per second of a product of two matrices, a multiplication and an addition counting as two."""
+    """Operations per second of the fastest product of two matrices; a multiplication and an addition are two."""
     torch.set_num_threads(threads)
     left, right = (torch.randn(SIDE, SIDE).to(dtype) for _ in range(2))
     times = []
-    for _ in range(6):
+    for _ in range(PRODUCTS):
         begin = perf_counter()
         left @ right
         times.append(perf_counter() - begin)
-    return 2 * SIDE**3 / min(times[1:])
+    return 2 * SIDE**3 / min(times)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """The table of latencies: every path of a run is a row, and an export that is refused says why."""
 
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import inference
 from trainer import build_trainer
@@ -39,12 +41,40 @@ def test_a_refused_export_is_a_row_and_not_tried_again(folder, monkeypatch, caps
         tried.append(args)
         raise UserError("it differs")
 
-    monkeypatch.setattr(inference, "SIDE", 64)
+    peaks = []
+
+    def counted(dtype, threads):
+        peaks.append((len(peaks) + 1) * 10**12)
+        return peaks[-1]
+
+    monkeypatch.setattr(inference, "peak", counted)
     monkeypatch.setattr(inference, "allowed_cores", lambda: 1)
     monkeypatch.setattr(inference, "Export", refused)
     flags = ["--seconds", "0.01", "--paths", "openvino-int8", "--exports", str(tmp_path / "exports")]
     monkeypatch.setattr(sys, "argv", ["inference.py", folder, *flags])
-    for _ in range(2):
+    for peak in ("1000", "2000"):  # each run has one of its own
         inference.main()
-        assert f"| {folder} | openvino-int8 | it differs |" in capsys.readouterr().out
+        out = capsys.readouterr().out
+        assert f"| {folder} | openvino-int8 | it differs |" in out
+        rows = [line.split(" | ") for line in out.splitlines() if "| pytorch-fp32 |" in line]
+        assert [row[8].rstrip(" |") for row in rows] == [peak] * len(inference.BATCHES)
     assert len(tried) == 1
+
+
+def test_an_export_is_kept_for_one_training_of_a_run(tmp_path, monkeypatch):
+    (tmp_path / "st/weave").mkdir(parents=True)
+    file, names = tmp_path / "st/weave/student.safetensors", []
+    for content in (b"one", b"one", b"another"):
+        file.write_bytes(content)
+        names.append(inference.name_of(file.parent))
+    assert names[0] == names[1] != names[2] and all(name.startswith("st/weave-") for name in names)
+    monkeypatch.chdir(file.parent)
+    assert inference.name_of(Path(".")) == inference.name_of(Path("../weave")) == names[2]
+
+
+def test_the_peak_is_that_of_the_fastest_product(monkeypatch):
+    times = iter([0, 5, 5, 7, 7, 8, 8, 12])
+    monkeypatch.setattr(inference, "PRODUCTS", 4)
+    monkeypatch.setattr(inference, "SIDE", 4)
+    monkeypatch.setattr(inference, "perf_counter", lambda: next(times))
+    assert inference.peak(torch.float32, 1) == 2 * 4**3 / 1
