@@ -4,12 +4,14 @@ import argparse
 import contextlib
 import json
 import shlex
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from utils.command import Flags, run, whole_number
+from utils.command import SOME_FAILED, Flags, run, whole_number
 from utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,8 +20,9 @@ if TYPE_CHECKING:
     from engine.cells import Cell
     from engine.study import Study
 
-SOME_FAILED = 3  # exit code
 DEMO = Path("demo_data")
+NO_COST = {"epochs", "steps", "batch_size", "lr"}  # of TrainingData: not of an image that is judged
+ANSWER = 10  # seconds in which the scheduler of a cluster must answer
 
 
 def main() -> None:
@@ -35,11 +38,14 @@ def main() -> None:
     check_writable(Path(study.save_path), "save_path")
     reader = read_config({}, [*study.words, *args.words]).get("reader", AUTO)
     cells = plan(study, categories(Path(study.data_path), study.obj, reader), checked)
+    check_categories([cell for cell in cells if not cell.mistake])
     failed = run_all(cells, args)
     if done := [cell for cell in cells if cell.finished()]:
         write(done, study)
     if failed:
-        say(f"{failed} of {len(cells)} runs failed; the same command tries only them again")
+        say(
+            f"{failed} of {len(cells)} runs failed; the same command tries only {'it' if failed == 1 else 'them'} again"
+        )
         sys.exit(SOME_FAILED)
 
 
@@ -50,6 +56,15 @@ def checked(file: str, words: Sequence[str]) -> dict[str, Any]:
     return read_run(file, words)[1].model_dump(mode="json")
 
 
+def check_categories(cells: Sequence["Cell"]) -> None:
+    """Raises UserError for a category that is nowhere, before anything is trained."""
+    from engine.cells import categories
+
+    for data_path, reader, obj in {tuple(cell.config[key] for key in ("data_path", "reader", "obj")) for cell in cells}:
+        if not Path(data_path, obj).exists() and obj not in (known := categories(Path(data_path), "all", reader)):
+            raise UserError(f"obj: there is no category '{obj}' in {data_path} (there are: {', '.join(known)})")
+
+
 def run_all(cells: Sequence["Cell"], args: argparse.Namespace) -> int:
     """Run the cells that are not finished; returns how many failed, each with a note."""
     from engine.cells import run_cells
@@ -57,7 +72,7 @@ def run_all(cells: Sequence["Cell"], args: argparse.Namespace) -> int:
     from utils.progress import progress
 
     waiting, failed = [cell for cell in cells if not cell.finished()], 0
-    with backend(args, len(cells)) as (jobs, threads), progress(None, "runs", len(cells)) as bar:
+    with backend(args, max(1, len(waiting))) as (jobs, threads), progress(None, "runs", len(cells)) as bar:
         say(f"{len(cells)} runs, {len(cells) - len(waiting)} of them finished; {jobs} at once")
         bar.update(len(cells) - len(waiting))
         for cell, error in run_cells(waiting, jobs, threads):
@@ -72,14 +87,15 @@ def write(cells: Sequence["Cell"], study: "Study") -> None:
     """The tables and the page of finished cells, in the study's save_path."""
     from engine.cells import report_of
     from evaluation.html_benchmark import write_benchmark
-    from evaluation.tables import lines, result_of, write_tables
+    from evaluation.tables import lines, results_of, write_tables
     from utils.console import say
 
     costs, reports = spent(cells), [report_of(cell.folder) for cell in cells]
-    results = [result_of(*cell[:4], cell.folder, *pair) for cell, *pair in zip(cells, reports, costs, strict=True)]
-    folder, command = Path(study.save_path), shlex.join(["python3", *sys.argv])
+    found = [results_of(*cell[:4], cell.folder, *pair) for cell, *pair in zip(cells, reports, costs, strict=True)]
+    results, defects = [run for run, *_ in found], [each for _, *types in found for each in types]
+    folder, command = Path(study.save_path), f"cd {shlex.quote(str(Path.cwd()))}\n{shlex.join(['python3', *sys.argv])}"
     table = lines(results)
-    say(write_tables(folder, table, results, reports))
+    say(write_tables(folder, table, results, defects))
     settings = study.model_dump(mode="json", exclude_defaults=True)
     write_benchmark(folder / "benchmark.html", table, results, [cell.folder for cell in cells], command, settings)
     say(f"\nall of it on one page: {folder}/benchmark.html; as tables: benchmark.md, .csv and .tex there")
@@ -143,6 +159,8 @@ def backend(args: argparse.Namespace, most: int) -> Iterator[tuple[int, int]]:
 
     jobs = min(args.jobs or (1 if torch.cuda.is_available() else allowed_cores()), most)
     threads = max(1, allowed_cores() // jobs)
+    if args.address:
+        check_answers(args.address)
     with contextlib.ExitStack() as stack:
         try:
             if args.backend == "dask":
@@ -168,6 +186,16 @@ def backend(args: argparse.Namespace, most: int) -> Iterator[tuple[int, int]]:
         yield jobs, threads
 
 
+def check_answers(address: str) -> None:
+    """Raises UserError if nothing listens there; Dask and Ray would wait for minutes."""
+    place = urlsplit(address if "://" in address else f"//{address}")
+    if place.hostname and place.port:
+        try:
+            socket.create_connection((place.hostname, place.port), ANSWER).close()
+        except OSError as error:
+            raise UserError(f"--address: nothing answers at {address} ({error.strerror or error})") from None
+
+
 def shares(client: "Client") -> tuple[int, int]:
     """The threads of a Dask cluster's workers, which are the runs at once, and the cores that each of them may use."""
     from utils.cores import allowed_cores
@@ -181,18 +209,26 @@ def shares(client: "Client") -> tuple[int, int]:
 
 
 def spent(cells: Sequence["Cell"]) -> list[dict[str, float]]:
-    """What the training and the test of each cell cost, and an image; the latter is measured once for all alike."""
+    """What the training of each cell cost, and an image; the latter is measured once for all that compute alike."""
     from utils.files import write_json
 
     found, costs = [], {}
     for cell in cells:
-        path, kind = cell.folder / "cell.json", (cell.method, cell.teacher)
-        own = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        path, kind, own = cell.folder / "cell.json", cost_key(cell), {}
+        with contextlib.suppress(OSError, ValueError):  # damaged: measured again
+            own = json.loads(path.read_text(encoding="utf-8"))
         if kind not in costs:
             costs[kind] = own.get("image") or measured(cell)
             write_json(path, own | ({"image": costs[kind]} if costs[kind] else {}))
         found.append(own | costs[kind])
     return found
+
+
+def cost_key(cell: "Cell") -> str:
+    """The same for cells whose networks and images have the same sizes."""
+    options = {key: value for key, value in cell.config["TrainingData"].items() if key not in NO_COST}
+    names = ("distillType", "backbone", "out_indice", "precision", "device")
+    return json.dumps([options, *(cell.config[name] for name in names)], sort_keys=True)
 
 
 def measured(cell: "Cell") -> dict[str, float]:

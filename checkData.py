@@ -33,17 +33,23 @@ def main() -> None:
     from evaluation.check_report import text
     from trainer import read_run
     from utils.config_file import read_config
-    from utils.console import say
+    from utils.console import note, say
     from utils.files import check_writable
 
     names, found = several(read_config(args.config, args.overrides)), 0
-    for own in [[f"obj={name}"] for name in names] if names else [[]]:
-        overrides = [*args.overrides, *own]
-        _, config = read_run(args.config, overrides)
+    words = [[*args.overrides, *([f"obj={name}"] if name else [])] for name in names or [None]]
+    for config in [read_run(args.config, each)[1] for each in words]:
         ensure_demo(config)
         check_writable(Path(config.save_path, "check"))
         file = [] if args.config == parser.get_default("config") else ["--config", args.config]
-        checked = check(config, training(file, args.overrides, config.obj))
+        try:
+            checked = check(config, training(file, args.overrides, config.obj))
+        except UserError as error:
+            if not names:
+                raise
+            note(f"{config.obj}: {error}")
+            found += 1
+            continue
         folder = write(checked, Path(config.save_path, "check", config.obj))
         say(text(checked))
         say(f"  tables and pictures: {folder}")

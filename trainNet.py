@@ -5,7 +5,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from utils.command import run, run_flags
+from utils.command import SOME_FAILED, run, run_flags
+from utils.errors import UserError
 
 
 def main() -> None:
@@ -33,13 +34,31 @@ def main() -> None:
     if raw.get("unified"):
         folders = train_and_test(raw | ({"obj": names} if names else {}))
     elif names:
-        words = [[*args.overrides, f"obj={name}"] for name in names]
-        folders = [folder for each in words for folder in train_and_test(args.config, each)]
+        folders = train_and_test_each(args.config, args.overrides, names)
     else:
         train_and_test(args.config, args.overrides)
         return
-    if is_main():
+    if is_main() and folders:
         say(summary_of_several(folders))
+    if names and len(folders) < len(names):
+        say(f"{len(names) - len(folders)} of {len(names)} categories failed")
+        sys.exit(SOME_FAILED)
+
+
+def train_and_test_each(source: str, overrides: Sequence[str], names: Sequence[str]) -> list[Path]:
+    """A run for each category; one that fails is named, and the others go on. Returns the folders of the others."""
+    from trainer import read_run
+    from utils.console import note
+
+    words, folders = [[*overrides, f"obj={name}"] for name in names], []
+    for each in words:
+        read_run(source, each)  # a mistake in the configuration is one error, now
+    for name, each in zip(names, words, strict=True):
+        try:
+            folders += train_and_test(source, each)
+        except UserError as error:
+            note(f"{name}: {error}")
+    return folders
 
 
 def train_and_test(source: str | Mapping, overrides: Sequence[str] = ()) -> list[Path]:

@@ -46,7 +46,8 @@ class Cell(NamedTuple):
     file: str  # the method's recipe
     words: tuple[str, ...]  # key=value words of all that this run changes in it
     folder: Path
-    config: dict[str, Any] | None  # the checked configuration; None if it has a mistake, which the run will name
+    config: dict[str, Any]  # the checked configuration; empty if it has a mistake
+    mistake: str | None = None
 
     @property
     def name(self) -> str:
@@ -54,7 +55,7 @@ class Cell(NamedTuple):
 
     def finished(self) -> bool:
         """Whether its folder has a tested run of these settings."""
-        return self.config is not None and finished(self.folder, self.config)
+        return not self.mistake and finished(self.folder, self.config)
 
 
 def finished(folder: Path, wanted: dict[str, Any]) -> bool:
@@ -83,7 +84,7 @@ def plan(
     """The cells of all combinations that no rule leaves out, those of one category together.
 
     `checked` gives the configuration of a recipe's file with key=value words, or raises UserError.
-    Raises UserError if the rules leave out all of them.
+    Raises UserError if the rules leave out all of them, or all have the same mistake.
     """
     files = recipe_files()
     save_path, cells = Path(study.save_path), []
@@ -97,19 +98,16 @@ def plan(
             run = f"{teacher.replace('=', '-').replace('/', '_')}-{seed}"
             own = [f"data_path={study.data_path}", f"obj={category}", f"seed={seed}", f"save_path={save_path}"]
             folder, own = save_path / method / f"{category}-{run}", (*own, f"run={run}", *words)
-            cells.append(
-                Cell(method, category, teacher, seed, files[method], own, folder, _config(checked, files[method], own))
-            )
+            cell = Cell(method, category, teacher, seed, files[method], own, folder, {})
+            try:
+                cells.append(cell._replace(config=checked(cell.file, own)))
+            except UserError as error:
+                cells.append(cell._replace(mistake=str(error)))
     if not cells:
         raise UserError("where: the rules leave out all runs")
+    if cells[0].mistake and len({cell.mistake for cell in cells}) == 1:
+        raise UserError(cells[0].mistake)
     return cells
-
-
-def _config(checked: Callable, file: str, words: Sequence[str]) -> dict[str, Any] | None:
-    try:
-        return checked(file, words)
-    except UserError:
-        return None
 
 
 def recipe_files() -> dict[str, str]:
@@ -144,8 +142,8 @@ def run_cell(cell: Cell, threads: int, folder: Path) -> Outcome:
     Also writes cell.json: the highest memory that it took.
     """
     try:
-        return Outcome(cell, None if cell.finished() else _trained(cell, threads, folder))
-    except OSError as error:  # an exception would look like a lost worker
+        return Outcome(cell, cell.mistake or (None if cell.finished() else _trained(cell, threads, folder)))
+    except (OSError, UserError) as error:  # an exception would look like a lost worker
         return Outcome(cell, str(error))
 
 
@@ -204,7 +202,8 @@ def run_cells(cells: Sequence[Cell], jobs: int, threads: int) -> Iterator[Outcom
             return
         except Exception as error:  # of the backend: each has its own for a lost worker
             if not left:
-                yield from (Outcome(cell, f"its worker was lost ({type(error).__name__})") for cell in waiting.values())
+                reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+                yield from (Outcome(cell, f"its worker was lost ({reason})") for cell in waiting.values())
 
 
 def _return_as() -> str:

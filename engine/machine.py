@@ -44,8 +44,10 @@ def hardware(device: torch.device) -> str:
 def environment(compute: Compute) -> dict[str, Any]:
     """Machine and package versions for the report."""
     packages = ("torch", "timm", "numpy", "opencv-python-headless", "pillow")
+    gpu = compute.device.type == "cuda"
     return {
         "hardware": hardware(compute.device),
+        **({"gpu_peak_memory_mib": torch.cuda.max_memory_allocated(compute.device) / 2**20} if gpu else {}),
         "threads": torch.get_num_threads(),
         "precision": str(compute.dtype).removeprefix("torch."),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},

@@ -1,9 +1,9 @@
 """What a comparison compares: methods, categories, teachers and seeds, from a YAML file or from flags."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from utils.command import recipes
 from utils.config import Section, Text
@@ -11,7 +11,24 @@ from utils.config_file import check_config, read_config
 from utils.errors import UserError
 
 Names = Annotated[list[Text], Field(min_length=1)]
-Words = list[Annotated[str, Field(pattern="^[^=]+=")]]  # key=value, as after the command trainNet.py
+
+
+def _word(text: str) -> str:
+    if not text.partition("=")[0] or "=" not in text:
+        raise ValueError("must be key=value, such as TrainingData.epochs=50")
+    return text
+
+
+Words = list[Annotated[str, AfterValidator(_word)]]  # as after the command trainNet.py
+SET_BY_STUDY = {  # keys that each run gets from its study, and what sets them
+    "distillType": "use --methods, or methods in the file",
+    "obj": "use --obj, or obj in the file",
+    "seed": "use --seeds, or seeds in the file",
+    "data_path": "use --data_path, or data_path in the file or in words of a rule",
+    "save_path": "use --save_path, or save_path in the file",
+    "run": "each run has a name from its teacher and its seed",
+    "phase": "each run is trained and tested",
+}
 
 
 class Rule(Section):
@@ -62,10 +79,21 @@ def read_study(file: str | None, flags: Mapping[str, Any], words: Sequence[str])
     known = [method for method, *_ in recipes("configs", "distillType")]
     for names in (study.methods, *(rule.methods or () for rule in study.where)):
         _check_known(names, known, "methods")
+    teachers = study.teachers.values() if isinstance(study.teachers, dict) else ()
+    for each in (words, study.words, *teachers):
+        _check_free(each, SET_BY_STUDY)
+    for rule in study.where:
+        _check_free(rule.words, SET_BY_STUDY.keys() - {"data_path"})
     if isinstance(named, dict):
         for rule in study.where:
             _check_known(rule.teachers or (), list(named), "teachers")
     return study.model_copy(update={"where": [*study.where, Rule(words=list(words))]})
+
+
+def _check_free(words: Sequence[str], keys: Collection[str]) -> None:
+    for word in words:
+        if (key := word.partition("=")[0]) in keys:
+            raise UserError(f"{word}: a benchmark sets {key} for each run; {SET_BY_STUDY[key]}")
 
 
 def _check_known(names: Any, known: list[str], key: str) -> None:

@@ -12,6 +12,7 @@ from evaluation.resampling import Outcome
 DRAWS = 1000
 COVERED = 0.95  # share of the drawn test sets within an interval
 ALPHA = 0.05
+Values = Mapping[str, Mapping[int, float]]  # a metric by category and seed
 LEAST = 6  # pairs: with fewer, no two-sided Wilcoxon test reaches ALPHA (1/2^4 is the lowest p of five)
 
 
@@ -67,22 +68,30 @@ class Paired(NamedTuple):
         return f"{chance}: this difference may be chance."
 
 
-def paired(first: str, second: str, values: Mapping[str, Mapping[str, float]]) -> Paired:
-    """Compare two of the methods; `values` are a metric by method and category, each a mean over the same seeds.
+def paired(first: str, second: str, values: Mapping[str, Values]) -> Paired:
+    """Compare two of the methods on the categories, and in each on the seeds, that both have.
 
     Categories, not runs, are the pairs: the seeds of one category are not independent (Demsar, JMLR 2006).
     """
     from scipy.stats import wilcoxon  # slow to import
 
-    shared = [category for category in values[first] if category in values[second]]
-    differences = np.array([values[first][category] - values[second][category] for category in shared])
+    differences = np.array([*_differences(values[first], values[second]).values()])
     moved = differences[differences != 0]
     p = float(wilcoxon(moved).pvalue) if len(moved) >= LEAST else None
     better, worse = int((moved > 0).sum()), int((moved < 0).sum())
-    return Paired(first, second, len(shared), better, worse, float(differences.mean()), p)
+    return Paired(first, second, len(differences), better, worse, float(differences.mean()), p)
 
 
-def all_pairs(values: Mapping[str, Mapping[str, float]]) -> list[Paired]:
-    """`paired` for every two methods that share a category, the one with the higher mean over all of them first."""
-    order = sorted(values, key=lambda name: -np.mean(list(values[name].values())))
-    return [paired(*pair, values) for pair in combinations(order, 2) if set(values[pair[0]]) & set(values[pair[1]])]
+def _differences(first: Values, second: Values) -> dict[str, float]:
+    found = {}
+    for category in first:
+        if seeds := first[category].keys() & second.get(category, {}).keys():
+            found[category] = float(np.mean([first[category][seed] - second[category][seed] for seed in seeds]))
+    return found
+
+
+def all_pairs(values: Mapping[str, Values]) -> list[Paired]:
+    """`paired` for every two methods that share a run, the one with the higher mean over all of them first."""
+    mean = {name: np.mean([np.mean([*seeds.values()]) for seeds in each.values()]) for name, each in values.items()}
+    order = sorted(values, key=lambda name: -mean[name])
+    return [paired(*pair, values) for pair in combinations(order, 2) if _differences(*(values[name] for name in pair))]

@@ -5,8 +5,7 @@ a mean or a maximum over the positives, and only the number of negatives above e
 Tied values are one threshold: in a curve they make a slanted step, with half the area of a full one.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -34,15 +33,6 @@ def detection(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     return {f"image_{name}": metrics[name] for name in ("auroc", "ap", "f1max")}
 
 
-class Pixels(NamedTuple):
-    """Of one image: its negatives and its positives, each with 1 / (size of its region), all [P]."""
-
-    negatives: np.ndarray
-    positives: np.ndarray
-    weights: np.ndarray
-    regions: int
-
-
 class PixelMetrics:
     """Exact pixel metrics of anomaly maps that are added one by one.
 
@@ -53,14 +43,14 @@ class PixelMetrics:
     def __init__(self, counts: Mapping[str, int]):
         self.counts = counts
         self.parts: dict[str, _Pixels] = {}
+        self.order: list[str] = []  # the defect type of each image
 
     def add(
         self, anomaly_map: np.ndarray, mask: np.ndarray, defect_type: str, region: np.ndarray | None = None
-    ) -> Pixels:
+    ) -> None:
         """Add a map [H,W] and its mask [H,W], True = defective. Only pixels in a `region` [H,W] bool count.
 
-        Returns them. Raises UserError for a map that is not finite, ValueError for unequal shapes or a good image with
-        a mask.
+        Raises UserError for a map that is not finite, ValueError for unequal shapes or a good image with a mask.
         """
         anomaly_map, mask = _as_float(anomaly_map), np.asarray(mask).astype(bool, copy=False)
         if anomaly_map.ndim != 2 or anomaly_map.shape != mask.shape:
@@ -72,9 +62,8 @@ class PixelMetrics:
         if defect_type not in self.parts:
             capacity = self.counts[defect_type] * anomaly_map.size
             self.parts[defect_type] = _Pixels(capacity, anomaly_map.dtype)
-        pixels = _split(anomaly_map, mask if region is None else mask & region, region)
-        self.parts[defect_type].add(pixels)
-        return pixels
+        self.parts[defect_type].add(anomaly_map, mask if region is None else mask & region, region)
+        self.order.append(defect_type)
 
     def total(self, max_fpr: float = MAX_FPR) -> dict[str, float]:
         """pixel_auroc, pixel_ap, pixel_f1max and aupro, each in [0,1], of all images, their pixels pooled.
@@ -101,6 +90,14 @@ class PixelMetrics:
         """The negatives of these defect types, each in ascending order."""
         return [self.parts[name].negatives() for name in types if name in self.parts]
 
+    def images(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """For each image, in the order of `add`: its negatives, its positives, 1 / (size of region) of the latter.
+
+        Only before any metric is computed, which sorts the pixels of all images together.
+        """
+        each = {name: zip(*part.by_image(), strict=True) for name, part in self.parts.items()}
+        return (next(each[name]) for name in self.order)
+
     def pooled(self, parts: Iterable["_Pixels"] | None = None) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
         """Of all images: ascending positives [P], their weights [P] in a PRO curve, ascending negatives of each part.
 
@@ -123,22 +120,33 @@ class _Pixels:
 
     def __init__(self, capacity: int, dtype: np.dtype):
         self.buffer, self.used, self.sorted = np.empty(capacity, dtype), 0, False
-        self.positive: list[np.ndarray] = []
+        self.ends: list[int] = []  # in the buffer, of each image
+        self.positive: list[np.ndarray] = []  # of each image
         self.weight: list[np.ndarray] = []
         self.regions = 0
 
-    def add(self, pixels: Pixels) -> None:
-        values = pixels.negatives
-        if pixels.regions:
-            self.positive.append(pixels.positives)
-            self.weight.append(pixels.weights)
-            self.regions += pixels.regions
+    def add(self, anomaly_map: np.ndarray, mask: np.ndarray, region: np.ndarray | None) -> None:
+        values = anomaly_map.ravel() if region is None else anomaly_map[region]
+        self.positive.append(anomaly_map[mask])
+        self.weight.append(np.empty(0))
+        if mask.any():
+            count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+            labels = labels[mask]
+            self.weight[-1] = 1 / np.bincount(labels)[labels]
+            self.regions += count - 1  # one label is the background
+            values = anomaly_map[~mask if region is None else region & ~mask]
         if self.used + len(values) > len(self.buffer):  # maps may be larger than the first one
             larger = np.empty(len(self.buffer) + len(self.buffer) // 2 + len(values), self.buffer.dtype)
             larger[: self.used] = self.buffer[: self.used]
             self.buffer = larger
         self.buffer[self.used : self.used + len(values)] = values
         self.used, self.sorted = self.used + len(values), False
+        self.ends.append(self.used)
+
+    def by_image(self) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+        """Negatives, positives and weights of each image, before `negatives` sorts them."""
+        assert not self.sorted
+        return np.split(self.buffer[: self.used], self.ends[:-1]), self.positive, self.weight
 
     def negatives(self) -> np.ndarray:
         """In ascending order."""
@@ -153,17 +161,6 @@ class _Pixels:
 
     def weights(self) -> np.ndarray:
         return np.concatenate(self.weight) if self.weight else np.empty(0)
-
-
-def _split(anomaly_map: np.ndarray, mask: np.ndarray, region: np.ndarray | None) -> Pixels:
-    """A map [H,W] by its mask [H,W], which is within the region [H,W]."""
-    if not mask.any():
-        empty = np.empty(0, anomaly_map.dtype)
-        return Pixels(anomaly_map.ravel() if region is None else anomaly_map[region], empty, np.empty(0), 0)
-    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
-    labels = labels[mask]
-    negatives = anomaly_map[~mask if region is None else region & ~mask]
-    return Pixels(negatives, anomaly_map[mask], 1 / np.bincount(labels)[labels], count - 1)  # one is the background
 
 
 def segmentation(maps: np.ndarray, masks: np.ndarray, max_fpr: float = MAX_FPR) -> dict[str, float]:

@@ -18,7 +18,7 @@ from evaluation.html_pictures import Thumbnails, thumbnails
 from evaluation.html_run import Images, write_run
 from evaluation.metrics import PixelMetrics, detection, per_defect
 from evaluation.pictures import Overlays, draw_curves
-from evaluation.resampling import Outcome, PixelCounts
+from evaluation.resampling import Counts, Outcome, pixel_counts, write_counts
 from evaluation.score import Scored, image_score
 from evaluation.spro import SaturatedOverlap
 from evaluation.summary_pictures import draw_contact, draw_rates, draw_scores
@@ -39,7 +39,7 @@ class Tested(NamedTuple):
     notes: list[str]
     counted: np.ndarray | None = None  # [N] bool: not images with defects only outside the region of interest
     pro: Curve | None = None  # if there are masks
-    pixels: PixelCounts | None = None  # the same
+    pixels: Counts | None = None  # the same
 
 
 def evaluate(
@@ -54,12 +54,12 @@ def evaluate(
     pixels = PixelMetrics(Counter(types)) if any(sample.mask for sample in samples) else None
     saturated = SaturatedOverlap(samples, fit) if fit and any(sample.saturation for sample in samples) else None
     scores, marked, counted = np.empty(len(samples)), np.zeros(len(samples), bool), np.ones(len(samples), bool)
-    metrics, notes, covered, pixel_counts = {}, list(notes), None, PixelCounts(len(samples))
+    metrics, notes, covered, counts, order = {}, list(notes), None, None, []
     for result in results:
         scores[result.index], marked[result.index] = image_score(result.anomaly_map), result.mask.any()
         if pixels:
-            added = pixels.add(result.anomaly_map, result.mask, types[result.index], result.region)
-            pixel_counts.add(result.index, added)
+            pixels.add(result.anomaly_map, result.mask, types[result.index], result.region)
+            order.append(result.index)
         if saturated:
             saturated.add(result)
         if result.region is not None and samples[result.index].mask and not result.mask.any():
@@ -85,6 +85,7 @@ def evaluate(
         notes.append(f"no pixel metrics and no AUPRO: {why}")
         pixels = None
     else:
+        counts = pixel_counts(pixels, order)
         metrics |= pixels.total() | (saturated.total(pixels) if saturated else {})
         covered = pro(pixels)
         vanished = int((labels & ~marked & counted).sum())
@@ -93,7 +94,7 @@ def evaluate(
     table = per_defect(scores[counted], np.array(types)[counted], pixels) if "image_auroc" in metrics else {}
     if saturated and pixels:
         table = {name: row | saturated.of_type(name, pixels) for name, row in table.items()}
-    return Tested(metrics, table, scores, notes, counted, covered, pixel_counts if pixels else None)
+    return Tested(metrics, table, scores, notes, counted, covered, counts)
 
 
 def write_training_report(run_dir: Path, config: RunConfig, history: list[dict], best_epoch: dict[str, int]) -> None:
@@ -122,7 +123,7 @@ def test_report(
 def write_scores(run_dir: Path, samples: Sequence[Sample], tested: Tested, verdicts: Sequence[Verdict]) -> None:
     """Write scores.csv and pixels.npz; `verdicts` are a p-value and a decision for each image, or none at all."""
     if tested.pixels:
-        tested.pixels.write(run_dir)
+        write_counts(run_dir, tested.pixels)
     columns = ["path", "label", "score", *(["p_value", "decision"] if verdicts else []), "defect_type"]
     rows = [
         (str(sample.path), int(sample.defect_type != "good"), score, *verdict, sample.defect_type)
@@ -169,7 +170,7 @@ def summary_of_several(run_dirs: Sequence[Path]) -> str:
     """The metrics of finished tests, one line each, and their means, as a table for the screen."""
     rows = {folder.name: report_of(folder)["metrics"] for folder in run_dirs}
     values = {key: [row[key] for row in rows.values() if key in row] for key in LABELS}
-    means = {key: sum(found) / len(found) for key, found in values.items() if found}
+    means = {key: sum(found) / len(found) for key, found in values.items() if len(found) == len(rows)}
     return "\n".join(["", *_table(rows | {"mean": means}, "category")])
 
 

@@ -1,29 +1,50 @@
-"""Metrics of test sets drawn with replacement, from how many pixels of each image have which value.
+"""Metrics of test sets drawn with replacement: of image scores, and of pixels without keeping the maps.
 
-So the maps of a test need not be kept. For this the pixels' values are put into bins, which is exact enough for an
-interval; the metrics that a test reports are not made of them.
+For this the pixels' values are put into bins, which is exact enough for an interval; the metrics that a test reports
+are not made of them.
 """
 
 import csv
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from evaluation.metrics import MAX_FPR, Pixels, area
+from evaluation.metrics import MAX_FPR, PixelMetrics, area
 from utils.files import write_atomic
 
 FILE = "pixels.npz"
 BINS = 512
-DRAWS_AT_ONCE = 100  # limits temporary arrays to some megabytes
+SAMPLE = 100_000  # values that choose the bins
+DRAWS_AT_ONCE = 100  # limits temporary arrays
+IMAGE = ("image_auroc", "image_ap", "image_f1max")
+PIXEL = ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro")
+
+
+class Scores(NamedTuple):
+    """Of N images: their scores [N], and whether they are defective [N] bool."""
+
+    scores: np.ndarray
+    defective: np.ndarray
+
+    def of(self, images: np.ndarray) -> "Scores":
+        """Of these images only, a mask [N]."""
+        return Scores(*(part[images] for part in self))
+
+    def drawn(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How many good and how many defective images have each distinct score [D,K], the lowest first."""
+        order = self.scores.argsort()
+        starts = np.flatnonzero(np.r_[True, np.diff(self.scores[order]) > 0])
+        kinds = (times * ~self.defective, times * self.defective)
+        return tuple(np.add.reduceat(kind[:, order], starts, axis=1) for kind in kinds)
 
 
 class Counts(NamedTuple):
-    """For each of N images, how many values are in each of K bins, the lowest first: [N,K] each.
+    """For each of N images, how many pixels have a value in each of K bins, the lowest first: [N,K] each.
 
-    `coverage` is what the positives in a bin add to the coverage of the image's regions, the sum of the regions'
-    covered fractions. It is zero for image scores, which have no regions.
+    `coverage` is the sum of the covered fractions of the image's regions that the positives in a bin add.
     """
 
     negatives: np.ndarray
@@ -31,30 +52,59 @@ class Counts(NamedTuple):
     coverage: np.ndarray
 
     def of(self, images: np.ndarray) -> "Counts":
-        """Of these images only, a mask [N] or indices."""
+        """Of these images only, a mask [N]."""
         return Counts(*(part[images] for part in self))
 
-    def metrics(self, times: np.ndarray) -> dict[str, np.ndarray]:
-        """auroc, ap, f1max and aupro [D] of D test sets in which each image is `times` [D,N] times.
+    def drawn(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The counts [D,K] of D test sets in which each image is `times` [D,N] times."""
+        return tuple(times @ part.astype(float) for part in self)
 
-        NaN where a test set has no positive, no negative or, for aupro, no region. Equal values (here: a bin) are one
-        threshold, as in evaluation/metrics.py.
-        """
-        parts = [self._metrics(times[start : start + DRAWS_AT_ONCE]) for start in range(0, len(times), DRAWS_AT_ONCE)]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _metrics(self, times: np.ndarray) -> dict[str, np.ndarray]:
-        negatives, positives, coverage = (times @ part.astype(float) for part in self)  # [D,K]
-        alarms, hits = (_from_above(part) for part in (negatives, positives))
-        total, count, regions = (part.sum(1, keepdims=True) for part in (negatives, positives, coverage))
-        above = alarms - negatives
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return {
-                "auroc": (positives * area(above, alarms, total)).sum(1) / count[:, 0],
-                "ap": np.nansum(positives * (hits / (hits + alarms)), 1) / count[:, 0],
-                "f1max": np.where(count[:, 0] > 0, (2 * hits / (hits + alarms + count)).max(1), np.nan),
-                "aupro": (coverage * area(above, alarms, MAX_FPR * total)).sum(1) / regions[:, 0],
-            }
+def pixel_counts(pixels: PixelMetrics, order: Sequence[int]) -> Counts:
+    """Of all images, before any metric of `pixels` is computed; `order` is the index of each that was added.
+
+    In about `BINS` bins: each has few of the positives, and few of the negatives that are at least as high as it is,
+    because a precision depends on their number.
+    """
+    images = list(pixels.images())
+    step = max(1, sum(len(negatives) for negatives, *_ in images) // SAMPLE)
+    low = np.concatenate([negatives[::step] for negatives, *_ in images])
+    high = np.concatenate([positives for _, positives, _ in images])
+    shares = 1 - np.geomspace(1 / len(low), 1, BINS // 2), np.linspace(0, 1, BINS // 2)
+    edges = np.unique([np.quantile(*each, method="inverted_cdf") for each in zip((low, high), shares, strict=True)])
+    counts = np.zeros((3, len(images), len(edges) + 1), np.float32)
+    for row, (negatives, positives, weights) in zip(order, images, strict=True):
+        low, high = edges.searchsorted(negatives), edges.searchsorted(positives)
+        for part, bins, weight in zip(counts, (low, high, high), (None, None, weights), strict=True):
+            part[row] = np.bincount(bins, weight, len(edges) + 1)
+    return Counts(*counts)
+
+
+def metrics(counts: Scores | Counts, times: np.ndarray) -> dict[str, np.ndarray]:
+    """auroc, ap, f1max and, of pixels, aupro [D] of D test sets in which each image is `times` [D,N] times.
+
+    NaN where a test set has no positive, no negative or no region. Equal values, those of a bin, are one threshold, as
+    in evaluation/metrics.py.
+    """
+    starts = range(0, len(times), DRAWS_AT_ONCE)
+    parts = [_metrics(*counts.drawn(times[start : start + DRAWS_AT_ONCE])) for start in starts]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _metrics(negatives: np.ndarray, positives: np.ndarray, coverage: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    alarms, hits = _from_above(negatives), _from_above(positives)
+    total, count = negatives.sum(1, keepdims=True), positives.sum(1, keepdims=True)
+    above = alarms - negatives
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = {
+            "auroc": (positives * area(above, alarms, total)).sum(1) / count[:, 0],
+            "ap": np.nansum(positives * (hits / (hits + alarms)), 1) / count[:, 0],
+            "f1max": np.where(count[:, 0] > 0, (2 * hits / (hits + alarms + count)).max(1), np.nan),
+        }
+        if coverage is not None:
+            covered = (coverage * area(above, alarms, MAX_FPR * total)).sum(1)
+            found["aupro"] = covered / coverage.sum(1)
+        return found
 
 
 def _from_above(counts: np.ndarray) -> np.ndarray:
@@ -62,69 +112,28 @@ def _from_above(counts: np.ndarray) -> np.ndarray:
     return counts[:, ::-1].cumsum(1)[:, ::-1]
 
 
-def of_scores(scores: np.ndarray, defective: np.ndarray) -> Counts:
-    """Of image scores [N] with defective [N] bool: each distinct score is a bin, so its metrics are exact."""
-    values, bins = np.unique(scores, return_inverse=True)
-    ones = np.zeros((len(scores), len(values)))
-    ones[np.arange(len(scores)), bins] = 1
-    return Counts(ones * ~defective[:, None], ones * defective[:, None], np.zeros_like(ones))
-
-
-class _Counted(NamedTuple):
-    """How many values have a code, or the sum of their weights; only the codes that are there, ascending."""
-
-    codes: np.ndarray
-    counts: np.ndarray
-
-
-class PixelCounts:
-    """Counts the pixels of images that come one by one, in any order; `images` is their number."""
-
-    def __init__(self, images: int):
-        self.found: list[tuple[_Counted, ...]] = [()] * images
-
-    def add(self, index: int, pixels: Pixels) -> None:
-        negatives, positives = _codes(pixels.negatives), _codes(pixels.positives)
-        self.found[index] = (_counted(negatives), _counted(positives), _counted(positives, pixels.weights))
-
-    def counts(self, bins: int = BINS) -> Counts:
-        """In about `bins` bins, each with few of all positives and few of all negatives."""
-        parts = list(zip(*self.found, strict=True))
-        codes = np.unique(np.concatenate([each.codes for part in parts for each in part]))
-        share = sum(_shares(part, codes) for part in parts[:2])  # of the positives and of the negatives
-        bin_of = (share.cumsum() * bins / 2 - 1e-9).astype(int)
-        rows = [
-            [np.bincount(bin_of[codes.searchsorted(each.codes)], each.counts, bin_of[-1] + 1) for each in part]
-            for part in parts
-        ]
-        return Counts(*(np.array(row, np.float32) for row in rows))
-
-    def write(self, folder: Path) -> None:
-        counts = self.counts()._asdict()
-        write_atomic(folder / FILE, lambda path: np.savez_compressed(path, **counts))
-
-
 class Outcome(NamedTuple):
-    """What a test found on N images: their types [N], and the counts of scores and pixels, as far as they are known."""
+    """What a test found on N images: their types [N], scores and the counts of pixels, as far as they are known."""
 
     types: np.ndarray
-    scores: Counts | None
+    scores: Scores | None
     pixels: Counts | None
 
     @classmethod
-    def read(cls, run_dir: Path, metrics: Mapping[str, float]) -> "Outcome":
-        """Of a tested run with these metrics. Its scores are not known if the test left images out."""
+    def read(cls, run_dir: Path, found: Mapping[str, float]) -> "Outcome":
+        """Of a tested run with these metrics; its scores are not known if the test left images out.
+
+        Raises OSError, ValueError or KeyError for missing or damaged files.
+        """
         with (run_dir / "scores.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             rows = list(csv.DictReader(file))
+        if not rows:
+            raise ValueError(f"{file.name} has no images")
         types = np.array([row["defect_type"] for row in rows])
-        scores = of_scores(np.array([float(row["score"]) for row in rows]), types != "good")
-        whole = scores.metrics(np.ones((1, len(rows))))["auroc"][0]
-        pixels = run_dir / FILE
-        return cls(
-            types,
-            scores if abs(whole - metrics.get("image_auroc", np.nan)) < 1e-6 else None,
-            _read(pixels) if "aupro" in metrics and pixels.exists() else None,
-        )
+        scores = Scores(np.array([float(row["score"]) for row in rows]), types != "good")
+        auroc = metrics(scores, np.ones((1, len(rows))))["auroc"][0]
+        whole = abs(auroc - found.get("image_auroc", np.nan)) < 1e-6
+        return cls(types, scores if whole else None, _read(run_dir / FILE, len(rows)) if "aupro" in found else None)
 
     def of_type(self, defect: str) -> "Outcome":
         """Only the good images, and those with this defect."""
@@ -133,35 +142,22 @@ class Outcome(NamedTuple):
 
     def metrics(self, times: np.ndarray) -> dict[str, np.ndarray]:
         """Each metric [D] that is known, of D test sets in which each image is `times` [D,N] times."""
-        scores, pixels = (part.metrics(times) if part else {} for part in self[1:])
-        scores.pop("aupro", None)
-        regions = {"aupro": pixels.pop("aupro")} if pixels else {}
-        return {f"image_{k}": v for k, v in scores.items()} | {f"pixel_{k}": v for k, v in pixels.items()} | regions
+        found = {}
+        for part, names in zip(self[1:], (IMAGE, PIXEL), strict=True):
+            found |= dict(zip(names, metrics(part, times).values(), strict=True)) if part else {}
+        return found
 
 
-def _read(path: Path) -> Counts:
-    with np.load(path) as file:
-        return Counts(*(file[name] for name in Counts._fields))
+def write_counts(run_dir: Path, counts: Counts) -> None:
+    write_atomic(run_dir / FILE, lambda path: np.savez_compressed(path, **counts._asdict()))
 
 
-def _codes(values: np.ndarray) -> np.ndarray:
-    """Whole numbers in the order of the values; those that differ by less than 1 % may have the same."""
-    bits = values.astype(np.float32).view(np.int32)
-    bits ^= (bits >> 31) & 0x7FFFFFFF  # a float's bits ascend with its value, a negative one's descend
-    return bits >> 16
-
-
-def _counted(codes: np.ndarray, weights: np.ndarray | None = None) -> _Counted:
-    if not len(codes):
-        return _Counted(codes, np.empty(0))
-    low = codes.min()
-    counts = np.bincount(codes - low, weights)
-    there = np.flatnonzero(counts)
-    return _Counted((there + low).astype(np.int16), counts[there].astype(np.float32))
-
-
-def _shares(part: Sequence[_Counted], codes: np.ndarray) -> np.ndarray:
-    """Of all values of a kind, the share that has each code."""
-    found = codes.searchsorted(np.concatenate([each.codes for each in part]))
-    counts = np.bincount(found, np.concatenate([each.counts for each in part]), len(codes))
-    return counts / max(counts.sum(), 1)
+def _read(path: Path, images: int) -> Counts:
+    try:
+        with np.load(path) as file:
+            counts = Counts(*(file[name] for name in Counts._fields))
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path}: {error}") from None
+    if len(counts.negatives) != images:
+        raise ValueError(f"{path} and scores.csv are about different images")
+    return counts

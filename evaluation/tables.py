@@ -2,7 +2,7 @@
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import numpy as np
 from evaluation.comparison import COVERED, all_pairs, drawn_metrics, interval
 from evaluation.published import published
 from evaluation.resampling import Outcome
+from utils.console import note
 from utils.files import write_csv, write_text
 
 LABELS = {
@@ -24,14 +25,17 @@ LABELS = {
     "spro": "sPRO@0.05",
 }
 COSTS = {
-    "seconds": "run, s",
+    "seconds": "training, s",
     "peak_memory_mib": "memory, MiB",
+    "gpu_peak_memory_mib": "GPU memory, MiB",
     "p50_ms": "latency p50, ms",
     "p95_ms": "latency p95, ms",
     "parameters_m": "parameters, M",
     "macs_g": "MACs, G",
 }
 ONCE = ("p50_ms", "p95_ms", "parameters_m", "macs_g")  # measured once for a method and teacher: no deviation
+BEST = {name: f"{name}_best_on_test" for name in ("image_auroc", "pixel_auroc", "aupro")}  # see engine/paper.py
+HEADS = LABELS | {key: f"{LABELS[name]}, epoch chosen on the test" for name, key in BEST.items()} | COSTS
 ENDINGS = ("", "_sd", "_low", "_high", "_published")  # of the columns of a CSV
 OVERALL = "mean"  # the row over all categories of a method
 ON_SCREEN = ("image_auroc", "pixel_auroc", "aupro", "seconds", "p50_ms")
@@ -41,6 +45,7 @@ LEGEND = (
     f"{COVERED:.0%} interval over test images."
 )
 NAN = float("nan")
+Drawn = dict[str, np.ndarray]
 Rows = list[list[str]]
 
 
@@ -52,7 +57,8 @@ class Result(NamedTuple):
     teacher: str
     seed: int
     values: dict[str, float]
-    images: Outcome | None = None  # for the intervals
+    drawn: Drawn = {}  # what the metrics are on drawn test sets, see `drawn_metrics`
+    images: tuple[str, ...] = ()  # the types of the test images
 
 
 class Line(NamedTuple):
@@ -74,46 +80,41 @@ def lines(results: Iterable[Result]) -> list[Line]:
     groups: dict[tuple[str, str, str], dict[int, Result]] = defaultdict(dict)
     for result in results:
         groups[result.category, result.method, result.teacher][result.seed] = result
-    drawn = {key: _drawn(list(by_seed.values())) for key, by_seed in groups.items()}
     found = []
     for key, by_seed in groups.items():
         values = {name: _spread(name, each) for name, each in _columns(by_seed.values()).items()}
-        found.append(Line(*key, len(by_seed), values, _intervals([drawn[key]], values)))
+        found.append(Line(*key, len(by_seed), values, _intervals([_over_seeds(by_seed.values())], values)))
     categories = list(dict.fromkeys(line.category for line in found))
     if len(categories) > 1:
-        found += list(_means(groups, drawn, categories))
+        found += list(_means(groups, categories))
     return found
 
 
-def _means(groups: dict, drawn: dict, categories: Sequence[str]) -> Iterable[Line]:
+def _means(groups: dict, categories: Sequence[str]) -> Iterable[Line]:
     for method, teacher in dict.fromkeys(key[1:] for key in groups):
-        keys = [(category, method, teacher) for category in categories]
-        of = [groups.get(key, {}) for key in keys]
-        seeds = set.intersection(*(set(by_seed) for by_seed in of))
+        of = [groups.get((category, method, teacher), {}) for category in categories]
+        seeds = sorted(set.intersection(*(set(by_seed) for by_seed in of)))
         if not seeds:
             continue
-        per_seed = [_columns([by_seed[seed] for by_seed in of]) for seed in sorted(seeds)]
+        per_seed = [_columns([by_seed[seed] for by_seed in of]) for seed in seeds]
         names = [name for name in per_seed[0] if all(len(each.get(name, ())) == len(categories) for each in per_seed)]
         values = {name: _spread(name, [statistics.mean(each[name]) for each in per_seed]) for name in names}
-        yield Line(OVERALL, method, teacher, len(seeds), values, _intervals([drawn[key] for key in keys], values))
+        drawn = [_over_seeds([by_seed[seed] for seed in seeds]) for by_seed in of]
+        yield Line(OVERALL, method, teacher, len(seeds), values, _intervals(drawn, values))
 
 
-def _drawn(results: Sequence[Result]) -> dict[str, np.ndarray]:
-    """Metrics of drawn test sets, each the mean over the runs; none if these were not tested on the same images."""
-    tests = [result.images for result in results]
-    if None in tests or len({each.types.tobytes() for each in tests}) > 1:
-        return {}
-    return _averages([drawn_metrics(each, results[0].category) for each in tests])
+def _over_seeds(results: Collection[Result]) -> Drawn:
+    """The mean over the runs; nothing if these were not tested on the same images."""
+    return _averages([result.drawn for result in results]) if len({result.images for result in results}) == 1 else {}
 
 
-def _averages(drawn: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _averages(drawn: Sequence[Drawn]) -> Drawn:
     """The mean of each metric that all have."""
-    return {
-        name: np.mean([each[name] for each in drawn], 0) for name in drawn[0] if all(name in each for each in drawn)
-    }
+    names = [name for name in drawn[0] if all(name in each for each in drawn)]
+    return {name: np.mean([each[name] for each in drawn], 0) for name in names}
 
 
-def _intervals(drawn: Sequence[dict[str, np.ndarray]], values: dict[str, Any]) -> dict[str, tuple[float, float]]:
+def _intervals(drawn: Sequence[Drawn], values: dict[str, Any]) -> dict[str, tuple[float, float]]:
     return {name: interval(found) for name, found in _averages(drawn).items() if name in values}
 
 
@@ -131,23 +132,20 @@ def _spread(name: str, values: Sequence[float]) -> tuple[float, float]:
     return statistics.mean(values), statistics.stdev(values) if several else NAN
 
 
-def write_tables(
-    folder: Path, table: Sequence[Line], results: Sequence[Result], reports: Sequence[dict[str, Any]]
-) -> str:
+def write_tables(folder: Path, table: Sequence[Line], results: Sequence[Result], defects: Sequence[Result]) -> str:
     """Write benchmark.csv, .md and .tex, defects.csv and .md, and pairs.csv; returns what the screen shows.
 
-    `table` are the results' lines, `reports` the contents of their metrics.json.
+    `table` has the results' lines; `defects` are the results of each defect type.
     """
-    rows, notes = as_rows(table), [LEGEND, *sources(table), *_sentences(table)]
+    rows, notes = as_rows(table), [LEGEND, *sources(table), *_sentences(results)]
     _write_numbers(folder / "benchmark.csv", table)
     write_text(folder / "benchmark.md", markdown(rows) + "".join(f"\n{note}\n" for note in notes))
-    write_text(folder / "benchmark.tex", latex(rows))
-    types = lines(each for pair in zip(results, reports, strict=True) for each in by_defect(*pair))
-    types = [line for line in types if line.category != OVERALL]
+    write_text(folder / "benchmark.tex", "".join(f"% {note}\n" for note in notes) + latex(rows))
+    types = [line for line in lines(defects) if line.category != OVERALL]
     _write_numbers(folder / "defects.csv", types)
     write_text(folder / "defects.md", f"{markdown(as_rows(types))}\n{LEGEND}\n")
     columns = ["metric", "first", "second", "categories", "better", "worse", "difference", "p"]
-    pairs = [(name, *pair) for name in COMPARED for pair in all_pairs(_by(table, name))]
+    pairs = [(name, *pair) for name in COMPARED for pair in all_pairs(_by(results, name))]
     write_csv(folder / "pairs.csv", columns, pairs)
     return markdown(as_rows(table, ON_SCREEN)) + "".join(f"\n{note}" for note in notes)
 
@@ -157,22 +155,22 @@ def _write_numbers(path: Path, table: Sequence[Line]) -> None:
     write_csv(path, head, rows)
 
 
-def _by(table: Sequence[Line], metric: str) -> dict[str, dict[str, float]]:
-    """A metric by method with teacher and category."""
-    found: dict[str, dict[str, float]] = defaultdict(dict)
-    for line in table:
-        if line.category != OVERALL and metric in line.values:
-            found[f"{line.method} {line.teacher}"][line.category] = line.values[metric][0]
+def _by(results: Sequence[Result], metric: str) -> dict[str, dict[str, dict[int, float]]]:
+    """A metric by method with teacher, category and seed."""
+    found: dict = defaultdict(lambda: defaultdict(dict))
+    for result in results:
+        if metric in result.values:
+            found[f"{result.method} {result.teacher}"][result.category][result.seed] = result.values[metric]
     return found
 
 
-def _sentences(table: Sequence[Line]) -> list[str]:
+def _sentences(results: Sequence[Result]) -> list[str]:
     """The best method against each other one, by image AUROC; all pairs are in pairs.csv."""
-    pairs = all_pairs(_by(table, COMPARED[0]))
+    pairs = all_pairs(_by(results, COMPARED[0]))
     return [pair.sentence(LABELS[COMPARED[0]]) for pair in pairs if pair.first == pairs[0].first]
 
 
-def as_rows(table: Sequence[Line], wanted: Sequence[str] = (*LABELS, *COSTS)) -> Rows:
+def as_rows(table: Sequence[Line], wanted: Sequence[str] = tuple(HEADS)) -> Rows:
     """The table's cells as text, its head first: metrics in percent, costs as they are.
 
     Columns that no line has are left out. The interval over test images stands in square brackets, and what was
@@ -181,7 +179,7 @@ def as_rows(table: Sequence[Line], wanted: Sequence[str] = (*LABELS, *COSTS)) ->
     names = [name for name in wanted if any(name in line.values for line in table)]
     quoted = [published(line.method, line.category) for line in table]
     known = [name for name in wanted if any(each and name in each.metrics for each in quoted)]
-    head = ["category", "method", "teacher", "seeds", *(LABELS.get(name) or COSTS[name] for name in names)]
+    head = ["category", "method", "teacher", "seeds", *(HEADS[name] for name in names)]
     rows = [[*head, *(f"published {LABELS[name]}" for name in known)]]
     for line, quote in zip(table, quoted, strict=True):
         cells = [_cell(line, name) for name in names]
@@ -199,7 +197,7 @@ def sources(table: Sequence[Line]) -> list[str]:
 def _cell(line: Line, name: str) -> str:
     if name not in line.values:
         return ""
-    factor = 100 if name in LABELS else 1
+    factor = 1 if name in COSTS else 100
     mean, deviation = (factor * number for number in line.values[name])
     digits = 1 if factor == 100 or mean < 100 else 0
     text = f"{mean:.{digits}f}" + (f" ± {deviation:.{digits}f}" if deviation == deviation else "")
@@ -211,7 +209,7 @@ def _cell(line: Line, name: str) -> str:
 def as_numbers(table: Sequence[Line]) -> Rows:
     """The table for programs, its head first: metrics as fractions, under their names in metrics.json."""
     numbers = [_numbers(line) for line in table]
-    columns = [name + ending for name in (*LABELS, *COSTS) for ending in ENDINGS]
+    columns = [name + ending for name in HEADS for ending in ENDINGS]
     columns = [column for column in columns if any(column in row for row in numbers)]
     rows = [[f"{row[column]:.6g}" if column in row else "" for column in columns] for row in numbers]
     head = ["category", "method", "teacher", "seeds", *columns]
@@ -257,21 +255,32 @@ def latex(rows: Rows) -> str:
     )
 
 
-def result_of(method: str, category: str, teacher: str, seed: int, folder: Path, report: dict, spent: dict) -> Result:
-    """From a run's folder, its metrics.json, and what its process cost."""
-    durations = [report["durations"].get(name) or 0 for name in ("train_seconds", "test_seconds")]
-    values = dict(report["metrics"]) | {key: float(spent[key]) for key in COSTS if key in spent}
-    values["seconds"] = sum(durations)
-    return Result(method, category, teacher, seed, values, Outcome.read(folder, report["metrics"]))
+def results_of(
+    method: str, category: str, teacher: str, seed: int, folder: Path, report: dict, spent: dict
+) -> list[Result]:
+    """A run and then each of its defect types, called category/type, from its folder, metrics.json and costs."""
+    values = {key: float(each[key]) for each in (report, spent) for key in COSTS if key in each} | report["metrics"]
+    values["seconds"] = report["durations"].get("train_seconds") or 0.0
+    best = report.get("best_on_test") or {}
+    values |= {key: best["metrics"][of] for of, key in BEST.items() if of in best.get("metrics", {})}
+    found = _outcome(folder, report["metrics"])
 
+    def result(name: str, values: dict, outcome: Outcome | None) -> Result:
+        images = tuple(outcome.types.tolist()) if outcome else ()
+        return Result(method, name, teacher, seed, values, drawn_metrics(outcome, name) if outcome else {}, images)
 
-def by_defect(result: Result, report: dict[str, Any]) -> list[Result]:
-    """The same for each defect type of a run, as categories called category/defect type."""
-    return [
-        result._replace(
-            category=f"{result.category}/{defect}",
-            values={key: value for key, value in values.items() if key in LABELS},
-            images=result.images and result.images.of_type(defect),
-        )
-        for defect, values in report["per_defect"].items()
+    defects = [
+        result(f"{category}/{defect}", {k: v for k, v in row.items() if k in LABELS}, found and found.of_type(defect))
+        for defect, row in report["per_defect"].items()
     ]
+    return [result(category, values, found), *defects]
+
+
+def _outcome(folder: Path, metrics: dict[str, float]) -> Outcome | None:
+    """None, and a note, if files are damaged or those of an earlier version."""
+    try:
+        return Outcome.read(folder, metrics)
+    except (OSError, ValueError, KeyError) as error:
+        reason = f"{error.filename} is missing" if isinstance(error, FileNotFoundError) else str(error)
+        note(f"{folder}: no intervals: {reason}; test it again with phase=test")
+        return None

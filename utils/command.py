@@ -18,7 +18,8 @@ from utils.errors import UserError
 from utils.ranks import rank
 
 ROOT = Path(__file__).parents[1]
-INTERRUPTED = 130  # the exit code of a process that Ctrl-C ended
+SOME_FAILED = 3  # the exit code of a script that went on after a failure
+INTERRUPTED = 130  # that of a process that Ctrl-C ended
 LONGEST = 900  # characters of a sentence
 FIRST_FAILS = 10  # seconds in which torchrun ends the other processes when one has failed
 NO_MEMORY = "out of memory|not enough memory|can't allocate memory|insufficient memory"

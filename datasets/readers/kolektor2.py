@@ -31,7 +31,7 @@ def test_samples(config: RunConfig) -> list[Sample]:
 def _samples(config: RunConfig, split: str) -> list[Sample]:
     """Raises UserError for another category, and an image without a mask."""
     folder = data_root(config) / split
-    check_category(config, [NAME])
+    check_category(config, categories(data_root(config)))
     images = [path for path in contents(folder).images if not path.stem.removesuffix(COPY).endswith(MASK)]
     say_left_out(folder, "copies of other images", [path for path in images if path.stem.endswith(COPY)])
     images = [path for path in images if not path.stem.endswith(COPY)]

@@ -69,7 +69,9 @@ def _rows(path: Path) -> Iterator[Row]:
         with path.open(encoding="utf-8", newline="") as file:
             head, *rows = csv.reader(file)
     except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as VisA's csv file ({error or 'it is empty'})") from None
+        raise UserError(
+            f"{path}: cannot be read as VisA's csv file ({getattr(error, 'strerror', None) or error or 'it is empty'})"
+        ) from None
     for number, row in enumerate([head, *rows], 1):
         if len(row) != len(COLUMNS) or (number == 1 and row != COLUMNS):
             raise UserError(f"{path}: line {number} must have the columns {', '.join(COLUMNS)}")

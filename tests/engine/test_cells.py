@@ -13,6 +13,7 @@ import joblib
 import pytest
 
 from benchmark import backend, checked
+from engine import cells
 from engine.cells import categories, plan, run_cell, run_cells
 from engine.study import Study
 from utils.errors import UserError
@@ -94,7 +95,27 @@ def test_a_finished_cell_is_known_however_its_values_are_written(tmp_path, obj, 
 
 def test_a_mistake_in_one_cell_is_no_obstacle_for_the_others(tmp_path):
     wrong, right = cells_of(tmp_path, tmp_path, ["ead", "st"], words=["TrainingData.epochs=3"])
-    assert wrong.config is None and not wrong.finished() and right.config["TrainingData"]["epochs"] == 3
+    assert not wrong.finished() and right.config["TrainingData"]["epochs"] == 3
+    assert "use the key steps" in run_cell(wrong, 1, tmp_path).error
+
+
+def test_a_mistake_in_all_cells_is_one_error(tmp_path):
+    with pytest.raises(UserError, match=r"unknown key 'TrainingData.epoch'"):
+        cells_of(tmp_path, tmp_path, objs=["a", "b"], seeds=2, words=["TrainingData.epoch=3"])
+
+
+def test_a_file_that_cannot_be_written_fails_only_its_own_run(tmp_path, monkeypatch):
+    """An exception in a worker would end them all."""
+
+    def trained(cell, threads, folder):
+        if cell.category == "a":
+            raise UserError("cannot write cell.json: the disk is full")
+
+    monkeypatch.setattr(cells, "_trained", trained)
+    with joblib.parallel_config(backend="threading"):
+        outcomes = list(run_cells(cells_of(tmp_path, tmp_path, objs=["a", "b"]), 1, 1))
+    found = {outcome.cell.category: outcome.error for outcome in outcomes}
+    assert found == {"a": "cannot write cell.json: the disk is full", "b": None}
 
 
 def test_rules_that_leave_out_everything_are_a_mistake(tmp_path):

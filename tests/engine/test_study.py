@@ -66,11 +66,22 @@ def test_without_a_file_the_flags_are_enough():
         ({"methods": ["st"], "where": [{"methods": ["xy"]}]}, "there is no method 'xy'"),
         ({"methods": ["st"], "teachers": {"a": []}, "where": [{"teachers": ["b"]}]}, "there is no teacher 'b' .*: a"),
         ({"methods": ["st"], "seed": 3}, "unknown key 'seed'. Did you mean 'seeds'"),
-        ({"methods": ["st"], "words": ["epochs"]}, "'words'.* is not of the right form .*'epochs'"),
+        ({"methods": ["st"], "words": ["epochs"]}, "'words'.* must be key=value, such as .*'epochs'"),
         ({"methods": ["st"], "seeds": 0}, "'seeds' must be at least 1"),
         ({"obj": ["a"]}, "such as --methods st rd"),
+        ({"methods": ["st"], "words": ["seed=3"]}, "seed=3: a benchmark sets seed for each run; use --seeds"),
+        ({"methods": ["st"], "where": [{"words": ["run=mine"]}]}, "run=mine: a benchmark sets run for each run"),
+        ({"methods": ["st"], "teachers": {"a": ["save_path=b"]}}, "save_path=b: .* use --save_path"),
     ],
 )
 def test_a_mistake_in_the_file_is_named(written, content, expected):
     with pytest.raises(UserError, match=expected):
         read_study(written(**content), {}, [])
+
+
+def test_a_rule_may_name_the_data_of_a_category(written):
+    rule = {"obj": ["weave"], "words": ["data_path=demo_data"]}
+    study = read_study(written(methods=["st"], where=[rule]), {}, [])
+    assert words_of(study, "st", "default") == ("data_path=demo_data",)
+    with pytest.raises(UserError, match="data_path=there: .* use --data_path"):
+        read_study(None, {"methods": ["st"]}, ["data_path=there"])

@@ -6,14 +6,14 @@ from scipy.stats import wilcoxon
 from sklearn.metrics import roc_auc_score
 
 from evaluation.comparison import Paired, all_pairs, drawn_metrics, interval, paired
-from evaluation.resampling import Outcome, of_scores
+from evaluation.resampling import Outcome, Scores
 
 
 def outcome(good, defective):
     """A test with these image scores [N] and [M]."""
     scores = np.concatenate([good, defective])
     types = np.repeat(["good", "hole"], [len(good), len(defective)])
-    return Outcome(types, of_scores(scores, types != "good"), None)
+    return Outcome(types, Scores(scores, types != "good"), None)
 
 
 def aurocs(good, defective, category="", draws=1000):
@@ -60,7 +60,14 @@ def test_without_good_images_nothing_is_drawn(scores):
 
 def categories(*differences):
     names = [f"c{k}" for k in range(len(differences))]
-    return {"a": {n: 0.5 + d for n, d in zip(names, differences, strict=True)}, "b": dict.fromkeys(names, 0.5)}
+    first = {name: {0: 0.5 + difference} for name, difference in zip(names, differences, strict=True)}
+    return {"a": first, "b": dict.fromkeys(names, {0: 0.5})}
+
+
+def test_only_seeds_that_both_have_are_compared():
+    values = {"a": {"x": {0: 0.9, 1: 0.8, 2: 0.1}, "y": {0: 0.5}}, "b": {"x": {0: 0.9, 1: 0.8}, "y": {1: 0.9}}}
+    found = paired("a", "b", values)
+    assert (found.pairs, found.better, found.worse, found.difference) == (1, 0, 0, 0)
 
 
 def test_a_paired_test_is_scipys_over_the_categories():
@@ -85,5 +92,5 @@ def test_a_difference_by_chance_is_called_so():
 
 
 def test_all_pairs_begin_with_the_better_method():
-    values = {"low": {"x": 0.1}, "high": {"x": 0.9, "y": 0.9}, "other": {"z": 0.5}}
+    values = {"low": {"x": {0: 0.1}}, "high": {"x": {0: 0.9}, "y": {0: 0.9}}, "other": {"z": {0: 0.5}}}
     assert [pair[:2] for pair in all_pairs(values)] == [("high", "low")]

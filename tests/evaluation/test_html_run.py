@@ -59,6 +59,11 @@ def test_names_of_a_user_are_text_and_never_code(tmp_path):
     assert EVIL not in text and "<img" not in text and "&lt;img src=x onerror=&#34;alert(1)&#34;&gt;&amp;" in text
 
 
+def test_a_type_with_two_spaces_keeps_them_in_the_filter(tmp_path):
+    write_run(tmp_path, ["good", "a  b"], [1.0, 2.0])
+    assert '<option value="a  b">' in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 def test_names_that_are_not_utf8_are_shown_and_their_pictures_are_found(tmp_path):
     data = write_run(tmp_path, ["good", "raw \udcff", "缺陷 1%#?"], [1, 2, 3])
     assert [image["type"] for image in data["images"]] == ["good", "raw ?", "缺陷 1%#?"]

@@ -9,7 +9,8 @@ import statistics
 import numpy as np
 import pytest
 
-from evaluation.resampling import Outcome, of_scores
+from evaluation.comparison import drawn_metrics
+from evaluation.resampling import Counts, Outcome, Scores, write_counts
 from evaluation.tables import (
     OVERALL,
     Line,
@@ -19,7 +20,7 @@ from evaluation.tables import (
     latex,
     lines,
     markdown,
-    result_of,
+    results_of,
     sources,
     write_tables,
 )
@@ -50,7 +51,7 @@ def test_the_mean_over_categories_uses_only_seeds_that_have_them_all():
 
 def test_one_seed_has_no_deviation_and_a_missing_metric_an_empty_cell():
     rows = as_rows(lines([result("st", "bolt", 0, 0.8), result("rd", "bolt", 0, 0.9, aupro=0.5, seconds=75.2)]))
-    assert rows[0][:7] == ["category", "method", "teacher", "seeds", "image AUROC", "AUPRO@0.3", "run, s"]
+    assert rows[0][:7] == ["category", "method", "teacher", "seeds", "image AUROC", "AUPRO@0.3", "training, s"]
     assert [row[4:7] for row in rows[1:]] == [["80.0", "", ""], ["90.0", "50.0", "75.2"]]
 
 
@@ -69,32 +70,39 @@ def test_rows_survive_a_csv():
     assert list(csv.reader(io.StringIO(buffer.getvalue()))) == rows
 
 
-def images(*scores):
-    """A test of three good and two defective images."""
-    types = np.array(["good"] * 3 + ["hole"] * 2)
-    return Outcome(types, of_scores(np.array(scores), types != "good"), None)
+def seen_by(*scores, images=("good", "good", "good", "hole", "hole")):
+    """What a run with these image scores adds to a result."""
+    types = np.array(images)
+    drawn = drawn_metrics(Outcome(types, Scores(np.array(scores), types != "good"), None))
+    return {"drawn": drawn, "images": images}
 
 
 def test_an_interval_needs_the_same_images_from_every_seed():
-    seen = images(0.1, 0.2, 0.3, 0.25, 0.9)
-    runs = [result("st", category, seed, 0.8)._replace(images=seen) for category in "ab" for seed in (0, 1)]
+    scores = (0.1, 0.2, 0.3, 0.25, 0.9)
+    seen, others = seen_by(*scores), seen_by(*scores, images=("good", "good", "hole", "hole", "hole"))
+    runs = [result("st", category, seed, 0.8)._replace(**seen) for category in "ab" for seed in (0, 1)]
     for line in lines(runs):
         assert line.intervals["image_auroc"][0] < 5 / 6 < line.intervals["image_auroc"][1]
         assert "image_ap" not in line.intervals  # it is not among the values
-    a, b, mean = lines([runs[0]._replace(images=None), *runs[1:]])
+    a, b, mean = lines([runs[0]._replace(drawn={}), *runs[1:]])
     assert not a.intervals and b.intervals and not mean.intervals
-    others = seen._replace(types=np.array(["good"] * 2 + ["hole"] * 3))
-    assert not lines([runs[0]._replace(images=others), runs[1]])[0].intervals
+    assert not lines([runs[0]._replace(**others), runs[1]])[0].intervals
     assert re.fullmatch(r"80.0 ± 0.0 \[\d+.\d, 100.0\]", as_rows([b])[1][4])
 
 
 def test_an_interval_is_that_of_the_mean_over_the_seeds():
-    """In the first run the image with the lowest score is missed, in the second the other one."""
-    runs = [result("st", "a", seed, 0.5) for seed in (0, 1)]
-    seen = [images(0.2, 0.2, 0.2, 0.1, 0.9), images(0.2, 0.2, 0.2, 0.9, 0.1)]
-    (alone,) = lines([runs[0]._replace(images=seen[0])])
-    (both,) = lines([run._replace(images=each) for run, each in zip(runs, seen, strict=True)])
+    """In the first run the fourth image has the lowest score, in the second the fifth."""
+    seen = [seen_by(0.2, 0.2, 0.2, 0.1, 0.9), seen_by(0.2, 0.2, 0.2, 0.9, 0.1)]
+    runs = [result("st", "a", seed, 0.5)._replace(**each) for seed, each in enumerate(seen)]
+    (alone,), (both,) = lines(runs[:1]), lines(runs)
     assert alone.intervals["image_auroc"] == (0, 1) and both.intervals["image_auroc"] == (0.5, 0.5)
+
+
+def test_the_interval_of_the_mean_is_about_the_seeds_that_all_categories_have():
+    good, bad = seen_by(0.2, 0.2, 0.2, 0.9, 0.9), seen_by(0.2, 0.2, 0.2, 0.1, 0.1)
+    runs = [result("st", "a", 0, 1.0)._replace(**good), result("st", "a", 1, 0.0)._replace(**bad)]
+    *_, mean = lines([*runs, result("st", "b", 0, 1.0)._replace(**good)])
+    assert mean.values["image_auroc"][0] == 1 and mean.intervals["image_auroc"] == (1, 1)
 
 
 def test_numbers_are_for_programs():
@@ -132,25 +140,46 @@ def tested(tmp_path):
     """The folder and the report of a run on two good images and one with a hole."""
     lines = ["path,label,score,defect_type", "a,0,0.1,good", "b,0,0.5,good", "c,1,0.4,hole"]
     (tmp_path / "scores.csv").write_text("\n".join(lines), encoding="utf-8")
+    bins = [[2, 1], [1, 0], [1, 1]], [[0, 0], [0, 0], [1, 1]], [[0, 0], [0, 0], [0.5, 0.5]]
+    write_counts(tmp_path, Counts(*map(np.array, bins)))
     hole = {"images": 1, "image_auroc": 0.5, "aupro": 0.25}
     durations = {"train_seconds": 2.0, "test_seconds": 1.0}
     metrics = {"image_auroc": 0.5, "aupro": 0.25}
     return tmp_path, {"metrics": metrics, "per_defect": {"hole": hole}, "durations": durations}
 
 
-def test_a_result_has_metrics_costs_and_the_images(tested):
+def test_a_run_has_metrics_costs_and_types(tested):
     folder, report = tested
-    found = result_of("st", "part", "default", 0, folder, report, {"image": {}, "p50_ms": 2.5})
-    assert found.values == {"image_auroc": 0.5, "aupro": 0.25, "seconds": 3, "p50_ms": 2.5}
-    assert found.images.types.tolist() == ["good", "good", "hole"] and found.images.scores and not found.images.pixels
+    found, hole = results_of("st", "part", "default", 0, folder, report, {"image": {}, "p50_ms": 2.5})
+    assert found.values == {"image_auroc": 0.5, "aupro": 0.25, "seconds": 2, "p50_ms": 2.5}
+    assert found.images == ("good", "good", "hole") and set(found.drawn) >= {"image_auroc", "image_f1max", "aupro"}
+    assert (hole.category, hole.values) == ("part/hole", {"image_auroc": 0.5, "aupro": 0.25})
+
+
+def test_the_best_epoch_on_the_test_has_columns_of_its_own(tested):
+    folder, report = tested
+    report["best_on_test"] = {"epoch": 3, "metrics": {"image_auroc": 0.75, "image_ap": 1.0}}
+    (found, _) = results_of("st", "part", "default", 0, folder, report, {})
+    (head, row) = as_rows(lines([found]))
+    assert dict(zip(head, row, strict=True))["image AUROC, epoch chosen on the test"] == "75.0"
+
+
+@pytest.mark.parametrize("damage", ["pixels.npz", "scores.csv"])
+def test_damaged_files_of_a_run_leave_its_metrics(tested, damage, capsys):
+    folder, report = tested
+    (folder / damage).write_text("nothing")
+    found = results_of("st", "part", "default", 0, folder, report, {})
+    assert found[0].values["image_auroc"] == 0.5 and not found[0].drawn and not found[1].drawn
+    assert "no intervals: " in capsys.readouterr().err
 
 
 def test_files_have_the_table_the_defect_types_and_the_pairs(tmp_path, tested):
     folder, report = tested
-    results = [result_of(method, "part", "default", 0, folder, report, {}) for method in ("st", "rd")]
-    said = write_tables(tmp_path, lines(results), results, [report, report])
+    found = [results_of(method, "part", "default", 0, folder, report, {}) for method in ("st", "rd")]
+    results, defects = zip(*found, strict=True)
+    said = write_tables(tmp_path, lines(results), results, defects)
     assert "| part | rd | default | 1 |" in said and "st default against rd default, 1 category" in said
-    assert "| part/hole | st | default | 1 | 50.0 [0.0, 100.0] | 25.0 |" in (tmp_path / "defects.md").read_text()
+    assert "| part/hole | st | default | 1 | 50.0 [0.0, 100.0] | 25.0 [" in (tmp_path / "defects.md").read_text()
     with (tmp_path / "pairs.csv").open(newline="", encoding="utf-8") as file:
         assert [row["metric"] for row in csv.DictReader(file)] == ["image_auroc", "aupro"]
-    assert (tmp_path / "benchmark.tex").read_text().startswith(r"\begin{tabular}")
+    assert (tmp_path / "benchmark.tex").read_text().startswith("% Metrics are in percent")

@@ -1,10 +1,12 @@
 """benchmark.py: one command for many runs."""
 
 import csv
+from pathlib import Path
 
 import pytest
 
 import benchmark
+from engine.cells import Cell
 
 SMALL = ["backbone=resnet18", "weights=random", "device=cpu", "out_indice=[1,2]", "TrainingData.epochs=1"]
 SMALL += ["TrainingData.batch_size=4", "TrainingData.img_size=64"]
@@ -40,8 +42,23 @@ def test_runs_are_compared_a_failed_one_is_told_and_the_next_call_repeats_only_t
         (["--methods", "st", "--obj", "part", "--seeds", "1", "--", "epochs"], "'epochs' is not of the form key=value"),
         ([], "such as --methods st rd"),
         (["--study", "nowhere.yaml"], "nowhere.yaml cannot be read"),
+        (["--methods", "st", "--data_path", "data", "--obj", "wave"], "there is no category 'wave' in"),
+        (["--methods", "st", "--data_path", "data", "seed=3"], "a benchmark sets seed for each run; use --seeds"),
+        (
+            ["--methods", "st", "--data_path", "data", "--backend", "dask", "--address", "tcp://127.0.0.1:1"],
+            "--address: nothing answers at tcp://127.0.0.1:1 (Connection refused)",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence(workplace, call, words, expected):
     said = call(benchmark, *words)
     assert said.code == 2 and said.last.startswith("error: ") and expected in said.last
+
+
+def test_what_an_image_costs_is_measured_once_for_all_that_compute_alike():
+    def key(seed=0, **training):
+        config = {"distillType": "st", "backbone": "a", "out_indice": [1], "precision": "fp32", "device": "cpu"}
+        options = {"epochs": 3, "img_size": [64, 64]} | training
+        return benchmark.cost_key(Cell("st", "a", "default", seed, "", (), Path(), config | {"TrainingData": options}))
+
+    assert key() == key(seed=1, epochs=9) != key(img_size=[96, 96])

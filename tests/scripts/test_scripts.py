@@ -31,6 +31,9 @@ def test_several_categories_are_trained_one_after_another_with_one_table(tiny_mv
         assert [line.split()[0] for line in table] == ["category", *folders, "mean"]
         assert all((tmp_path / "st" / folder / "metrics.json").is_file() for folder in folders)
     assert table[1].split()[1:] == table[2].split()[1:]  # of one category, the mean is its own
+    one_missing = call(trainNet, *words, "obj=[gone,part]", "out_indice=[1,2]")
+    assert one_missing.code == 3 and "gone: obj: " in one_missing.err and "1 of 2 categories failed" in one_missing.out
+    assert (tmp_path / "st/part/metrics.json").is_file() and "mean" in one_missing.out
     empty = call(trainNet, *words, "obj=[]")
     assert empty.code == 2 and "obj: the list is empty" in empty.last
     nothing = call(trainNet, *words, "obj=all", f"data_path={tmp_path}/st")
