@@ -96,7 +96,7 @@ def images_of(words: Iterable[str]) -> list[Path]:
     """
     from datasets.listing import SUFFIXES, is_folder, list_images_below
 
-    found: dict[Path, None] = {}
+    found: dict[str, Path] = {}
     for word in words:
         path = Path(word)
         if is_folder(path):
@@ -110,10 +110,11 @@ def images_of(words: Iterable[str]) -> list[Path]:
             paths = [path for path in paths if path.suffix.lower() in SUFFIXES]
         if not paths:
             raise UserError(f"IMAGES: there are no images (png, jpg, bmp, tif, webp) at {word}")
-        found |= dict.fromkeys(paths)
+        for path in paths:
+            found.setdefault(os.path.abspath(path), path)
     if not found:
         raise UserError("IMAGES: give files, folders or patterns")
-    return list(found)
+    return list(found.values())
 
 
 def _listed(path: Path) -> list[Path]:
@@ -142,7 +143,7 @@ def folders_of(words: Iterable[str], out: Path) -> list[Path]:
 
 def predicted(judge: "Judge", paths: list[Path], results: "Results") -> Counter:
     """Judge files; returns how many have which decision."""
-    root = os.path.commonpath([path.absolute().parent for path in paths])
+    root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
     return results.write(judge, judge.stream(paths), root, len(paths))
 
 
@@ -152,13 +153,13 @@ def watched(judge: "Judge", folders: list[Path], results: "Results") -> Counter:
     from utils.console import note
     from utils.files import check_writable, locked
 
-    root = os.path.commonpath([folder.absolute() for folder in folders])
+    root = os.path.commonpath([os.path.abspath(folder) for folder in folders])
     check_writable(results.folder, "--out")
-    with locked(results.folder.absolute()), until_interrupted() as stopped:
+    with locked(Path(os.path.abspath(results.folder))), until_interrupted() as stopped:
         done = results.finished()
         note(f"watching {', '.join(map(str, folders))}; {len(done)} pictures are finished; Ctrl-C ends it")
-        found = watch(judge, Arrivals(folders, done, results.folder), stopped)
-        return results.write(judge, found, root, mode="a")
+        arrivals = Arrivals(folders, done, results.folder)
+        return results.write(judge, watch(judge, arrivals, stopped), root, mode="a", files=arrivals.finished)
 
 
 if __name__ == "__main__":

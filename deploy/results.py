@@ -2,10 +2,11 @@
 
 import contextlib
 import csv
+import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,12 +16,16 @@ from PIL import Image
 
 from deploy.judge import Judge, Prediction
 from deploy.pictures import write_pictures
+from deploy.watch import Signature
+from utils.console import note
 from utils.errors import UserError
 from utils.files import check_writable, write_bytes
 from utils.progress import progress
 
 COLUMNS = ["path", "score", "p_value", "decision", "milliseconds", "regions", "error"]
 TABLE, LINES = "predictions.csv", "predictions.jsonl"
+NAMED = 5  # failed files whose reasons are also printed
+LONGEST = 250  # bytes of a file's name, before .tiff is added
 
 Found = Iterable[tuple[Path, Prediction | UserError]]
 
@@ -32,22 +37,37 @@ class Results(NamedTuple):
     pictures: str = "none"  # or rejected, all
     raw_maps: str | None = None  # npy or tiff
 
-    def write(self, judge: Judge, found: Found, root: str, total: int | None = None, mode: str = "w") -> Counter:
+    def write(
+        self,
+        judge: Judge,
+        found: Found,
+        root: str,
+        total: int | None = None,
+        mode: str = "w",
+        files: Mapping[Path, Signature] | None = None,
+    ) -> Counter:
         """Everything that is found, as it comes; returns how many have which decision.
 
-        Names of pictures and maps are those of the images, relative to `root`. `mode` is that of the two files.
+        Names of pictures and maps are those of the images, relative to `root`. `mode` is that of the two files. With
+        `files`, lines also say which file was judged, for `finished`.
         """
         check_writable(self.folder, "--out")
         counts: Counter = Counter()
         with _lines(self.folder, mode) as write, progress(None, "predicting", total) as bar:
             for path, result in found:
-                row = described(str(path), result)
+                row, absolute = described(str(path), result), os.path.abspath(path)
+                if files is not None:
+                    row["file"] = {"path": absolute} | files[path]._asdict()
                 what = "failed" if row["error"] else row["decision"] or "scored"
                 if not row["error"]:
-                    self._draw(judge, result, what, path.absolute().relative_to(root))
+                    self._draw(judge, result, what, _short(Path(absolute).relative_to(root)))
+                elif counts["failed"] < NAMED:
+                    note(row["error"])
                 write(row)  # last: an image with a line is finished
                 counts[what] += 1
                 bar.update()
+        if counts["failed"] > NAMED:
+            note(f"{counts['failed'] - NAMED} more files failed; {self.folder / TABLE} says why")
         return counts
 
     def _draw(self, judge: Judge, prediction: Prediction, what: str, name: Path) -> None:
@@ -58,24 +78,28 @@ class Results(NamedTuple):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(path, raw_map(prediction.anomaly_map, self.raw_maps))
 
-    def finished(self) -> set[Path]:
-        """Absolute paths of the images that earlier lines describe; lines of failed ones are removed from the files.
+    def finished(self) -> dict[str, Signature | None]:
+        """The images that earlier lines describe, by their absolute paths; None if a line does not say which file.
 
-        A process that was killed may have left an incomplete last line; it is removed, too. Raises UserError for
-        files that were not written here.
+        Lines of failed ones are removed from the files. A process that was killed may have left an incomplete last
+        line; it is removed, too. Raises UserError for files that were not written here.
         """
         if not any((self.folder / name).exists() for name in (TABLE, LINES)):
-            return set()
-        fresh, paths = self.folder / ".continued", set()
+            return {}
+        fresh, found = self.folder / ".continued", {}
         fresh.mkdir(exist_ok=True)
         with _lines(fresh) as write:
             for row in _rows(self.folder / LINES):
                 write(row)
-                paths.add(Path(row["path"]).absolute())
+                file = row.get("file")
+                if file is None:
+                    found[os.path.abspath(row["path"])] = None
+                else:
+                    found[file["path"]] = Signature(file["size"], file["changed"])
         for name in (TABLE, LINES):
             os.replace(fresh / name, self.folder / name)
         fresh.rmdir()
-        return paths
+        return found
 
 
 def described(name: str, result: Prediction | UserError) -> dict[str, Any]:
@@ -98,12 +122,20 @@ def raw_map(anomaly_map: np.ndarray, kind: str) -> bytes:
     return data.getvalue()
 
 
+def _short(name: Path) -> Path:
+    """The name that pictures and maps of an image have: its own, or, if that is too long, its beginning and a hash."""
+    content = os.fsencode(name.name)
+    if len(content) <= LONGEST:
+        return name
+    return name.with_name(f"{name.name[:50]}~{hashlib.sha256(content).hexdigest()[:16]}")
+
+
 @contextlib.contextmanager
 def _lines(folder: Path, mode: str = "w") -> Iterator[Callable[[dict[str, Any]], None]]:
     """A function that writes a row to both files, so that what is finished survives whatever happens."""
     text = {"mode": mode, "encoding": "utf-8", "errors": "surrogateescape"}
     with (folder / TABLE).open(**text, newline="") as table, (folder / LINES).open(**text) as lines:
-        writer = csv.DictWriter(table, COLUMNS)
+        writer = csv.DictWriter(table, COLUMNS, extrasaction="ignore")
         if table.tell() == 0:
             writer.writeheader()
 
@@ -132,6 +164,6 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 def _row(line: str) -> dict[str, Any] | None:
     with contextlib.suppress(ValueError):
         row = json.loads(line)
-        if isinstance(row, dict) and set(row) == set(COLUMNS):
+        if isinstance(row, dict) and set(row) - {"file"} == set(COLUMNS):
             return row
     return None

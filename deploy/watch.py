@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -56,27 +56,36 @@ class Arrivals:
     A file is complete when two looks find the same size and time of change. A file that is written again under the
     same name is a new one. Memory grows with the files that are there, not with those that were there.
 
-    `done` are absolute paths of files that are not new. The folder `out` is left out.
+    `done` has absolute paths of files that are not new. Without a signature, the file that is there when its folder
+    can be read for the first time is not new. The folder `out` is left out.
     """
 
-    def __init__(self, folders: Sequence[Path], done: Collection[Path] = (), out: Path | None = None):
-        self.folders, self.done, self.out = folders, done, out and os.path.realpath(out)
+    def __init__(
+        self, folders: Sequence[Path], done: Mapping[str, Signature | None] | None = None, out: Path | None = None
+    ):
+        self.folders, self.out = folders, out and os.path.realpath(out)
         self.seen: dict[Path, Signature] = {}  # at the last look, and not finished
         self.finished: dict[Path, Signature] = {}
+        self.unsigned: dict[Path, set[Path]] = {}  # what is done and has no signature, by folder
         self.tries: dict[tuple[Path, Signature], int] = {}
         self.not_readable: set[str] = set()  # folders
+        for folder in folders:
+            top = os.path.join(os.path.abspath(folder), "")
+            below = {folder / name[len(top) :]: found for name, found in (done or {}).items() if name.startswith(top)}
+            self.finished |= {path: found for path, found in below.items() if found}
+            self.unsigned[folder] = {path for path, found in below.items() if not found}
 
     def look(self) -> list[Path]:
         """Files that are complete and new, the oldest first."""
+        readable = [folder for folder in self.folders if os.access(folder, os.R_OK | os.X_OK)]
         now = dict(found for folder in self.folders for found in self._images(str(folder)))
-        if self.done:
-            self.finished = {path: found for path, found in now.items() if path.absolute() in self.done}
-            self.done = ()
+        for folder in readable:
+            self.finished |= {path: now[path] for path in self.unsigned.pop(folder, set()) & now.keys()}
         new = {path: found for path, found in now.items() if self.finished.get(path) != found}
         complete = {path: found for path, found in new.items() if self.seen.get(path) == found}
         self.seen = new
         self.tries = {key: count for key, count in self.tries.items() if new.get(key[0]) == key[1]}
-        gone = [path for path in self.finished if path not in now]
+        gone = [path for path in self.finished if path not in now] if len(readable) == len(self.folders) else []
         for path in gone[: max(0, len(gone) - REMEMBERED)]:
             del self.finished[path]
         self.finished |= complete

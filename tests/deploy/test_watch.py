@@ -9,7 +9,7 @@ import cv2
 import pytest
 
 from deploy import watch as module
-from deploy.watch import Arrivals, until_interrupted, watch
+from deploy.watch import Arrivals, Signature, until_interrupted, watch
 from tests.conftest import write_image
 from tests.deploy.brightness import Brightness, plain
 from utils.errors import UserError
@@ -121,9 +121,50 @@ def test_what_is_done_and_what_is_written_here_is_left_out(folder, monkeypatch):
     monkeypatch.chdir(folder.parent)
     for name in ("a.png", "b.png", "judged/overlays/a.png.png"):
         write_image(folder / name, plain(9))
-    arrivals = Arrivals([folder.relative_to(folder.parent)], {folder / "a.png"}, folder / "judged")
+    arrivals = Arrivals([folder.relative_to(folder.parent)], {str(folder / "a.png"): None}, folder / "judged")
     arrivals.look()
     assert names(arrivals.look()) == ["b.png"]
+
+
+def test_a_file_that_was_written_again_before_the_start_is_new(folder):
+    for name in ("a.png", "b.png"):
+        write_image(folder / name, plain(9))
+    done = {str(folder / name): Signature.of((folder / name).stat()) for name in ("a.png", "b.png")}
+    (folder / "b.png").write_bytes(png() + b" ")
+    arrivals = Arrivals([folder], done)
+    arrivals.look()
+    assert names(arrivals.look()) == ["b.png"]
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_a_folder_that_cannot_be_read_at_the_start_is_not_forgotten(folder, monkeypatch, signed):
+    monkeypatch.setattr(module, "REMEMBERED", 1)
+    done = {}
+    for name in ("a.png", "b.png", "c.png"):
+        write_image(folder / name, plain(9))
+        done[str(folder / name)] = Signature.of((folder / name).stat()) if signed else None
+    folder.rename(folder.with_name("away"))
+    arrivals = Arrivals([folder], done)
+    assert arrivals.look() == arrivals.look() == []
+    folder.with_name("away").rename(folder)
+    assert arrivals.look() == arrivals.look() == []
+    (folder / "a.png").write_bytes(png() + b" ")
+    arrivals.look()
+    assert names(arrivals.look()) == ["a.png"]
+
+
+def test_what_is_done_and_gone_counts_only_if_it_comes_back_unchanged(folder):
+    """A camera that always writes the same name, and an archive that empties the folder."""
+    latest = folder / "latest.png"
+    latest.write_bytes(png())
+    done = {str(latest): Signature.of(latest.stat())}
+    for signature in (done[str(latest)], None):
+        latest.unlink(missing_ok=True)
+        arrivals = Arrivals([folder], {str(latest): signature})
+        arrivals.look()
+        latest.write_bytes(png(3) + b" ")
+        arrivals.look()
+        assert arrivals.look() == [latest]
 
 
 def test_a_folder_that_cannot_be_read_is_named_once(folder, monkeypatch, capsys):

@@ -91,6 +91,24 @@ def test_patterns_files_and_folders_name_each_picture_once(calibrated):
     assert list(map(str, paths)) == ["line/a/0.png", "line/a/1.png", "line/a/2.png", "line/b/1.png"]
 
 
+def test_pictures_of_paths_with_two_dots_stay_in_their_folders(calibrated, call, monkeypatch):
+    good = draw_good(np.random.default_rng(1))
+    (calibrated.path / "sub/loc").mkdir(parents=True)
+    (calibrated.path / "sub/link").symlink_to(calibrated.path / "line/a")
+    for name in ("a b/0.png", "sub/loc/0.png"):
+        write_image(calibrated.path / name, good)
+    monkeypatch.chdir(calibrated.path / "sub")
+    before = set(calibrated.path.rglob("*"))
+    words = ["../a b", "loc", "link", "../sub/loc/0.png", "--out", "out", "--pictures", "all", "--maps", "npy"]
+    said = call(predict, "../results/st/part", *words)
+    assert said.code == 0, said.err
+    new = {path.relative_to(calibrated.path) for path in set(calibrated.path.rglob("*")) - before if path.is_file()}
+    names = ["a b/0.png", "sub/loc/0.png", *(f"sub/link/{k}.png" for k in range(3))]
+    drawn = {f"{what}/{name}.png" for name in names for what in ("overlays", "maps", "masks")}
+    files = drawn | {f"raw_maps/{name}.npy" for name in names} | {"predictions.csv", "predictions.jsonl"}
+    assert set(map(str, new)) == {f"sub/out/{name}" for name in files}
+
+
 @pytest.mark.parametrize(("kind", "read"), [("npy", np.load), ("tiff", lambda path: np.asarray(Image.open(path)))])
 def test_raw_maps_have_the_size_and_the_score_of_every_picture(calibrated, call, kind, read):
     write_image(calibrated.path / "line/b/wide.png", np.full((40, 200, 3), 250, np.uint8))
@@ -108,7 +126,8 @@ def test_raw_maps_have_the_size_and_the_score_of_every_picture(calibrated, call,
 def watched(calibrated, call, monkeypatch):
     """watched(meanwhile): what predict.py --watch said. A thread runs `meanwhile(wait_for)` and then interrupts it.
 
-    `wait_for(lines, failed)` returns when so many files have a line, `failed` of them because of an error.
+    `wait_for(lines, failed)` returns when so many files have a line, `failed` of them because of an error. `up` leads
+    from the current folder to the workplace.
     """
     monkeypatch.setattr(watch, "EVERY", 0.02)
     table = calibrated.path / "out/predictions.jsonl"
@@ -121,7 +140,7 @@ def watched(calibrated, call, monkeypatch):
                 return
             time.sleep(0.02)
 
-    def watched(meanwhile):
+    def watched(meanwhile, up=""):
         def interrupt():
             meanwhile(wait_for)
             time.sleep(0.2)  # for what should not come
@@ -129,7 +148,7 @@ def watched(calibrated, call, monkeypatch):
 
         thread = threading.Thread(target=interrupt)
         thread.start()
-        said = call(predict, "results/st/part", "line", "--out", "out", "--watch")
+        said = call(predict, f"{up}results/st/part", f"{up}line", "--out", f"{up}out", "--watch", "--pictures", "all")
         thread.join()
         return said
 
@@ -154,7 +173,7 @@ def test_watching_judges_what_is_there_and_what_arrives(calibrated, watched):
     assert sorted(row["path"] for row in rows[:5]) == there
     before = next(line for line in lines if line["path"] == "line/b/0.png")
     assert lines[5]["path"] == "line/slow.png" and lines[5]["score"] == pytest.approx(before["score"], rel=1e-4)
-    assert (calibrated.path / "out/overlays/slow.png.png").exists() == (rows[5]["decision"] == "reject")
+    assert (calibrated.path / "out/overlays/slow.png.png").exists()
 
 
 def test_watching_goes_on_after_a_restart(calibrated, watched):
@@ -172,6 +191,20 @@ def test_watching_goes_on_after_a_restart(calibrated, watched):
     after, _ = rows_of(calibrated.path / "out")
     assert [row for row in before if not row["error"]] == after[:5]
     assert after[5]["path"] == "line/broken.png" and after[5]["score"]
+
+
+def test_a_file_written_again_between_is_judged_again_also_from_another_folder(calibrated, watched, monkeypatch):
+    watched(lambda wait_for: wait_for(5))
+    write_image(calibrated.path / "line/b/0.png", draw_good(np.random.default_rng(1)))
+    (calibrated.path / "elsewhere").mkdir()
+    monkeypatch.chdir(calibrated.path / "elsewhere")
+    before = calibrated.kept() | {str(path): None for path in calibrated.path.rglob("*")}
+    said = watched(lambda wait_for: wait_for(6), up="../")
+    assert said.code == 0 and "5 pictures are finished" in said.err
+    rows, lines = rows_of(calibrated.path / "out")
+    assert len(rows) == 6 and rows[5]["path"] == "../line/b/0.png" and "file" not in rows[5]
+    assert lines[5]["file"]["path"] == str(calibrated.path / "line/b/0.png")
+    assert calibrated.kept() | {str(path): None for path in calibrated.path.rglob("*")} == before
 
 
 def test_only_one_process_watches_into_a_folder(calibrated, call):

@@ -1,0 +1,65 @@
+"""What is written of predictions, with a judge of brightness in place of networks."""
+
+import json
+import os
+
+import pytest
+
+from deploy.results import LINES, Results
+from deploy.watch import Signature
+from tests.conftest import write_image
+from tests.deploy.brightness import Brightness, plain
+
+
+def written(folder, paths, **options):
+    """The results of a judge that judges the files."""
+    results = Results(folder / "out", **options)
+    results.write(judge := Brightness(), judge.stream(paths), os.path.commonpath([path.parent for path in paths]))
+    return results
+
+
+@pytest.mark.parametrize("letters", ["x" * 250, "é" * 125])
+def test_a_file_name_of_254_bytes_gets_shorter_pictures_of_its_own(tmp_path, letters):
+    paths = [tmp_path / f"{letters[:-1]}{k}.png" for k in "ab"]
+    for path in paths:
+        write_image(path, plain(200))
+    folder = written(tmp_path, paths, pictures="all", raw_maps="tiff").folder
+    for what, suffix in (("overlays", ".png"), ("maps", ".png"), ("masks", ".png"), ("raw_maps", ".tiff")):
+        names = [path.name for path in (folder / what).iterdir()]
+        assert len(names) == 2 and all(name.startswith(letters[:50]) and name.endswith(suffix) for name in names)
+    lines = [json.loads(line) for line in (folder / LINES).read_text(encoding="utf-8").splitlines()]
+    assert [(line["path"], line["decision"]) for line in lines] == [(str(path), "reject") for path in paths]
+
+
+def test_a_name_that_is_just_short_enough_is_kept(tmp_path):
+    path = tmp_path / f"{'x' * 246}.png"
+    write_image(path, plain(200))
+    folder = written(tmp_path, [path], pictures="all", raw_maps="tiff").folder
+    assert (folder / f"raw_maps/{path.name}.tiff").exists() and (folder / f"overlays/{path.name}.png").exists()
+
+
+def test_the_first_failed_files_are_named_and_the_others_counted(tmp_path, capsys):
+    paths = [tmp_path / f"{k}.png" for k in range(7)]
+    for path in paths:
+        path.write_bytes(b"no picture")
+    written(tmp_path, paths)
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert [f"{path}: cannot be read as an image" in line for path, line in zip(paths, notes[:5], strict=False)] == [
+        True
+    ] * 5
+    assert notes[5:] == [f"note: 2 more files failed; {tmp_path / 'out/predictions.csv'} says why"]
+
+
+def test_a_line_says_which_file_was_judged_and_lines_without_it_are_understood(tmp_path, monkeypatch):
+    write_image(tmp_path / "cam/a.png", plain(200))
+    monkeypatch.chdir(tmp_path)
+    path, judge, results = (tmp_path / "cam/a.png").relative_to(tmp_path), Brightness(), Results(tmp_path / "out")
+    signature = Signature.of(path.stat())
+    results.write(judge, judge.stream([path]), str(tmp_path), files={path: signature})
+    monkeypatch.chdir("/")
+    assert results.finished() == {str(tmp_path / path): signature}
+    line = json.loads((tmp_path / "out" / LINES).read_text())
+    del line["file"]  # as before there were any
+    (tmp_path / "out" / LINES).write_text(json.dumps(line) + "\n")
+    monkeypatch.chdir(tmp_path)
+    assert results.finished() == {str(tmp_path / path): None}
