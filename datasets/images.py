@@ -1,5 +1,6 @@
 """Image files to arrays: every format and bit depth named in the README, or one clear error."""
 
+import contextlib
 import io
 import os
 import re
@@ -32,10 +33,25 @@ def image_from(data: bytes, name: str | Path, remark: Remark | None = None, most
     With `most`, for what strangers send, raises UserError also for an image of more pixels, before it is decoded (a
     small file may contain a picture that fills the memory), and for formats other than `FORMATS`.
     """
-    pixels, _ = _decode(data, name, remark, most)
-    if pixels.ndim == 2:
-        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
-    return pixels[:, :, :3]
+    return _colours(_decode(data, name, remark, most)[0])
+
+
+def from_pillow(image: Image.Image) -> np.ndarray:
+    """`read_image` from an image in memory. Raises UserError for one that is empty, damaged, or of another depth."""
+    try:
+        pixels = _from_pillow(image) if image.width and image.height else None
+    except (OSError, SyntaxError, ValueError) as error:  # its file is read now
+        raise UserError(f"the PIL image cannot be read ({reason(error)})") from None
+    if pixels is None:
+        raise UserError(f"a PIL image must have pixels of 8- or 16-bit integers (got {image.mode} {image.size})")
+    return _colours(_upright(pixels, image))
+
+
+def count_pixels(file: Path | io.BytesIO) -> int:
+    """Of an image, by the first bytes of its file; 0 if it cannot be read."""
+    with contextlib.suppress(Exception), ANY_SIZE, Image.open(file, formats=FORMATS) as image:
+        return image.width * image.height
+    return 0
 
 
 def read_mask(path: Path, remark: Remark | None = None) -> np.ndarray:
@@ -78,6 +94,11 @@ def unit_range(pixels: np.ndarray) -> np.ndarray:
 def eight_bits(pixels: np.ndarray) -> np.ndarray:
     """Pixels of any shape, uint8 or uint16 -> uint8."""
     return (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
+
+
+def _colours(pixels: np.ndarray) -> np.ndarray:
+    """[H,W] gray or [H,W,C], perhaps with alpha -> [H,W,3]."""
+    return np.repeat(pixels[:, :, None], 3, axis=2) if pixels.ndim == 2 else pixels[:, :, :3]
 
 
 def _decode(data: bytes, name: str | Path, remark: Remark | None, most: int | None = None) -> tuple[np.ndarray, bool]:

@@ -1,17 +1,18 @@
 """From pictures and their anomaly maps to scores, decisions and regions. Nothing here needs torch."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from datasets.fit import BILINEAR, Fit
-from datasets.images import read_image
+from datasets.images import count_pixels, from_pillow, read_image
 from datasets.regions import Roi, grayed, lowest_outside
 from datasets.tiles import Tiles, whole_maps
 from evaluation.calibration import Calibration
@@ -19,6 +20,9 @@ from evaluation.cross import CrossCalibration
 from evaluation.score import image_score
 from utils.cores import allowed_cores
 from utils.errors import UserError
+
+MOST_PIXELS = 50_000_000  # of the pictures of a batch together: with their maps, some 400 MB
+Item = TypeVar("Item")
 
 
 class Region(NamedTuple):
@@ -75,12 +79,12 @@ class Judge:
         """With a CrossCalibration: the same images -> the maps of each fold's student [B,folds,h,w] float32."""
         raise NotImplementedError
 
-    def __call__(self, image: str | Path | np.ndarray) -> Prediction:
-        picture = image if isinstance(image, np.ndarray) else read_image(Path(image))
-        return self.predict([picture])[0]
+    def __call__(self, image: str | Path | np.ndarray | Image.Image) -> Prediction:
+        return self.predict([image])[0]
 
-    def predict(self, pictures: Sequence[np.ndarray]) -> list[Prediction]:
-        """Several pictures [H,W,3] uint8 or uint16, RGB, of any sizes, in one batch."""
+    def predict(self, pictures: Sequence[str | Path | np.ndarray | Image.Image]) -> list[Prediction]:
+        """Several pictures of any sizes, in one batch: paths, PIL images, or arrays [H,W,3] uint8 or uint16, RGB."""
+        pictures = [pixels_of(picture) for picture in pictures]
         images = [self.fitted(picture) for picture in pictures]
         begin = perf_counter()
         cross = isinstance(self.calibration, CrossCalibration)
@@ -103,16 +107,20 @@ class Judge:
     def stream(self, paths: Iterable[Path]) -> Iterator[tuple[Path, Prediction | UserError]]:
         """Predictions in the order of the paths, and the error of each file that cannot be read.
 
-        Threads read the next files; memory does not grow with their number.
+        Threads read the next files; memory grows neither with their number nor, for large ones, with the batch size.
         """
         paths = iter(paths)
         with ThreadPoolExecutor(min(allowed_cores(), self.batch_size)) as pool:
             while group := list(islice(paths, self.batch_size)):
-                read = list(pool.map(self._read, group))
-                pictures = [picture for picture in read if not isinstance(picture, UserError)]
-                found = iter(self.predict(pictures) if pictures else [])
-                for path, picture in zip(group, read, strict=True):
-                    yield path, picture if isinstance(picture, UserError) else next(found)
+                for batch in batches(group, pool.map(count_pixels, group)):
+                    yield from self._found(batch, pool)
+
+    def _found(self, paths: list[Path], pool: ThreadPoolExecutor) -> Iterator[tuple[Path, Prediction | UserError]]:
+        read = list(pool.map(self._read, paths))
+        pictures = [picture for picture in read if not isinstance(picture, UserError)]
+        found = iter(self.predict(pictures) if pictures else [])
+        for path, picture in zip(paths, read, strict=True):
+            yield path, picture if isinstance(picture, UserError) else next(found)
 
     def _read(self, path: Path) -> np.ndarray | UserError:
         try:
@@ -159,6 +167,33 @@ class Judge:
             picture,
             mask,
         )
+
+
+def pixels_of(image: str | Path | np.ndarray | Image.Image) -> np.ndarray:
+    """[H,W,3] uint8 or uint16, RGB, of a path, a PIL image, or an array that is that. Raises UserError for others."""
+    if isinstance(image, str | os.PathLike):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        return from_pillow(image)
+    got = type(image).__name__
+    if isinstance(image, np.ndarray):
+        if image.ndim == 3 and image.shape[2] == 3 and image.size and image.dtype in (np.uint8, np.uint16):
+            return image
+        got = f"{image.dtype} {list(image.shape)}"
+    raise UserError(f"an image must be a path, a PIL image, or an array [H,W,3], RGB, uint8 or uint16 (got {got})")
+
+
+def batches(items: Sequence[Item], pixels: Iterable[int]) -> Iterator[list[Item]]:
+    """The pictures in their order, as many together as have MOST_PIXELS; a larger one is alone."""
+    batch, total = [], 0
+    for item, count in zip(items, pixels, strict=True):
+        if batch and total + count > MOST_PIXELS:
+            yield batch
+            batch, total = [], 0
+        batch.append(item)
+        total += count
+    if batch:
+        yield batch
 
 
 def open_judge(run: str | None, model: Path | None, overrides: Sequence[str]) -> Judge:

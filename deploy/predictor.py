@@ -16,7 +16,9 @@ from trainer import open_run
 
 
 class Predictor(Judge):
-    """Predictor("results/st/screw")(image) -> Prediction; an image is a path, or pixels [H,W,3] uint8 or uint16, RGB.
+    """Predictor("results/st/screw")(image) -> Prediction.
+
+    An image is a path, a PIL image, or an array [H,W,3] uint8 or uint16, RGB.
 
     Everything from resizing to the score is the code that tests and calibrates, in the run's precision. Raises
     UserError for a folder that is no finished run, and for an image that cannot be read or has another shape than

@@ -1,6 +1,6 @@
 """Judge pictures over HTTP with a finished run: POST a picture's bytes, get its score, decision and regions as JSON.
 
-python3 -m deploy.serve results/st/screw
+python3 deploy/serve.py results/st/screw
 curl --data-binary @part.png "http://127.0.0.1:8000/predict?name=part.png"
 """
 
@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import base64
 import contextlib
+import io
 import os
 import secrets
 import socket
@@ -21,10 +22,13 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+if not __package__:  # started as a file, from any folder
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import numpy as np
 
-from datasets.images import image_from
-from deploy.judge import Judge, Prediction, open_judge
+from datasets.images import count_pixels, image_from
+from deploy.judge import Judge, Prediction, batches, open_judge
 from deploy.pictures import drawn, png
 from deploy.results import described
 from utils.command import Flags, run, whole_number
@@ -70,7 +74,7 @@ def main() -> None:
 
 
 def flags() -> argparse.ArgumentParser:
-    parser = Flags(prog="python3 -m deploy.serve", description=__doc__.partition("\n")[0])
+    parser = Flags(description=__doc__.partition("\n")[0])
     parser.add_argument("words", nargs="*", metavar="RUN", help="the folder of a finished run; then key=value words")
     parser.add_argument("--model", type=Path, metavar="DIR", help="a folder written by export.py, in place of RUN")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
@@ -176,9 +180,10 @@ class Desk:
     def _work(self) -> None:
         with ThreadPoolExecutor(min(allowed_cores(), self.judge.batch_size)) as pool:
             for jobs in iter(self._gather, []):
-                self.begin = time.monotonic()
-                self._answer([job for job in jobs if job.answer.set_running_or_notify_cancel()], pool)
-                self.begin = 0.0
+                for batch in batches(jobs, [count_pixels(io.BytesIO(job.data)) for job in jobs]):
+                    self.begin = time.monotonic()
+                    self._answer([job for job in batch if job.answer.set_running_or_notify_cancel()], pool)
+                    self.begin = 0.0
 
     def _gather(self) -> list[Job]:
         """The next batch; empty at the end."""

@@ -19,8 +19,8 @@ from utils.cores import allowed_cores
 class ExportedModel(Judge):
     """ExportedModel("exported")(image) -> Prediction, with the decisions of the run that was exported.
 
-    An image is a path, or pixels [H,W,3] uint8 or uint16, RGB. Raises UserError for a folder without an exported model,
-    and for an image that cannot be read.
+    An image is a path, a PIL image, or an array [H,W,3] uint8 or uint16, RGB. Raises UserError for a folder without an
+    exported model, and for an image that cannot be read or is none of these.
     """
 
     def __init__(self, folder: str | Path, overrides: Sequence[str] = (), threads: int | None = None):

@@ -1,12 +1,89 @@
-"""Connected parts of a mask."""
+"""What a judge takes as a picture, its batches, and connected parts of a mask."""
 
+import io
 import tracemalloc
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
+from deploy import judge as module
 from deploy.judge import connected_parts
+from tests.conftest import write_image
+from tests.deploy.brightness import Brightness, plain
+from utils.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("image", "got"),
+    [
+        (np.zeros((0, 0, 3), np.uint8), "uint8 [0, 0, 3]"),
+        (np.zeros((16, 0, 3), np.uint8), "uint8 [16, 0, 3]"),
+        (np.zeros((16, 16), np.uint8), "uint8 [16, 16]"),
+        (np.zeros((16, 16, 4), np.uint8), "uint8 [16, 16, 4]"),
+        (np.zeros((3, 16, 16), np.uint8), "uint8 [3, 16, 16]"),
+        (np.zeros((16, 16, 3)), "float64 [16, 16, 3]"),
+        (np.zeros((16, 16, 3), ">u2"), ">u2 [16, 16, 3]"),
+        (None, "NoneType"),
+    ],
+)
+def test_what_is_no_picture_is_refused(image, got):
+    with pytest.raises(UserError) as error:
+        Brightness()(image)
+    assert str(error.value).endswith(f"an array [H,W,3], RGB, uint8 or uint16 (got {got})")
+
+
+MODES = {
+    "png": ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"],
+    "tif": ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I"],
+    "jpg": ["L", "RGB", "CMYK"],
+}
+
+
+@pytest.mark.parametrize(("suffix", "mode"), [(suffix, mode) for suffix, modes in MODES.items() for mode in modes])
+def test_a_pil_image_is_judged_as_its_file_is(tmp_path, suffix, mode):
+    values = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)
+    image = Image.fromarray(values[..., 0].astype(np.uint16) * 200 if mode in ("I;16", "I") else values)
+    path, exif = tmp_path / f"a.{suffix}", Image.Exif()
+    exif[0x0112] = 6  # to be rotated
+    image.convert(mode).save(path, exif=exif)
+    judge = Brightness()
+    # Not from the file: Pillow maps gray TIFF files into memory and then rotates them wrongly.
+    with Image.open(io.BytesIO(path.read_bytes())) as image:
+        found, expected = judge(image), judge(path)
+    assert found.picture.dtype == expected.picture.dtype and (found.picture == expected.picture).all()
+    assert found.picture.shape == (12, 8, 3) and found.score == expected.score
+
+
+@pytest.mark.parametrize("image", [Image.new("F", (4, 4)), Image.new("RGB", (0, 4)), Image.new("I", (4, 4), -1)])
+def test_a_pil_image_without_pixels_or_of_another_depth_is_refused(image):
+    with pytest.raises(UserError, match="must have pixels of 8- or 16-bit integers"):
+        Brightness()(image)
+
+
+def test_a_pil_image_of_a_file_that_was_cut_off_is_refused(tmp_path):
+    write_image(tmp_path / "a.png", np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8))
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:500])
+    with Image.open(tmp_path / "a.png") as image, pytest.raises(UserError, match="the PIL image cannot be read"):
+        Brightness()(image)
+
+
+def test_a_batch_has_a_limit_of_pixels_and_nothing_else_changes(tmp_path, monkeypatch):
+    sides = [16, 16, 40, 16, 16, 16, 30, 16]
+    paths = [tmp_path / f"{k}.png" for k in range(len(sides))]
+    for k, (path, side) in enumerate(zip(paths, sides, strict=True)):
+        write_image(path, plain(30 * k, side))
+    paths[3].write_bytes(b"no picture")
+    usual, limited = Brightness(4), Brightness(4)
+    expected = list(usual.stream(paths))
+    monkeypatch.setattr(module, "MOST_PIXELS", 2 * 16**2)
+    found = list(limited.stream(paths))
+    assert usual.batches == [3, 4] and limited.batches == [2, 1, 2, 1, 1]
+    assert [path for path, _ in found] == paths and isinstance(found[3][1], UserError)
+    assert [one.score for _, one in found if not isinstance(one, UserError)] == [
+        one.score for _, one in expected if not isinstance(one, UserError)
+    ]
 
 
 @pytest.mark.parametrize("seed", range(20))

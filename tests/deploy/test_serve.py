@@ -20,6 +20,7 @@ import pytest
 import uvicorn
 from PIL import Image
 
+from deploy import judge as module
 from deploy import serve
 from deploy.results import described
 from deploy.serve import Limits
@@ -119,6 +120,22 @@ def test_requests_that_arrive_together_share_batches_and_get_their_own_answers(s
     assert [status for status, *_ in answers] == [200] * 7
     assert [row["score"] for _, row, _ in answers] == pytest.approx([30 * k / 255 for k in range(7)])
     assert judge.batches[0] == 1 and max(judge.batches) <= 4 and len(judge.batches) <= 4 and sum(judge.batches) == 7
+
+
+def test_large_pictures_that_arrive_together_are_judged_in_smaller_batches(served, monkeypatch):
+    monkeypatch.setattr(module, "MOST_PIXELS", 2 * 16**2)
+    judge = Held(batch_size=8)
+    port = served(judge)
+    with ThreadPoolExecutor(6) as pool:
+        first = pool.submit(ask, port, body=png(0))
+        judge.busy.wait(20)
+        others = [pool.submit(ask, port, body=png(30 * k)) for k in range(1, 6)]
+        wait_until(lambda: waiting(port) == 6)
+        time.sleep(0.05)  # for the bodies; some may still be late
+        judge.go.set()
+        answers = [job.result() for job in (first, *others)]
+    assert [row["score"] for _, row, _ in answers] == pytest.approx([30 * k / 255 for k in range(6)])
+    assert max(judge.batches) == 2 and sum(judge.batches) == 6
 
 
 def test_a_full_queue_is_answered_at_once_and_nothing_is_lost(served):
@@ -285,6 +302,11 @@ def test_the_command_says_where_it_listens_and_ends_with_ctrl_c():
     assert re.fullmatch(r"listening on http://127\.0\.0\.1:\d+, Ctrl-C ends it\n", done.stdout)
 
 
+def test_it_starts_as_a_file_from_any_folder(tmp_path):
+    done = run_script(REPO / "deploy/serve.py", "--help", cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.startswith("usage: serve.py"), done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -309,7 +331,7 @@ def test_a_mistake_is_one_sentence(monkeypatch, tmp_path, words, expected):
 
 def test_the_page_shows_commands_that_are_understood_and_the_limits_that_hold():
     page = (REPO / "docs/server.md").read_text(encoding="utf-8")
-    (words,) = (line.split()[3:] for line in page.splitlines() if line.startswith("python3 -m deploy.serve "))
+    (words,) = (line.split()[2:] for line in page.splitlines() if line.startswith("python3 deploy/serve.py "))
     args = serve.flags().parse_intermixed_args(words)
     assert args.words == ["results/st/screw"] and f"http://{args.host}:{args.port}/predict" in page
     rows = dict(re.findall(r"`--([a-z-]+)`.* \| (\d+)", page))
