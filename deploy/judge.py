@@ -183,7 +183,7 @@ def pixels_of(image: str | Path | np.ndarray | Image.Image) -> np.ndarray:
     raise UserError(f"an image must be a path, a PIL image, or an array [H,W,3], RGB, uint8 or uint16 (got {got})")
 
 
-def batches(items: Sequence[Item], pixels: Iterable[int]) -> Iterator[list[Item]]:
+def batches(items: Iterable[Item], pixels: Iterable[int]) -> Iterator[list[Item]]:
     """The pictures in their order, as many together as have MOST_PIXELS; a larger one is alone."""
     batch, total = [], 0
     for item, count in zip(items, pixels, strict=True):

@@ -180,10 +180,15 @@ class Desk:
     def _work(self) -> None:
         with ThreadPoolExecutor(min(allowed_cores(), self.judge.batch_size)) as pool:
             for jobs in iter(self._gather, []):
-                for batch in batches(jobs, [count_pixels(io.BytesIO(job.data)) for job in jobs]):
-                    self.begin = time.monotonic()
-                    self._answer([job for job in batch if job.answer.set_running_or_notify_cancel()], pool)
-                    self.begin = 0.0
+                self._judge(jobs, pool)
+
+    def _judge(self, jobs: list[Job], pool: ThreadPoolExecutor) -> None:
+        """Empties the list: an answer, with its map, is larger than the picture, and stays as long as its job."""
+        pixels = [count_pixels(io.BytesIO(job.data)) for job in jobs]
+        for batch in batches((jobs.pop(0) for _ in pixels), pixels):
+            self.begin = time.monotonic()
+            self._answer([job for job in batch if job.answer.set_running_or_notify_cancel()], pool)
+            self.begin = 0.0
 
     def _gather(self) -> list[Job]:
         """The next batch; empty at the end."""

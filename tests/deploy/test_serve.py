@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -136,6 +137,26 @@ def test_large_pictures_that_arrive_together_are_judged_in_smaller_batches(serve
         answers = [job.result() for job in (first, *others)]
     assert [row["score"] for _, row, _ in answers] == pytest.approx([30 * k / 255 for k in range(6)])
     assert max(judge.batches) == 2 and sum(judge.batches) == 6
+
+
+def test_an_answer_that_was_given_is_not_kept_while_the_next_pictures_are_judged(monkeypatch):
+    """Its map and mask are larger than the picture."""
+    monkeypatch.setattr(module, "MOST_PIXELS", 16**2)
+    judge, given, kept = Brightness(8), [], []
+    predict = judge.predict
+
+    def watched(pictures):
+        kept.append(sum(mask() is not None for mask in given))
+        found = predict(pictures)
+        given.extend(weakref.ref(one.mask) for one in found)
+        return found
+
+    judge.predict, desk = watched, serve.Desk(judge, 10**6)
+    for k in range(4):
+        desk.put(png(k), "")
+    with desk:
+        pass
+    assert kept == [0, 0, 0, 0]
 
 
 def test_a_full_queue_is_answered_at_once_and_nothing_is_lost(served):
