@@ -210,16 +210,15 @@ def shares(client: "Client") -> tuple[int, int]:
 
 def spent(cells: Sequence["Cell"]) -> list[dict[str, float]]:
     """What the training of each cell cost, and an image; the latter is measured once for all that compute alike."""
+    from engine.cells import CELL, written
     from utils.files import write_json
 
     found, costs = [], {}
     for cell in cells:
-        path, kind, own = cell.folder / "cell.json", cost_key(cell), {}
-        with contextlib.suppress(OSError, ValueError):  # damaged: measured again
-            own = json.loads(path.read_text(encoding="utf-8"))
+        kind, own = cost_key(cell), written(cell)
         if kind not in costs:
             costs[kind] = own.get("image") or measured(cell)
-            write_json(path, own | ({"image": costs[kind]} if costs[kind] else {}))
+            write_json(cell.folder / CELL, own | ({"image": costs[kind]} if costs[kind] else {}))
         found.append(own | costs[kind])
     return found
 

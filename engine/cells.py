@@ -1,5 +1,6 @@
 """Many runs, one after another or side by side: the cells of a comparison, ordinary runs in folders of their own."""
 
+import contextlib
 import ctypes
 import itertools
 import json
@@ -31,6 +32,7 @@ NOT_COMPARED = {
     "workers",
     "cache_mb",
 }
+CELL = "cell.json"
 LITE = "tf_efficientnet_lite"  # these networks profit from `border`
 ROUNDS = 3  # in which a cell is tried whose process was killed from outside
 END_WITH_PARENT = 1  # PR_SET_PDEATHSIG, see prctl(2)
@@ -63,7 +65,11 @@ def finished(folder: Path, wanted: dict[str, Any]) -> bool:
     report = report_of(folder)
     if report is None:
         return False
-    done = report["config"]
+    return alike(report["config"], wanted)
+
+
+def alike(done: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    """Whether two checked configurations give the same result, as far as `done` knows the keys."""
     keys = [key for key in wanted if key not in NOT_COMPARED and key != "TrainingData"]
     sections = [(done, wanted, keys), (done["TrainingData"], wanted["TrainingData"], wanted["TrainingData"])]
     return all(there.get(key, here[key]) == here[key] for there, here, names in sections for key in names)
@@ -139,7 +145,7 @@ class Outcome(NamedTuple):
 def run_cell(cell: Cell, threads: int, folder: Path) -> Outcome:
     """Train and test in a process of its own, started in `folder`, unless the cell is finished.
 
-    Also writes cell.json: the highest memory that it took.
+    Also writes cell.json: the configuration, and the highest memory that it took.
     """
     try:
         return Outcome(cell, cell.mistake or (None if cell.finished() else _trained(cell, threads, folder)))
@@ -152,6 +158,11 @@ def _trained(cell: Cell, threads: int, folder: Path) -> str | None:
     words = [*cell.words, f"threads={threads}"]
     if (cell.folder / "metrics.json").exists():  # of other settings
         words.append("overwrite=true")
+    begun = written(cell).get("config")
+    if begun and not alike(begun, cell.config):  # what is there of it is not resumed
+        words.append("resume=false")
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    write_json(cell.folder / CELL, {"config": cell.config})
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "trainNet.py"), "--config", cell.file, *words],
         cwd=folder,
@@ -168,8 +179,16 @@ def _trained(cell: Cell, threads: int, folder: Path) -> str | None:
         return _reason(said, os.waitstatus_to_exitcode(status) if usage else status)
     # Kilobytes on Linux, bytes on macOS.
     memory = usage and round(usage.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2))
-    write_json(cell.folder / "cell.json", {"peak_memory_mib": memory} if memory else {})
+    write_json(cell.folder / CELL, written(cell) | ({"peak_memory_mib": memory} if memory else {}))
     return None
+
+
+def written(cell: Cell) -> dict[str, Any]:
+    """The contents of cell.json; nothing if it is missing or damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads((cell.folder / CELL).read_text(encoding="utf-8", errors="surrogateescape"))
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 def _end_with_parent() -> None:

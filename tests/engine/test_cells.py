@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -102,6 +103,17 @@ def test_a_mistake_in_one_cell_is_no_obstacle_for_the_others(tmp_path):
 def test_a_mistake_in_all_cells_is_one_error(tmp_path):
     with pytest.raises(UserError, match=r"unknown key 'TrainingData.epoch'"):
         cells_of(tmp_path, tmp_path, objs=["a", "b"], seeds=2, words=["TrainingData.epoch=3"])
+
+
+def test_an_unfinished_training_of_other_settings_is_not_resumed(tmp_path, monkeypatch):
+    def started(command, **_):
+        raise OSError(command[-1])
+
+    monkeypatch.setattr(subprocess, "Popen", started)
+    (first,), (other,) = (cells_of(tmp_path, tmp_path, words=[*SMALL, f"TrainingData.lr={lr}"]) for lr in (0.1, 0.2))
+    assert first.folder == other.folder
+    last = [run_cell(cell, 1, tmp_path).error for cell in (first, first, other)]
+    assert last == ["threads=1", "threads=1", "resume=false"]
 
 
 def test_a_file_that_cannot_be_written_fails_only_its_own_run(tmp_path, monkeypatch):
