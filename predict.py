@@ -9,14 +9,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.command import Flags, run
+from utils.command import SOME_FAILED, Flags, run
 from utils.errors import UserError
 
 if TYPE_CHECKING:
     from deploy.judge import Judge
     from deploy.results import Results
-
-SOME_FAILED = 3  # exit code
 
 
 def main() -> None:
