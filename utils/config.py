@@ -26,14 +26,12 @@ SIDES = (32, 8192)  # pixels
 
 def _number(value: Any) -> Any:
     """A number from text: PyYAML (YAML 1.1) reads `4e-4` without a dot as text, but it is meant as a number."""
-    if isinstance(value, str) or type(value) is int:
-        try:
-            return float(value)
-        except ValueError:
-            pass
-        except OverflowError:  # of hundreds of digits
-            return math.inf
-    return value
+    try:
+        return float(value) if isinstance(value, str) or type(value) is int else value
+    except ValueError:
+        return value
+    except OverflowError:  # of hundreds of digits
+        return math.inf
 
 
 def _height_width(value: Any) -> Any:
@@ -76,13 +74,20 @@ def _device_name(value: str) -> str:
     return value
 
 
+def _calibration(value: Any) -> Any:
+    """Check `calibration`: a ratio, none, cross, or a fold, such as 2/5, the second of five parts."""
+    value, words = _number(value), "none|cross|[1-9][0-9]?/[1-9][0-9]?"
+    if not (0 < value < 1 if isinstance(value, float) else re.fullmatch(words, str(value))):
+        raise ValueError("must be a number between 0 and 1, none or cross")
+    return value
+
+
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0, le=10**9)]
 Rate = Annotated[Number, Field(gt=0, le=1000)]
 NotNegative = Annotated[Number, Field(ge=0, le=10**6)]
 Share = Annotated[Number, Field(ge=0, lt=1)]
 Ratio = Annotated[Number, Field(gt=0, lt=1)]
-Fold = Annotated[str, Field(pattern="^[1-9][0-9]?/[1-9][0-9]?$")]  # 2/5 is the second of five parts
 
 
 def _names(value: bool | list[str]) -> bool | list[str]:
@@ -115,9 +120,6 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-AnySection = TypeVar("AnySection", bound=Section)
-
-
 class CommonData(Section):
     """The keys under `TrainingData` that every method has."""
 
@@ -135,18 +137,16 @@ class CommonData(Section):
     @model_validator(mode="before")
     @classmethod
     def crop_defaults_to_the_whole_image(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "img_size" in values:
-            return {"crop_size": values["img_size"], **values}
-        return values
+        known = isinstance(values, dict) and "img_size" in values
+        return {"crop_size": values["img_size"], **values} if known else values
 
     @model_validator(mode="after")
     def sizes_fit(self):
-        if any(crop > side for crop, side in zip(self.crop_size, self.img_size, strict=True)):
-            crop, side = ("{} x {}".format(*size) for size in (self.crop_size, self.img_size))
-            raise ValueError(f"crop_size {crop} is larger than img_size {side}")
-        if any(part > side for part, side in zip(self.input_size, self.crop_size, strict=True)):
-            part, side = ("{} x {}".format(*size) for size in (self.tile, self.crop_size))
-            raise ValueError(f"tile {part} is larger than crop_size {side}")
+        for key, outer in (("crop_size", "img_size"), (self.input_key, "crop_size")):
+            sizes = getattr(self, key), getattr(self, outer)
+            if any(part > side for part, side in zip(*sizes, strict=True)):
+                part, side = ("{} x {}".format(*size) for size in sizes)
+                raise ValueError(f"{key} {part} is larger than {outer} {side}")
         if self.sigma > max(self.input_size):
             raise ValueError(f"sigma {self.sigma:g} is wider than the image ({self.input_key} {max(self.input_size)})")
         return self
@@ -171,6 +171,7 @@ class TrainingData(CommonData):
     border: Annotated[int, Field(ge=0, le=100)] = 0  # outermost positions of a level; the nearest inner one counts
 
 
+AnySection = TypeVar("AnySection", bound=Section)
 Options = TypeVar("Options", bound=CommonData)
 
 
@@ -200,7 +201,7 @@ class RunConfig(Section, Generic[Options]):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     # Share of train/good that only serves to choose the threshold; cross uses all of it, with a student for each fold.
-    calibration: Ratio | Literal["none", "cross"] | Fold = "none"
+    calibration: Annotated[float | str, BeforeValidator(_calibration)] = "none"
     part_pattern: Text | None = None  # regular expression: files with the same match in their names show one part
     false_reject_rate: Ratio = 0.01  # of good parts, at most, on average over calibration sets
     review_rate: Ratio | None = None  # of good parts that are rejected or reviewed; above false_reject_rate
@@ -240,9 +241,8 @@ class Config(RunConfig[Options], Generic[Options]):
     out_indice: Levels = [1, 2, 3]
 
 
-# These only decide where and how fast a run is; they may change when it is resumed.
+# They may change when a run is resumed, because they only decide where and how fast it is; readers' finds are hashed.
 WITHOUT_EFFECT = {"phase", "run", "overwrite", "resume", "data_path", "save_path", "false_reject_rate"}
-# What a reader finds is in the hash of the images.
 WITHOUT_EFFECT |= {"reader", "folder", "review_rate", "device", "threads", "compile", "workers", "cache_mb", "logger"}
 
 
