@@ -17,10 +17,10 @@ from evaluation.score import CALIBRATION
 from utils.errors import UserError
 
 SEEN = {
-    "false_rejects": "good test images rejected",
-    "good_reviewed": "good test images for review",
-    "misses": "defective test images accepted",
-    "defective_reviewed": "defective test images for review",
+    "false_rejects": "good test {} rejected",
+    "good_reviewed": "good test {} for review",
+    "misses": "defective test {} accepted",
+    "defective_reviewed": "defective test {} for review",
 }
 CONFIDENCE = 0.9  # of the upper bound that is shown beside the promise
 TINY = 1e-9  # products such as 100 * 0.29 are a little below the whole number that they should be
@@ -32,6 +32,7 @@ class Calibration(NamedTuple):
     scores: Sequence[float]
     rate: float
     review_rate: float | None = None  # of good parts that are rejected or reviewed; above `rate`
+    unit: str = "images"  # or parts, of which a score is the highest of several images
 
     @classmethod
     def of(cls, normal: dict[str, Any] | None, rate: float, review_rate: float | None = None) -> "Calibration | None":
@@ -39,7 +40,7 @@ class Calibration(NamedTuple):
         check_rates(rate, review_rate)
         if normal is None or normal["source"] != CALIBRATION:
             return None
-        return cls(sorted(normal["scores"]), rate, review_rate)
+        return cls(sorted(normal["scores"]), rate, review_rate, normal.get("unit", "images"))
 
     @property
     def threshold(self) -> float:
@@ -57,7 +58,7 @@ class Calibration(NamedTuple):
         The score of a new good image is above it with a probability of at most `rate`, on average over calibration
         sets.
         """
-        check_enough(len(self.scores), rate)
+        check_enough(len(self.scores), rate, self.unit)
         return self.scores[len(self.scores) - expected_above(len(self.scores), rate)]
 
     @property
@@ -80,7 +81,7 @@ class Calibration(NamedTuple):
 
     def decision(self, p_value: float) -> str:
         """accept, review or reject. Raises as `threshold`."""
-        check_enough(len(self.scores), self.rate)
+        check_enough(len(self.scores), self.rate, self.unit)
         return decision(p_value, self.rate, self.review_rate)
 
     @property
@@ -88,6 +89,7 @@ class Calibration(NamedTuple):
         """What can be said before a test. Raises as `threshold`."""
         promise = {
             "images": len(self.scores),
+            "unit": self.unit,
             "false_reject_rate": self.rate,
             "upper_bound": self.upper_bound,
             "threshold": self.threshold,
@@ -96,9 +98,12 @@ class Calibration(NamedTuple):
             promise |= {"review_rate": self.review_rate, "limit": self.limit}
         return promise
 
-    def measured(self, decisions: Sequence[str], defective: np.ndarray) -> dict[str, Any]:
-        """The promise, and what a test found: decisions of its images, `defective` [N] bool. Raises as `threshold`."""
-        return self.promise | count_decisions(decisions, defective, self.review_rate is not None)
+    def measured(self, decisions: Sequence[str], defective: np.ndarray, unit: str = "images") -> dict[str, Any]:
+        """The promise, and what a test found: decisions of its images or parts, `defective` [N] bool.
+
+        `unit` says which of the two. Raises as `threshold`.
+        """
+        return self.promise | count_decisions(decisions, defective, unit, self.review_rate is not None)
 
 
 def decision(p_value: float, rate: float, review_rate: float | None) -> str:
@@ -108,13 +113,27 @@ def decision(p_value: float, rate: float, review_rate: float | None) -> str:
     return "review" if review_rate is not None and p_value <= review_rate + TINY else "accept"
 
 
-def count_decisions(decisions: Sequence[str], defective: np.ndarray, review: bool) -> dict[str, Any]:
-    """What a test found: the decisions of its images, `defective` [N] bool.
+def by_part(
+    p_values: Sequence[float], parts: Sequence[str], defective: Sequence[bool]
+) -> tuple[list[float], np.ndarray]:
+    """Of N images -> of the parts that they show: the lowest p-value, and whether the part is defective [parts] bool.
+
+    One image that is rejected is enough to reject its part.
+    """
+    lowest: dict[str, float] = {}
+    for part, p_value in zip(parts, p_values, strict=True):
+        lowest[part] = min(p_value, lowest.get(part, 1.0))
+    return [*lowest.values()], np.array([*dict(zip(parts, defective, strict=True)).values()], bool)
+
+
+def count_decisions(decisions: Sequence[str], defective: np.ndarray, unit: str, review: bool) -> dict[str, Any]:
+    """What a test found: the decisions of its images or parts (`unit`), `defective` [N] bool.
 
     A miss is a defective part that is accepted; one that somebody looks at is not missed.
     """
     kinds = np.array(decisions)
-    found = {"false_rejects": _seen(kinds[~defective] == "reject"), "misses": _seen(kinds[defective] == "accept")}
+    found = {"test_unit": unit, "false_rejects": _seen(kinds[~defective] == "reject")}
+    found["misses"] = _seen(kinds[defective] == "accept")
     if review:
         found["good_reviewed"] = _seen(kinds[~defective] == "review")
         found["defective_reviewed"] = _seen(kinds[defective] == "review")
@@ -129,27 +148,30 @@ def _seen(hits: np.ndarray) -> dict[str, Any]:
 def described(measured: dict[str, Any]) -> list[str]:
     """The promise of a calibration, or what was measured too, as lines for the screen."""
     percent = "{:.3g} %".format
-    rate = percent(100 * measured["false_reject_rate"])
+    rate, unit = percent(100 * measured["false_reject_rate"]), measured.get("unit", "images")
+    review = percent(100 * measured.get("review_rate", 0))
     if "students" in measured:
         lines = [
-            f"{measured['students']} students and {measured['images']} good images decide: usually about {rate} of "
+            f"{measured['students']} students and {measured['images']} good {unit} decide: usually about {rate} of "
             f"good parts are rejected, on average at most {percent(100 * measured['guaranteed_rate'])}"
         ]
+        less = "less unusual parts"
+        reviewed = f"usually about {review} of good parts are reviewed or rejected"
+        if "guaranteed_review_rate" in measured:
+            reviewed += f", on average at most {percent(100 * measured['guaranteed_review_rate'])}"
     else:
         lines = [
             f"threshold {measured['threshold']:.4g}: on average over calibration sets, at most {rate} of good parts "
             "are rejected",
-            f"for these {measured['images']} calibration images, the rate is below "
+            f"for these {measured['images']} calibration {unit}, the rate is below "
             f"{percent(100 * measured['upper_bound'])} with a probability of 90 %",
         ]
+        less = f"scores above {measured.get('limit', 0):.4g}"
+        reviewed = f"on average, at most {review} of good parts are reviewed or rejected"
     if "review_rate" in measured:
-        less = f"scores above {measured['limit']:.4g}" if "limit" in measured else "less unusual parts"
-        lines.append(
-            f"{less} that are not rejected get the decision review: on average, at most "
-            f"{percent(100 * measured['review_rate'])} of good parts are reviewed or rejected"
-        )
+        lines.append(f"{less} that are not rejected get the decision review: {reviewed}")
     for key, words in SEEN.items():
-        seen = measured.get(key)
+        seen, words = measured.get(key), words.format(measured.get("test_unit", "images"))
         if seen and seen["of"]:
             low, high = (percent(100 * end) for end in seen["interval"])
             lines.append(f"{words}: {seen['count']} of {seen['of']} (rate with 95 % confidence: {low} to {high})")
@@ -167,22 +189,22 @@ def check_rates(rate: float, review_rate: float | None) -> None:
         raise UserError(f"review_rate {review_rate:g} must be above false_reject_rate {rate:g}")
 
 
-def check_enough(n: int, rate: float) -> None:
-    """Raises UserError if n scores are too few for a rate."""
+def check_enough(n: int, rate: float, unit: str) -> None:
+    """Raises UserError if n scores of images or parts (`unit`) are too few for a rate."""
     if expected_above(n, rate) < 1:
         raise UserError(
-            f"false_reject_rate {rate:g} needs at least {needed(rate)} good images for calibration, but there are {n}: "
+            f"false_reject_rate {rate:g} needs at least {needed(rate)} good {unit} for calibration, but there are {n}: "
             f"{needed(rate) - n} more are needed, or false_reject_rate={smallest_rate(n):g}"
         )
 
 
 def needed(rate: float) -> int:
-    """The smallest number of calibration images for a rate: 19 for 5 %, 99 for 1 %."""
+    """The smallest number of scores for a rate: 19 for 5 %, 99 for 1 %."""
     return math.ceil(1 / rate - 1 - TINY)
 
 
 def smallest_rate(n: int) -> float:
-    """The smallest rate that n calibration images can promise, rounded up to three digits."""
+    """The smallest rate that n scores can promise, rounded up to three digits."""
     rate = 1 / (n + 1)
     digits = 2 - math.floor(math.log10(rate))
     return math.ceil(rate * 10**digits - TINY) / 10**digits

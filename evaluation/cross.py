@@ -12,14 +12,14 @@ class CrossCalibration(NamedTuple):
     """The sorted scores of each fold's images by the student that did not see them, and the rates that are wanted.
 
     Cross-conformal prediction (Vovk, "Cross-conformal predictors", Annals of Mathematics and AI 2015): every good image
-    calibrates, and all but one fold train each student. On average, at most twice `rate` of good parts are rejected
-    (Barber, Candes, Ramdas and Tibshirani, "Predictive inference with the jackknife+", Annals of Statistics 2021), and
-    usually about `rate`.
+    calibrates, and all but one fold train each student. Usually about `rate` of good parts are rejected; `guaranteed`
+    is what that cannot be above, on average.
     """
 
     scores: Sequence[np.ndarray]
     rate: float
     review_rate: float | None = None
+    unit: str = "images"  # or parts, of which a score is the highest of several images
 
     @property
     def images(self) -> int:
@@ -45,15 +45,31 @@ class CrossCalibration(NamedTuple):
         """accept, review or reject."""
         return decision(p_value, self.rate, self.review_rate)
 
+    def guaranteed(self, rate: float) -> float:
+        """The highest share of good parts, on average, whose p-value is at most `rate`.
+
+        2 rate + min(2 (1 - rate) (K - 1) / (n + K), (1 - K/n) / (K + 1)) for n scores in K folds: Barber, Candes,
+        Ramdas and Tibshirani, "Predictive inference with the jackknife+", Annals of Statistics 2021, theorem 4. The
+        first of the two is that twice a weighted mean of p-values is a p-value (Vovk and Wang, "Combining p-values via
+        averaging", Biometrika 2020), with weights by the folds' sizes; the second needs folds of one size.
+        """
+        folds = len(self.scores)
+        more = 2 * (1 - rate) * (folds - 1) / (self.images + folds)
+        if len({len(fold) for fold in self.scores}) == 1:
+            more = min(more, (1 - folds / self.images) / (folds + 1))
+        return min(2 * rate + more, 1.0)
+
     @property
     def promise(self) -> dict[str, Any]:
         """What can be said before a test. Raises UserError for too few images or wrong rates."""
         check_rates(self.rate, self.review_rate)
-        check_enough(self.images, self.rate)
-        found = {"images": self.images, "students": len(self.scores), "false_reject_rate": self.rate}
-        found["guaranteed_rate"] = 2 * self.rate
-        return found if self.review_rate is None else found | {"review_rate": self.review_rate}
+        check_enough(self.images, self.rate, self.unit)
+        found = {"images": self.images, "unit": self.unit, "students": len(self.scores)}
+        found |= {"false_reject_rate": self.rate, "guaranteed_rate": self.guaranteed(self.rate)}
+        if self.review_rate is not None:
+            found |= {"review_rate": self.review_rate, "guaranteed_review_rate": self.guaranteed(self.review_rate)}
+        return found
 
-    def measured(self, decisions: Sequence[str], defective: np.ndarray) -> dict[str, Any]:
-        """The promise, and what a test found: decisions of its images, `defective` [N] bool. Raises as `promise`."""
-        return self.promise | count_decisions(decisions, defective, self.review_rate is not None)
+    def measured(self, decisions: Sequence[str], defective: np.ndarray, unit: str = "images") -> dict[str, Any]:
+        """As `Calibration.measured`. Raises as `promise`."""
+        return self.promise | count_decisions(decisions, defective, unit, self.review_rate is not None)

@@ -62,4 +62,5 @@ def yardstick(results: Iterable[Scored], source: str, parts: Sequence[str]) -> d
     for result in results:
         part = parts[result.index]
         scores[part] = max(image_score(result.anomaly_map), scores.get(part, -math.inf))
-    return {"source": source, "scores": sorted(scores.values())}
+    found = {"source": source, "scores": sorted(scores.values())}
+    return found | {"unit": "parts"} if len(scores) < len(parts) else found

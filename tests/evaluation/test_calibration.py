@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta, binomtest
 
-from evaluation.calibration import Calibration, binomial_interval, needed, smallest_rate
+from evaluation.calibration import Calibration, binomial_interval, by_part, described, needed, smallest_rate
 from utils.errors import UserError
 
 
@@ -81,6 +81,21 @@ def test_p_values_and_decisions_agree():
         for score in [*np.arange(-1, 21, 0.5)]:
             assert (one.p_value(score) <= rate) == (score > one.threshold)
     assert one.p_value(99.0) == pytest.approx(1 / 60) and one.p_value(-1.0) == 1
+
+
+def test_an_image_that_is_rejected_rejects_its_part():
+    lowest, defective = by_part([0.5, 0.1, 0.3, 0.2], ["a", "b", "a", "c"], [False, True, False, True])
+    assert lowest == [0.3, 0.1, 0.2] and defective.tolist() == [False, True, True]
+
+
+def test_what_is_about_parts_says_parts():
+    normal = {"source": "calibration images", "scores": range(12), "unit": "parts"}
+    measured = Calibration.of(normal, 0.1).measured(["reject", "accept"], np.array([False, True]), "parts")
+    said = "\n".join(described(measured))
+    assert "for these 12 calibration parts" in said and "images" not in said
+    assert "good test parts rejected: 1 of 1" in said and "defective test parts accepted: 1 of 1" in said
+    with pytest.raises(UserError, match="at least 19 good parts for calibration"):
+        _ = Calibration.of(normal, 0.05).threshold
 
 
 def test_p_values_of_good_images_are_uniform():

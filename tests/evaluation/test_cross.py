@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from evaluation.calibration import described
 from evaluation.cross import CrossCalibration
 from utils.errors import UserError
 
@@ -29,8 +30,27 @@ def false_rejects(n, rate, shift=0.0, splits=1000):
 def test_the_mean_rate_over_random_sets_keeps_the_promise(n, rate):
     found = false_rejects(n, rate)
     error = found.std() / np.sqrt(len(found))
-    assert found.mean() <= 2 * rate  # what is guaranteed
+    assert found.mean() <= 2 * rate  # less than what is guaranteed
     assert abs(found.mean() - np.floor((n + 1) * rate + 1e-9) / (n + 1)) < max(4 * error, 0.3 * rate)  # what is usual
+
+
+@pytest.mark.parametrize(
+    ("sizes", "more"),
+    [
+        ([5] * 5, (1 - 5 / 25) / 6),  # few scores: the second term is the lower one
+        ([5, 5, 5, 5, 4], 2 * 0.9 * 4 / 29),  # folds of different sizes have only the first
+        ([40] * 5, 2 * 0.9 * 4 / 205),
+        ([1] * 30, 0.0),  # jackknife+
+    ],
+)
+def test_the_guaranteed_rate_is_twice_the_rate_and_what_the_folds_add(sizes, more):
+    calibration = CrossCalibration([np.arange(float(n)) for n in sizes], 0.1, 0.45)
+    promise = calibration.promise
+    assert promise["guaranteed_rate"] == pytest.approx(0.2 + more)
+    assert promise["guaranteed_review_rate"] == pytest.approx(min(calibration.guaranteed(0.45), 1))
+    said = "\n".join(described(promise))
+    assert f"on average at most {100 * (0.2 + more):.3g} %" in said
+    assert f"reviewed or rejected, on average at most {100 * calibration.guaranteed(0.45):.3g} %" in said
 
 
 def test_without_exchangeability_the_promise_breaks():
