@@ -35,7 +35,7 @@ def main() -> None:
     from utils.console import note, say
 
     judge = open_judge(args.run, args.model, overrides)
-    if not judge.calibration:
+    if not judge.calibration and not judge.explained:
         how = (
             "python3 export.py RUN ... --images FOLDER"
             if args.model

@@ -56,6 +56,8 @@ class Judge:
     `normal` is a student's `yardstick`, for the colours. Raises UserError for rates that `calibration` cannot promise.
     """
 
+    explained = False  # whether a note has said why nothing is decided
+
     def __init__(
         self,
         fit: Fit,

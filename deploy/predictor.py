@@ -10,9 +10,11 @@ from datasets.fit import Fit
 from datasets.regions import common_roi, read_roi
 from datasets.tiles import Tiles
 from deploy.judge import Judge
+from engine.decisions import decider
 from engine.scoring import AnomalyMaps
-from evaluation.calibration import Calibration
+from evaluation.cross import CrossCalibration
 from trainer import open_run
+from utils.console import note
 
 
 class Predictor(Judge):
@@ -28,9 +30,12 @@ class Predictor(Judge):
     def __init__(self, run: str | Path, overrides: Sequence[str] = ()):
         trainer = open_run(run, overrides)
         config, normal = trainer.config, trainer.metadata.get("normal")
-        calibration = Calibration.of(normal, config.false_reject_rate, config.review_rate)
-        if calibration is None and trainer.folds:
-            calibration, self.fold_maps = trainer.folds.calibration(), trainer.folds.maps()
+        calibration, reasons = decider(config, trainer.compute, trainer.run_dir, trainer.metadata, trainer.folds)
+        for reason in reasons:
+            note(reason)
+        self.explained = bool(reasons)
+        if isinstance(calibration, CrossCalibration):
+            self.fold_maps = trainer.folds.maps()
         options, size, roi = trainer.options, min(trainer.options.batch_size, 16), common_roi(config)
         super().__init__(Fit.of(options), normal, calibration, size, Tiles.of(options), roi and read_roi(roi))
         self.trainer, self.detector_maps = trainer, AnomalyMaps(trainer.detector, trainer.compute)

@@ -60,7 +60,7 @@ def main() -> None:
         raise UserError("the server needs two more packages: pip install -r requirements-serve.txt") from None
     with listening(args.host, args.port) as place:
         judge = judge_of(args)
-        if not judge.calibration:
+        if not judge.calibration and not judge.explained:
             note("there is no calibration, so pictures are scored and nothing is decided: see calibrate.py")
         if token is None and not place.getsockname()[0].startswith(("127.", "::1")):
             note(f"{args.host} is reachable from other machines, and without --token anybody there may use this server")

@@ -5,8 +5,9 @@ part in nothing else. The run's own student, which all good images trained, give
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,8 +17,8 @@ from datasets.tiles import Tiles
 from engine.device import Compute
 from engine.loading import loader
 from engine.scoring import AnomalyMaps
-from engine.student_file import read_metadata
 from evaluation.cross import CrossCalibration
+from evaluation.score import CALIBRATION
 from models.detector import Detector
 from utils.config import RunConfig
 from utils.errors import UserError
@@ -31,6 +32,7 @@ class Student(Protocol):
 
     detector: Detector
     compute: Compute
+    metadata: dict[str, Any]
 
     def train(self) -> None: ...
     def load(self) -> None: ...
@@ -48,27 +50,42 @@ class Folds:
 
     def train(self) -> None:
         """Train all of them that are not finished."""
+        self.__dict__.pop("students", None)
         for fold in self.folders:
             self._trainer(fold, "train").train()
 
-    def calibration(self) -> CrossCalibration:
-        """From the scores in the students' files. Raises UserError naming a missing student."""
+    @cached_property
+    def students(self) -> list[Student]:
+        """They are loaded; none, if one was trained with other settings than the run's.
+
+        Raises UserError naming a missing one.
+        """
         for folder in self.folders.values():
             if not (folder / "student.safetensors").exists():
                 raise UserError(
                     f"calibration: cross needs {FOLDS} further students, but {folder} has none: train again"
                 )
-        scores = [read_metadata(folder / "student.safetensors")["normal"]["scores"] for folder in self.folders.values()]
-        return CrossCalibration(
-            [np.sort(each) for each in scores], self.config.false_reject_rate, self.config.review_rate
-        )
+        found = []
+        for fold in self.folders:
+            student = self._trainer(fold, "test")
+            student.load()
+            if (student.metadata.get("normal") or {}).get("source") != CALIBRATION:
+                return []  # and the others are not loaded: each would say so again
+            found.append(student)
+        return found
+
+    def calibration(self) -> CrossCalibration | None:
+        """From the scores of the students; None without `students`. Raises as that."""
+        found = [student.metadata["normal"] for student in self.students]
+        if not found:
+            return None
+        scores = [np.sort(normal["scores"]) for normal in found]
+        unit = "parts" if any(normal.get("unit") == "parts" for normal in found) else "images"
+        return CrossCalibration(scores, self.config.false_reject_rate, self.config.review_rate, unit)
 
     def maps(self, tiles: Tiles | None = None) -> "FoldMaps":
-        """The students, loaded."""
-        trainers = [self._trainer(fold, "test") for fold in self.folders]
-        for trainer in trainers:
-            trainer.load()
-        return FoldMaps([AnomalyMaps(trainer.detector, trainer.compute, tiles) for trainer in trainers])
+        """The maps of `students`. Raises as that."""
+        return FoldMaps([AnomalyMaps(student.detector, student.compute, tiles) for student in self.students])
 
     def _trainer(self, fold: str, phase: str) -> Student:
         # Validated again, as if a user had written it.

@@ -1,7 +1,6 @@
 """The training and the test of a run."""
 
 import contextlib
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,8 @@ import torch
 from datasets import readers
 from datasets.dataset import ImageDataset
 from datasets.parts import parts_of
-from engine.cross import FOLDS, Folds, p_values
+from engine.cross import FOLDS, Folds
+from engine.decisions import decider, measured, promised, verdicts_of
 from engine.device import Compute
 from engine.distributed import from_main
 from engine.fit import fit
@@ -23,7 +23,7 @@ from engine.paper import beside, best_on_test, check_choosable, test_after_each_
 from engine.state import threads_of
 from engine.stream import Scoring
 from engine.threads import take_threads
-from evaluation.calibration import Calibration
+from evaluation.calibration import Calibration, check_rates
 from evaluation.cross import CrossCalibration
 from evaluation.score import CALIBRATION, HELD_OUT, TRAINING, yardstick
 from models.detector import Detector
@@ -45,6 +45,7 @@ def train(
     (`test_set` is read too), a folder that cannot be written, is in use or has another run, or a non-finite loss.
     """
     recipe, config = method.recipe(), method.config
+    check_rates(config.false_reject_rate, config.review_rate)  # now, although they only matter afterwards
     check_installed(config)
     with folder.locked() if is_main() else contextlib.nullcontext():
         origin = result_settings(config) | {"teacher (hash)": metadata["teacher"]}
@@ -112,12 +113,16 @@ def test(
         folder.check_retestable(config)
         results = scoring(detector, compute, config, dataset, "testing", levels=True)
         normal = metadata.get("normal")
-        calibration, reasons = _promised(_calibration(config, normal, folds))
+        found, known = decider(config, compute, folder.path, metadata, folds)
+        calibration, reasons = promised(found)
         with folder.log():
-            tested, small = report.test_report(folder.path, dataset, results, [*notes, *reasons], normal)
-            verdicts = _verdicts(calibration, tested.scores.tolist(), folds, dataset, config)
+            tested, small = report.test_report(folder.path, dataset, results, [*notes, *known, *reasons], normal)
+            verdicts = verdicts_of(calibration, tested.scores.tolist(), folds, dataset, config)
             report.write_scores(folder.path, dataset.samples, tested, verdicts)
-            decisions = [each[1] for each, here in zip(verdicts, tested.counted, strict=False) if here]  # or none
+        decisions, uncounted = None, []
+        if calibration:
+            decisions, uncounted = measured(calibration, verdicts, dataset, tested.counted, config.part_pattern)
+        tested.notes.extend(uncounted)
         tested.notes.extend(f"{path}: {what}" for what, path in dataset.said.items())
         best = metadata.get("best_on_test") and beside(metadata["best_on_test"], tested.metrics)
         tested.notes.extend([best["sentence"]] if best else [])
@@ -130,7 +135,7 @@ def test(
             "best_on_test": best,
             "intervals": report.intervals(folder.path, tested.metrics, config.obj),
             "good_scores": normal,
-            "decisions": calibration and calibration.measured(decisions, dataset.defective[tested.counted]),
+            "decisions": decisions,
             "durations": {
                 "train_seconds": metadata.get("train_seconds"),
                 "test_seconds": results.seconds,
@@ -175,50 +180,17 @@ def _standardise(teacher: Teacher | TeacherPair, train: Batches) -> list[tuple[l
     return [(mean.tolist(), std.tolist()) for mean, std in moments]
 
 
-def _verdicts(
-    calibration: Calibration | CrossCalibration | None,
-    scores: Sequence[float],
-    folds: Folds | None,
-    dataset: ImageDataset,
-    config: RunConfig,
-) -> list[tuple[float, str]]:
-    """A p-value and a decision for each of N images with these scores [N]; none without a calibration."""
-    if isinstance(calibration, CrossCalibration):
-        values = p_values(calibration, folds.maps(dataset.tiles), dataset, config)
-    else:
-        values = map(calibration.p_value, scores) if calibration else ()
-    return [(value, calibration.decision(value)) for value in values]
-
-
-def _calibration(
-    config: RunConfig, normal: dict[str, Any] | None, folds: Folds | None
-) -> Calibration | CrossCalibration | None:
-    """The calibration of a student by its `yardstick`, or by `folds`."""
-    calibration = Calibration.of(normal, config.false_reject_rate, config.review_rate)
-    return folds.calibration() if calibration is None and folds is not None else calibration
-
-
 def _notes_before(config: RunConfig, train: ImageDataset, val: ImageDataset, calibration: ImageDataset) -> list[str]:
     """What a user should know of the calibration before the training."""
-    rates = (config.false_reject_rate, config.review_rate)
+    wanted = (config.false_reject_rate, config.review_rate, "images" if config.part_pattern is None else "parts")
     if config.calibration == "cross":
         own = readers.validation_samples(config)  # a validation set of the data set is in no fold
         folded = len({*parts(train, config), *([] if own else parts(val, config))})
         cost = f"calibration=cross: {FOLDS} further students are trained after this one, each in about the same time"
-        return [cost, *_promised(CrossCalibration([np.arange(folded)], *rates))[1]]
-    parts_apart = len(set(parts(calibration, config)))
-    return _promised(Calibration(range(parts_apart), *rates))[1] if parts_apart else []
-
-
-def _promised(
-    calibration: Calibration | CrossCalibration | None,
-) -> tuple[Calibration | CrossCalibration | None, list[str]]:
-    """The calibration, or None and the reason if it cannot promise its rates."""
-    try:
-        _ = calibration and calibration.promise
-    except UserError as error:
-        return None, [f"no decisions: {error}"]
-    return calibration, []
+        return [cost, *promised(CrossCalibration([np.arange(folded)], *wanted))[1]]
+    if not isinstance(config.calibration, float):  # a fold decides together with the others, or there is nothing
+        return []
+    return promised(Calibration(range(len(set(parts(calibration, config)))), *wanted))[1]
 
 
 def _yardstick(
@@ -235,7 +207,15 @@ def _yardstick(
     else:
         source, dataset = (HELD_OUT, val) if len(val) else (TRAINING, train.first(64))
     # As in a test: without the recipe's augmentation.
-    return yardstick(scoring(detector, compute, config, dataset, source), source, parts(dataset, config))
+    return good_scores(detector, compute, config, dataset, source)
+
+
+def good_scores(
+    detector: Detector, compute: Compute, config: RunConfig, dataset: ImageDataset, source: str
+) -> dict[str, Any]:
+    """The yardstick by the images of a data set, and in which arithmetic it was computed; `source` names the images."""
+    found = yardstick(scoring(detector, compute, config, dataset, source), source, parts(dataset, config))
+    return found | {"arithmetic": str(compute)}
 
 
 def parts(dataset: ImageDataset, config: RunConfig) -> list[str]:

@@ -2,16 +2,20 @@
 
 import csv
 import json
+import shutil
 
+import numpy as np
 import pytest
 
+import calibrate
 from deploy.predictor import Predictor
 from engine import cross, run
 from engine.cross import FOLDS, Folds
+from engine.decisions import decider
 from engine.loading import split_train, train_datasets
 from engine.student_file import read_metadata
-from tests.conftest import small
-from trainer import build_trainer
+from tests.conftest import draw_good, small, write_image
+from trainer import build_trainer, open_run
 from utils.errors import UserError
 
 SETTINGS = {"calibration": "cross", "false_reject_rate": 0.2, "review_rate": 0.9}
@@ -48,7 +52,7 @@ def test_a_test_and_a_prediction_decide_alike(crossed):
     with (crossed.run_dir / "scores.csv").open(newline="", encoding="utf-8") as file:
         tested = list(csv.DictReader(file))
     decisions = json.loads((crossed.run_dir / "metrics.json").read_text(encoding="utf-8"))["decisions"]
-    assert decisions["students"] == FOLDS and decisions["guaranteed_rate"] == 0.4
+    assert decisions["students"] == FOLDS and decisions["guaranteed_rate"] == pytest.approx(0.4 + (1 - 5 / 10) / 6)
     predictor = Predictor(crossed.run_dir)
     for row in tested:
         found = predictor(row["path"])
@@ -56,6 +60,41 @@ def test_a_test_and_a_prediction_decide_alike(crossed):
         assert bool(found.regions) == found.mask.any() == (found.decision != "accept")
         assert found.score == pytest.approx(float(row["score"]), rel=1e-3)
     assert {row["decision"] for row in tested} & {"reject", "review"}
+
+
+def test_changed_settings_decide_nothing_and_are_said_once(crossed, capsys):
+    predictor = Predictor(crossed.run_dir, ["TrainingData.sigma=2"])
+    said = capsys.readouterr().err
+    assert predictor.calibration is None and predictor.explained
+    assert said.count("do not compare scores") == 1
+    assert said.count("nothing is decided, because TrainingData.sigma was changed") == 1
+
+
+def test_folds_of_other_settings_than_the_run_decide_nothing(crossed, capsys):
+    options = crossed.config.TrainingData.model_copy(update={"sigma": 2.0})
+    folds = Folds(type(crossed), crossed.config.model_copy(update={"TrainingData": options}), crossed.run_dir)
+    assert folds.calibration() is None and capsys.readouterr().err.count("do not compare scores") == 1
+    found, (note,) = decider(folds.config, crossed.compute, crossed.run_dir, crossed.metadata, folds)
+    assert found is None and "the students of the folds have other settings: train again" in note
+
+
+def test_folds_of_another_arithmetic_decide_with_one_note(crossed, monkeypatch):
+    normal = crossed.folds.students[0].metadata["normal"]
+    assert normal["arithmetic"] == crossed.metadata["normal"]["arithmetic"] == str(crossed.compute)
+    monkeypatch.setitem(normal, "arithmetic", "float16 on cuda")
+    found, notes = decider(crossed.config, crossed.compute, crossed.run_dir, crossed.metadata, crossed.folds)
+    assert found.images == 10 and ["float16 on cuda" in note for note in notes] == [True]
+
+
+@pytest.mark.slow
+def test_a_new_threshold_replaces_the_folds_and_this_is_said(crossed, tmp_path):
+    run = shutil.copytree(crossed.run_dir, tmp_path / "run")
+    rng = np.random.default_rng(5)
+    for k in range(20):
+        write_image(tmp_path / f"new/{k:02}.png", draw_good(rng))
+    said = [calibrate.calibrate(open_run(run), tmp_path / "new") for _ in range(2)]
+    assert ["no longer the students of calibration=cross" in "\n".join(lines) for lines in said] == [True, False]
+    assert "students" not in Predictor(run).calibration.promise
 
 
 def test_an_interrupted_calibration_continues_with_the_folds_that_are_missing(config, monkeypatch, capsys):
@@ -84,6 +123,11 @@ def test_too_few_images_are_said_before_the_training(config, capsys, monkeypatch
     monkeypatch.setattr(Folds, "train", lambda folds: None)
     build_trainer(config("st", {"epochs": 1}, calibration="cross", false_reject_rate=0.01)).train()
     assert "no decisions: false_reject_rate 0.01 needs at least 99 good images" in capsys.readouterr().err
+
+
+def test_a_fold_alone_says_nothing_of_decisions(config):
+    trainer = build_trainer(config("st", {"epochs": 1}, calibration="2/5", false_reject_rate=0.1))
+    assert run._notes_before(trainer.config, *train_datasets(trainer.config)) == []  # the two images of a fold
 
 
 @pytest.mark.parametrize("value", ["0/5", "x", "1/", 1.5])

@@ -246,7 +246,8 @@ def test_calibration_images_take_part_in_nothing_else(config, method):
     trainer.validate = lambda val: read.extend(path for batch in val for path in batch["path"]) or validate(val)
     trainer.train()
     assert {Path(path).name for path in read} == names[0] | (names[1] if method == "st" else set())
-    assert trainer.metadata["normal"]["source"] == "calibration images"
+    normal = trainer.metadata["normal"]
+    assert normal["source"] == "calibration images" and normal["arithmetic"] == str(trainer.compute)
 
 
 def test_a_test_decides_and_compares_with_the_promise(config, capsys):
@@ -270,6 +271,30 @@ def test_a_test_decides_and_compares_with_the_promise(config, capsys):
     again.test()
     report = json.loads(again.folder.metrics_file.read_text(encoding="utf-8"))
     assert report["decisions"] is None and "at least 99 good images" in report["notes"][-1]
+
+
+@pytest.mark.slow
+def test_with_a_part_pattern_promise_and_test_are_about_parts(config, tmp_path):
+    root = write_mvtec(tmp_path / "data", train=12, good=4, bad=4)
+    for path in [*root.rglob("*.png")]:
+        number, _, rest = path.stem.partition("_")
+        path.rename(path.with_name("_".join(filter(None, [*map(str, divmod(int(number), 2)), rest])) + ".png"))
+    words = {"calibration": 0.3, "false_reject_rate": 0.34, "part_pattern": "^[0-9]+"}
+    trainer = build_trainer(config("st", {"epochs": 1}, data_path=str(root), **words))
+    trainer.train()
+    trainer.test()
+    found = json.loads(trainer.folder.metrics_file.read_text(encoding="utf-8"))["decisions"]
+    assert (found["images"], found["unit"], found["test_unit"]) == (2, "parts", "parts")
+    assert found["false_rejects"]["of"] == found["misses"]["of"] == 2
+    said = summary(trainer.run_dir)
+    assert "for these 2 calibration parts" in said and "good test parts rejected: " in said
+
+
+def test_rates_in_the_wrong_order_are_found_before_the_training(config):
+    trainer = build_trainer(config("st", {"epochs": 1}, false_reject_rate=0.1, review_rate=0.05))
+    with pytest.raises(UserError, match="review_rate 0.05 must be above false_reject_rate 0.1"):
+        trainer.train()
+    assert not trainer.run_dir.exists()
 
 
 def report_scores(folder):

@@ -1,0 +1,104 @@
+"""What decides in a run: its calibration, or its folds; and what a user should know about it."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datasets.dataset import ImageDataset
+from datasets.parts import parts_of
+from engine.cross import Folds, p_values
+from engine.device import Compute
+from evaluation.calibration import Calibration, by_part
+from evaluation.cross import CrossCalibration
+from evaluation.score import CALIBRATION, HELD_OUT, TRAINING
+from utils.config import RunConfig, result_settings
+from utils.errors import UserError
+
+Decider = Calibration | CrossCalibration
+Verdict = tuple[float, str]  # p-value and decision
+
+
+def decider(
+    config: RunConfig, compute: Compute, run_dir: Path, metadata: dict[str, Any], folds: Folds | None
+) -> tuple[Decider | None, list[str]]:
+    """What decides, and notes about it. `metadata` are the loaded student's.
+
+    None if nothing was calibrated, or if scores mean something else now because settings were changed.
+    Raises UserError for wrong rates, and for a fold whose student is missing.
+    """
+    normal = metadata.get("normal")
+    found = Calibration.of(normal, config.false_reject_rate, config.review_rate)
+    keys = _changed(config, metadata)
+    if keys:
+        return None, [f"nothing is decided, because {', '.join(keys)} {'was' if len(keys) == 1 else 'were'} changed"]
+    if found is None and folds is not None:
+        found = folds.calibration()
+        if found is None:
+            return None, ["nothing is decided, because the students of the folds have other settings: train again"]
+        normal = folds.students[0].metadata["normal"]
+    then = found and normal.get("arithmetic")  # earlier versions did not store it
+    return found, [_of_another_arithmetic(then, str(compute), run_dir)] if then not in (None, str(compute)) else []
+
+
+def _changed(config: RunConfig, metadata: dict[str, Any]) -> list[str]:
+    """The keys because of which a student that could decide cannot."""
+    normal, trained = metadata.get("normal"), metadata["settings"]
+    if normal is None or normal["source"] in (CALIBRATION, HELD_OUT, TRAINING):  # `RunFolder.load` compares
+        return []
+    uncalibrated = {config.calibration, trained.get("calibration", "none")} == {"none"}
+    if uncalibrated and "earlier_calibrations" not in metadata:
+        return []
+    # The teacher itself and the categories are compared elsewhere.
+    now = result_settings(config) | {key: trained.get(key) for key in ("weights", "obj")}
+    return [key for key in trained | now if trained.get(key) != now.get(key)]
+
+
+def _of_another_arithmetic(then: str, now: str, run_dir: Path) -> str:
+    if not (run_dir / "student.safetensors").exists():  # the folder of one of several categories
+        run_dir = run_dir.parent
+    return (
+        f"the threshold comes from scores that were computed in {then}, but now it is {now}, and scores may differ by "
+        f"up to 1 %; this sets it again: python3 calibrate.py {shlex.quote(str(run_dir))} --images FOLDER"
+    )
+
+
+def promised(found: Decider | None) -> tuple[Decider | None, list[str]]:
+    """What decides; None and the reason if it cannot promise its rates."""
+    try:
+        _ = found and found.promise
+    except UserError as error:
+        return None, [f"no decisions: {error}"]
+    return found, []
+
+
+def verdicts_of(
+    found: Decider | None, scores: Sequence[float], folds: Folds | None, dataset: ImageDataset, config: RunConfig
+) -> list[Verdict]:
+    """For each of N images with these scores [N]; none if nothing decides."""
+    if isinstance(found, CrossCalibration):
+        values = p_values(found, folds.maps(dataset.tiles), dataset, config)
+    else:
+        values = map(found.p_value, scores) if found else ()
+    return [(value, found.decision(value)) for value in values]
+
+
+def measured(
+    found: Decider, verdicts: Sequence[Verdict], dataset: ImageDataset, counted: np.ndarray, pattern: str | None
+) -> tuple[dict[str, Any], list[str]]:
+    """The promise, and what the test images that are `counted` [N] bool show about it; and notes.
+
+    Images of one defect type that show one part, by `pattern`, count once: each type may number its parts anew.
+    """
+    paths, notes = [sample.path for sample in dataset.samples], []
+    try:
+        shown = parts_of(paths, pattern)
+    except UserError as error:
+        shown, notes = parts_of(paths, None), [f"each test image is counted as a part of its own: {error}"]
+    kept = np.flatnonzero(counted).tolist()
+    keys = [f"{dataset.samples[k].defect_type}/{shown[k]}" for k in kept]
+    lowest, defective = by_part([verdicts[k][0] for k in kept], keys, dataset.defective[kept])
+    unit = "parts" if len(lowest) < len(kept) else "images"
+    return found.measured([found.decision(value) for value in lowest], defective, unit), notes
