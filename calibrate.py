@@ -2,14 +2,17 @@
 
 import contextlib
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.command import Flags, run
+from utils.errors import UserError
 
 if TYPE_CHECKING:
     from trainer.base import BaseTrainer
 
+CHANGEABLE = ("part_pattern", "weights")  # they change no score: the teacher's values were compared
 CHANGED = 0.01  # p-value of the two-sample test below which the scores are said to have changed
 
 
@@ -32,19 +35,24 @@ def main() -> None:
 def calibrate(trainer: "BaseTrainer", folder: Path) -> list[str]:
     """Replace the calibration of a student, keep the earlier one in its file; returns what to tell the user.
 
-    Raises UserError for a folder without images, for images that trained the student, and for too few of them.
+    Raises UserError for settings that are not the student's, for a folder without images, for images that trained the
+    student, and for too few of them.
     """
     from engine.loading import other_good_images
-    from engine.run import parts, scoring
+    from engine.run import good_scores
+    from engine.student_file import read_metadata
     from evaluation.calibration import Calibration, described
-    from evaluation.score import CALIBRATION, yardstick
+    from evaluation.score import CALIBRATION
 
-    config, dataset = trainer.config, other_good_images(trainer.config, folder)
-    earlier = trainer.metadata.get("normal")
-    results = scoring(trainer.detector, trainer.compute, config, dataset, "calibration")
-    now = yardstick(results, CALIBRATION, parts(dataset, config))
+    config = trainer.config
+    _check_settings(trainer)
+    dataset = other_good_images(config, folder)
+    earlier = read_metadata(trainer.folder.student_file).get("normal")  # loaded, it depends on `part_pattern` here
+    now = good_scores(trainer.detector, trainer.compute, config, dataset, CALIBRATION)
     calibration = Calibration.of(now, config.false_reject_rate, config.review_rate)
     lines = [*described(calibration.promise), *_comparison(earlier, now["scores"])]  # raises if there are too few
+    if trainer.folds and not (earlier and earlier["source"] == CALIBRATION):
+        lines.append("from now on this threshold decides, and no longer the students of calibration=cross")
     kept = trainer.metadata.get("earlier_calibrations", [])
     trainer.metadata |= {"normal": now, "earlier_calibrations": [*kept, *([earlier] if earlier else [])]}
     trainer.save()
@@ -52,9 +60,39 @@ def calibrate(trainer: "BaseTrainer", folder: Path) -> list[str]:
     _keep_rates(trainer.run_dir / "config.yaml", rates)
     if trainer.folder.metrics_file.exists():
         _forget_decisions(trainer.folder.metrics_file)
-        test = f"python3 trainNet.py --config {trainer.run_dir}/config.yaml phase=test"
-        lines.append(f"the pages still show the earlier threshold; this test updates them: {test}")
+        lines.append(f"the pages still show the earlier threshold; {_how_to_test(trainer)}")
     return lines
+
+
+def _check_settings(trainer: "BaseTrainer") -> None:
+    """Raises UserError if scores would be other ones than those of a test: the threshold would mean nothing there."""
+    from engine.student_file import changes
+    from utils.config import result_settings
+
+    settings = (trainer.metadata["settings"], result_settings(trainer.config))
+    changed = changes(*({key: each[key] for key in each if key not in CHANGEABLE} for each in settings))
+    if changed:
+        raise UserError(f"calibrate.py cannot change what scores depend on ({changed}): train a run with it")
+
+
+def _how_to_test(trainer: "BaseTrainer") -> str:
+    """The command that tests the run where it is; trainNet.py finds only folders that are named as it names them."""
+    from engine.folder import RunFolder
+    from utils.command import ROOT
+
+    folder, config = trainer.run_dir.resolve(), trainer.config
+    name = folder.name.removeprefix(config.obj).removeprefix("-") or None
+    where = {"save_path": str(folder.parent.parent), "run": name}
+    script = "trainNet.py" if Path("trainNet.py").exists() else str(ROOT / "trainNet.py")
+    if RunFolder(config.model_copy(update=where)).path != folder or (name is None and config.run is not None):
+        needed = RunFolder(config.model_copy(update={"save_path": "SAVE_PATH"})).path
+        moved = f"move {folder} to {needed}, where trainNet.py finds it, and test it again there: "
+        folder, where = needed, {"save_path": "SAVE_PATH"}
+    else:
+        moved = "this test updates them: "
+    words = ["python3", script, "--config", f"{folder}/config.yaml", "phase=test"]
+    where["data_path"] = str(Path(config.data_path).resolve()) if Path(config.data_path).exists() else None
+    return moved + shlex.join([*words, *(f"{key}={value}" for key, value in where.items() if value is not None)])
 
 
 def _comparison(earlier: dict | None, scores: list[float]) -> list[str]:

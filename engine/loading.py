@@ -1,6 +1,7 @@
 """From files to the batches of a training: images on the device, together with the teacher's maps."""
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -76,15 +77,26 @@ def train_datasets(config: RunConfig) -> tuple[ImageDataset, ImageDataset, Image
 def other_good_images(config: RunConfig, folder: Path) -> ImageDataset:
     """The images in a folder and its subfolders, given by a flag `--images`, as good ones that did not train.
 
-    Raises UserError for a folder without images, or with images that may have trained the student.
+    Raises UserError for a folder without images, or with images that may have trained the student, or copies of them.
     """
     paths, train = list_images_below(folder), Path(config.data_path, config.obj, "train").resolve()
     if not paths:
         raise UserError(f"--images: there are no images (png, jpg, bmp, tif, webp) in or below {folder}")
     used = _used(config)
+    if not used:
+        note(
+            f"the data set in {config.data_path} is not there any more, so it was not checked whether the student has "
+            f"seen images of {folder}; if it was moved, say where it is: data_path=FOLDER"
+        )
     if any(train in path.resolve().parents or path.resolve() in used for path in paths):
         where = train if is_folder(train) else config.data_path
         raise UserError(f"--images: {folder} has images of {where}, which the student may have seen; give new ones")
+    copies = _copies(paths, used)
+    if copies:
+        which = f"{copies[0]}{f' and {len(copies) - 1} more' if len(copies) > 1 else ''}"
+        raise UserError(
+            f"--images: {folder} has copies of images that the student may have seen ({which}); give new ones"
+        )
     roi = common_roi(config)
     return ImageDataset([Sample(path, None, "good", roi) for path in paths], config.TrainingData)
 
@@ -96,6 +108,17 @@ def _used(config: RunConfig) -> set[Path]:
         return {sample.path.resolve() for sample in samples}
     except UserError:
         return set()
+
+
+def _copies(paths: Sequence[Path], used: Iterable[Path]) -> list[Path]:
+    """Those of the files whose content one of the others has. Only files of one size are read."""
+    sizes = {path.stat().st_size for path in paths}
+    seen = {_content(path) for path in used if path.is_file() and path.stat().st_size in sizes}
+    return [path for path in paths if seen and _content(path) in seen]
+
+
+def _content(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
 
 
 def test_dataset(config: RunConfig) -> tuple[ImageDataset, list[str]]:

@@ -1,14 +1,19 @@
 """calibrate.py: a new threshold for a finished run."""
 
 import json
+import shlex
 import shutil
+import sys
 
 import numpy as np
 import pytest
 
 import calibrate
+import predict
+import trainNet
 from tests.conftest import draw_good, write_image
 from trainer import open_run
+from utils.command import run
 
 
 @pytest.fixture
@@ -70,6 +75,86 @@ def test_images_of_another_kind_are_said_to_have_changed_the_scores(workplace, c
 def test_a_damaged_report_does_not_stop_a_calibration(workplace, call, images):
     (workplace.run / "metrics.json").write_text("rubbish")
     assert call(calibrate, workplace.run, "--images", images, "false_reject_rate=0.1").code == 0
+
+
+@pytest.mark.parametrize(
+    "word", ["TrainingData.img_size=96", "precision=bf16", "TrainingData.sigma=2", "out_indice=[1]"]
+)
+def test_a_key_that_changes_scores_is_refused(workplace, call, images, word):
+    before = (workplace.run / "student.safetensors").read_bytes()
+    said = call(calibrate, workplace.run, "--images", images, "false_reject_rate=0.1", word)
+    assert said.code == 2 and word.partition("=")[0] in said.last
+    assert (workplace.run / "student.safetensors").read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("word", ["part_pattern=^..", "threads=1", "cache_mb=0", "save_path=x"])
+def test_a_key_that_changes_no_score_is_taken(workplace, call, images, word):
+    earlier = open_run(workplace.run).metadata["normal"]
+    assert call(calibrate, workplace.run, "--images", images, "false_reject_rate=0.1", word).code == 0
+    metadata = open_run(workplace.run).metadata
+    assert metadata["earlier_calibrations"] == [earlier] and metadata["normal"]["source"] == "calibration images"
+
+
+@pytest.mark.slow
+def test_a_prediction_in_another_arithmetic_decides_with_a_note(workplace, call, images):
+    call(calibrate, workplace.run, "--images", images, "false_reject_rate=0.1")
+    trainer = open_run(workplace.run)
+    assert trainer.metadata["normal"]["arithmetic"] == str(trainer.compute)
+    trainer.metadata["normal"]["arithmetic"] = "float16 on cuda"
+    trainer.save()
+    said = call(predict, "results/st/part", "new", "--out", "out")
+    assert said.code == 0 and said.err.count("computed in float16 on cuda, but now it is") == 1
+    assert "python3 calibrate.py results/st/part --images FOLDER" in said.err and " accept" in said.out
+
+
+@pytest.mark.slow
+def test_changed_settings_are_named_where_nothing_is_decided(workplace, call, images):
+    call(calibrate, workplace.run, "--images", images, "false_reject_rate=0.1")
+    said = call(predict, "results/st/part", "new", "--out", "out", "TrainingData.sigma=2")
+    assert said.code == 0 and "nothing is decided, because TrainingData.sigma was changed" in said.err
+    assert "calibrate.py" not in said.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moved", ["moved here/st/part", "moved/st/part-again", "results/st/part"])
+def test_the_printed_command_tests_this_run_from_elsewhere(workplace, call, images, moved, monkeypatch):
+    if moved != "results/st/part":
+        shutil.copytree(workplace.run, workplace.path / moved)
+    before = workplace.kept()
+    said = call(calibrate, moved, "--images", images, "false_reject_rate=0.1")
+    command = said.out.partition("this test updates them: ")[2]
+    (workplace.path / "elsewhere").mkdir()
+    monkeypatch.chdir(workplace.path / "elsewhere")
+    monkeypatch.setattr(sys, "argv", shlex.split(command)[1:])
+    run(trainNet.main)
+    report = json.loads((workplace.path / moved / "metrics.json").read_text(encoding="utf-8"))
+    assert report["decisions"]["images"] == 20
+    assert (workplace.kept() == before) == (moved != "results/st/part")
+
+
+def test_a_folder_that_no_command_finds_is_to_be_moved(workplace, call, images):
+    shutil.copytree(workplace.run, workplace.path / "moved_run")
+    said = call(calibrate, "moved_run", "--images", images, "false_reject_rate=0.1")
+    assert f"move {workplace.path / 'moved_run'} to SAVE_PATH/st/part" in said.out and "results/st" not in said.out
+
+
+def test_copies_of_images_that_trained_are_refused(workplace, call, images):
+    shutil.copy(workplace.path / "data/part/train/good/001.png", images / "more/renamed.png")
+    said = call(calibrate, workplace.run, "--images", images, "false_reject_rate=0.1")
+    assert (
+        said.code == 2 and f"copies of images that the student may have seen ({images}/more/renamed.png)" in said.last
+    )
+
+
+@pytest.mark.slow
+def test_a_data_set_that_is_gone_is_said(workplace, call, images):
+    assert "was not checked" not in call(calibrate, workplace.run, "--images", images, "false_reject_rate=0.1").err
+    shutil.move(workplace.path / "data", workplace.path / "other")
+    said = call(calibrate, workplace.run, "--images", images, "false_reject_rate=0.1")
+    assert said.code == 0 and f"it was not checked whether the student has seen images of {images};" in said.err
+    said = call(calibrate, workplace.run, "--images", images, "false_reject_rate=0.1", "data_path=other")
+    assert said.code == 0 and "was not checked" not in said.err and f"data_path={workplace.path}/other" in said.out
 
 
 @pytest.mark.parametrize(
