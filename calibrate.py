@@ -132,4 +132,4 @@ def _forget_decisions(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, sizes="cache_mb")

@@ -29,6 +29,9 @@ PRECISIONS = {dtype: name for name, dtype in DTYPES.items()}
 SIZES = ("img_size", "crop_size", "tile")  # of TrainingData
 
 
+FLOAT32 = "float32 on cpu"  # as engine/device.py says it
+
+
 def check_free(out: Path) -> None:
     """Raises UserError for a folder that has something else than an earlier export, or cannot be written."""
     if out.exists() and not (out / card.CARD).is_file() and (not out.is_dir() or any(out.iterdir())):
@@ -108,8 +111,9 @@ class Export:
 
     @property
     def _same_scores(self) -> bool:
-        """Whether run and export compute alike, except for rounding."""
-        return self.precision == "fp32" and self._run_maps is self.float32
+        """Whether the calibration and the export compute alike, except for rounding."""
+        calibrated = self.predictor.normal.get("arithmetic", FLOAT32)  # not known of older students
+        return self.precision == "fp32" and self._run_maps is self.float32 and calibrated == FLOAT32
 
     @property
     def _run_maps(self) -> MapsOf:

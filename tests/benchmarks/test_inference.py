@@ -72,9 +72,10 @@ def test_an_export_is_kept_for_one_training_of_a_run(tmp_path, monkeypatch):
     assert inference.name_of(Path(".")) == inference.name_of(Path("../weave")) == names[2]
 
 
-def test_the_peak_is_that_of_the_fastest_product(monkeypatch):
-    times = iter([0, 5, 5, 7, 7, 8, 8, 12])
-    monkeypatch.setattr(inference, "PRODUCTS", 4)
-    monkeypatch.setattr(inference, "SIDE", 4)
+@pytest.mark.parametrize(("side", "expected"), [(4, inference.CONVOLUTION / 2), (2048, 2 * 2048**3 / 1)])
+def test_the_peak_is_that_of_the_fastest_work(side, expected, monkeypatch):
+    times = iter([0, 5, 5, 7, 7, 8, 8, 12])  # product, convolution, product, convolution
+    monkeypatch.setattr(inference, "REPEATED", 2)
+    monkeypatch.setattr(inference, "SIDE", side)
     monkeypatch.setattr(inference, "perf_counter", lambda: next(times))
-    assert inference.peak(torch.float32, 1) == 2 * 4**3 / 1
+    assert inference.peak(torch.float32, 1) == expected
