@@ -316,6 +316,7 @@ def serve_until_ctrl_c():
     serve.main()
 
 
+@pytest.mark.slow
 def test_the_command_says_where_it_listens_and_ends_with_ctrl_c():
     # In a process of its own: handlers of signals, streams and logging belong to the process.
     done = run_script("-c", f"import {__name__} as test; test.serve_until_ctrl_c()", **{serve.TOKEN: "secret"})

@@ -98,6 +98,7 @@ except UserError as error:
 """
 
 
+@pytest.mark.slow
 def test_what_the_first_process_finds_is_everyones(tmp_path):
     """Weights for `auto`, validation scores, and errors."""
     script = tmp_path / "script.py"

@@ -171,7 +171,7 @@ def test_an_error_in_a_reading_process_stays_one_sentence(tmp_path):
     assert "broken.png" in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_reading_leaves_torchs_random_numbers_alone(tiny_mvtec, workers):
     """Dropout uses them, and a resumed run has other reading processes."""
     config = make_config(tiny_mvtec, workers=workers)

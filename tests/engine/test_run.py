@@ -216,6 +216,7 @@ def peak_kib(count):
     return int(done.stdout)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images_without_masks():
     """5,000 maps of 64 x 64 alone would be 80 MB, and the images 60 MB more."""
     assert peak_kib(5000) - peak_kib(500) < 15_000

@@ -177,6 +177,7 @@ def test_steps_are_counted_and_the_last_epoch_is_cut(config, monkeypatch):
     assert trainer.metadata["best_epoch"] == 2
 
 
+@pytest.mark.slow
 def test_a_run_resumed_after_the_decay_does_not_decay_again(config, monkeypatch):
     raw = config("ead", {"steps": 2, "penalty_path": "none"})
     first, build, rates = build_trainer(raw), EfficientADTrainer.build_optimizer, []
@@ -351,6 +352,7 @@ def test_a_penalty_folder_without_images_is_named(tmp_path, config):
         build_trainer(config("ead", {"penalty_path": str(tmp_path)}))
 
 
+@pytest.mark.slow
 def test_other_penalty_files_do_not_go_on_with_an_interrupted_run(tmp_path, config, monkeypatch):
     """With one more file, every step would draw another image than before."""
     rng = np.random.default_rng(0)
@@ -421,6 +423,7 @@ def test_refused(config, word, said):
     assert said in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_missing_teacher_is_said_in_a_sentence(tmp_path):
     words = ("data_path=nowhere", f"save_path={tmp_path}", "backbone=medium", "weights=bundled")
     process = run_script("trainNet.py", "--config", REPO / "configs/configEAD.yaml", *words)

@@ -18,6 +18,10 @@ from utils.errors import UserError
 
 METRICS = {"image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap", "pixel_f1max", "aupro"}
 every_method = pytest.mark.parametrize("method", TRAINERS)
+SLOWEST = pytest.param("ead", marks=pytest.mark.slow)
+every_method_the_slowest_apart = pytest.mark.parametrize(
+    "method", [SLOWEST if name == "ead" else name for name in TRAINERS]
+)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +88,7 @@ def test_files_of_a_finished_run(finished, method):
         "student.safetensors",
         "metrics.json",
         "scores.csv",
+        "pixels.npz",
         "maps",
         "training.csv",
         "training.png",
@@ -199,7 +204,7 @@ def test_a_saved_student_is_loaded_bit_for_bit(config, method):
         assert torch.equal(value, b.student.state_dict()[key])
 
 
-@every_method
+@every_method_the_slowest_apart
 def test_a_planted_defect_is_found_once_the_normals_are_fitted(tmp_path, method):
     """Train on few, nearly equal good pictures; the map of a defective one must peak inside its mask."""
     write_mvtec(tmp_path, train=8, good=0, bad=0)
@@ -231,7 +236,7 @@ def test_what_follows_the_networks_is_the_same_from_every_side(config, method):
     torch.testing.assert_close(detector.final_map(turned, (width, height)).mT, final, rtol=1e-4, atol=1e-6)
 
 
-@every_method
+@every_method_the_slowest_apart
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(config, tmp_path, monkeypatch, method):
     """Weights, optimizer, schedule, waiting gradients, exemplars and noise all continue where they were."""
     training = {"epochs": 2, "batch_size": 3}  # 8 images are 3 batches: with two per step one is left over

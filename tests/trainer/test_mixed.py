@@ -156,6 +156,7 @@ def test_validation_is_the_loss_of_each_pair(trainer):
 @pytest.mark.parametrize(
     ("backbone", "levels"), [(["mobilenetv3_small_100", "resnet34"], [[1], [2, 3]]), (["resnet26", "resnet18"], LEVELS)]
 )
+@pytest.mark.slow
 def test_other_pairs_train_and_come_back(config, backbone, levels):
     raw = config("mixed", {"epochs": 1}, backbone=backbone, out_indice=levels)
     trainer = build_trainer(raw)

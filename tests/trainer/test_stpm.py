@@ -120,6 +120,7 @@ def test_the_student_is_never_the_teacher(config, weights):
         ("densenet121", [1, 2, 3]),
     ],
 )
+@pytest.mark.slow
 def test_other_backbones_train_and_come_back(config, backbone, levels):
     raw = config("st", {"epochs": 1, "lr": 0.05}, backbone=backbone, out_indice=levels)
     trainer = build_trainer(raw)

@@ -71,6 +71,7 @@ def test_features_that_are_never_negative_cannot_be_standardised(config):
         build_trainer(config("ead", {"standardise": True}))
 
 
+@pytest.mark.slow
 def test_a_standardised_detector_can_be_exported(config):
     trainer = build_trainer(config("st", {"standardise": True, "epochs": 1}, device="cpu", precision="fp32", **LITE))
     trainer.train()
