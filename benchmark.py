@@ -58,11 +58,12 @@ def checked(file: str, words: Sequence[str]) -> dict[str, Any]:
 
 def check_categories(cells: Sequence["Cell"]) -> None:
     """Raises UserError for a category that is nowhere, before anything is trained."""
+    from datasets.readers.layout import no_category
     from engine.cells import categories
 
     for data_path, reader, obj in {tuple(cell.config[key] for key in ("data_path", "reader", "obj")) for cell in cells}:
         if not Path(data_path, obj).exists() and obj not in (known := categories(Path(data_path), "all", reader)):
-            raise UserError(f"obj: there is no category '{obj}' in {data_path} (there are: {', '.join(known)})")
+            raise no_category(data_path, obj, known)
 
 
 def run_all(cells: Sequence["Cell"], args: argparse.Namespace) -> int:

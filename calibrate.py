@@ -72,7 +72,7 @@ def _check_settings(trainer: "BaseTrainer") -> None:
     settings = (trainer.metadata["settings"], result_settings(trainer.config))
     changed = changes(*({key: each[key] for key in each if key not in CHANGEABLE} for each in settings))
     if changed:
-        raise UserError(f"calibrate.py cannot change what scores depend on ({changed}): train a run with it")
+        raise UserError(f"calibrate.py cannot change settings that scores depend on ({changed}): train a run with them")
 
 
 def _how_to_test(trainer: "BaseTrainer") -> str:

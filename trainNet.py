@@ -31,17 +31,19 @@ def main() -> None:
     remember(shlex.join(sys.argv))
     raw = read_config(args.config, args.overrides)
     names = several(raw)
+    failed = 0
     if raw.get("unified"):
         folders = train_and_test(raw | ({"obj": names} if names else {}))
     elif names:
         folders = train_and_test_each(args.config, args.overrides, names)
+        failed = len(names) - len(folders)
     else:
         train_and_test(args.config, args.overrides)
         return
     if is_main() and folders:
         say(summary_of_several(folders))
-    if names and len(folders) < len(names):
-        say(f"{len(names) - len(folders)} of {len(names)} categories failed")
+    if failed:
+        say(f"{failed} of {len(names)} categories failed")
         sys.exit(SOME_FAILED)
 
 

@@ -27,9 +27,7 @@ from utils.files import check_writable, replacing
 
 PRECISIONS = {dtype: name for name, dtype in DTYPES.items()}
 SIZES = ("img_size", "crop_size", "tile")  # of TrainingData
-
-
-FLOAT32 = "float32 on cpu"  # as engine/device.py says it
+FLOAT32 = str(Compute(torch.device("cpu"), torch.float32))
 
 
 def check_free(out: Path) -> None:

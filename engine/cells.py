@@ -233,12 +233,12 @@ def _return_as() -> str:
 
 
 def categories(data_path: Path, wanted: str | Sequence[str], reader: str = readers.AUTO) -> list[str]:
-    """The wanted categories; `all` are those that the reader finds, or those of the demo data.
+    """The wanted categories, each once; `all` are those that the reader finds, or those of the demo data.
 
     Raises UserError if there are none.
     """
     if wanted not in ("all", ["all"]):
-        return list(wanted)
+        return list(dict.fromkeys(wanted))
     if data_path == Path(DEFAULT_ROOT):  # its runs draw what is missing
         return list(CATEGORIES)
     found = readers.categories(data_path, reader)

@@ -60,8 +60,8 @@ def _of_another_arithmetic(then: str, now: str, run_dir: Path) -> str:
     if not (run_dir / "student.safetensors").exists():  # the folder of one of several categories
         run_dir = run_dir.parent
     return (
-        f"the threshold comes from scores that were computed in {then}, but now it is {now}, and scores may differ by "
-        f"up to 1 %; this sets it again: python3 calibrate.py {shlex.quote(str(run_dir))} --images FOLDER"
+        f"the scores of the calibration were computed in {then}, but this machine computes in {now}, which changes "
+        f"scores a little; set the threshold again: python3 calibrate.py {shlex.quote(str(run_dir))} --images FOLDER"
     )
 
 

@@ -133,7 +133,7 @@ def test(
             "seed": metadata["settings"]["seed"],
             "best_epoch": metadata.get("best_epoch"),
             "best_on_test": best,
-            "intervals": report.intervals(folder.path, tested.metrics, config.obj),
+            "intervals": report.intervals(dataset.samples, tested, config.obj),
             "good_scores": normal,
             "decisions": decisions,
             "durations": {

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from evaluation.resampling import Outcome
+from evaluation.resampling import ScoredImages
 
 DRAWS = 1000
 COVERED = 0.95  # share of the drawn test sets within an interval
@@ -16,7 +16,7 @@ Values = Mapping[str, Mapping[int, float]]  # a metric by category and seed
 LEAST = 6  # pairs: with fewer, no two-sided Wilcoxon test reaches ALPHA (1/2^4 is the lowest p of five)
 
 
-def drawn_metrics(images: Outcome, category: str = "", draws: int = DRAWS) -> dict[str, np.ndarray]:
+def drawn_metrics(images: ScoredImages, category: str = "", draws: int = DRAWS) -> dict[str, np.ndarray]:
     """Each metric [draws] on test sets of as many good and as many defective images, drawn with replacement.
 
     A stratified bootstrap (Efron and Tibshirani 1993). The same images of a `category` are drawn for every run and

@@ -91,7 +91,7 @@ class PixelMetrics:
         return [self.parts[name].negatives() for name in types if name in self.parts]
 
     def images(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """For each image, in the order of `add`: its negatives, its positives, 1 / (size of region) of the latter.
+        """For each image, in the order of `add`: negatives [M], positives [P], and 1 / (size of the region) [P].
 
         Only before any metric is computed, which sorts the pixels of all images together.
         """

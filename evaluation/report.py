@@ -18,7 +18,7 @@ from evaluation.html_pictures import Thumbnails, thumbnails
 from evaluation.html_run import Images, write_run
 from evaluation.metrics import PixelMetrics, detection, per_defect
 from evaluation.pictures import Overlays, draw_curves
-from evaluation.resampling import Counts, Outcome, pixel_counts, write_counts
+from evaluation.resampling import Counts, ScoredImages, Scores, pixel_counts, write_counts
 from evaluation.score import Scored, image_score
 from evaluation.spro import SaturatedOverlap
 from evaluation.summary_pictures import draw_contact, draw_rates, draw_scores
@@ -132,10 +132,12 @@ def write_scores(run_dir: Path, samples: Sequence[Sample], tested: Tested, verdi
     write_csv(run_dir / "scores.csv", columns, rows)
 
 
-def intervals(run_dir: Path, metrics: dict[str, float], category: str) -> dict[str, tuple[float, float]]:
-    """Of each metric over test images, from the files that `write_scores` wrote: lower and upper end."""
-    drawn = drawn_metrics(Outcome.read(run_dir, metrics), category)
-    return {name: interval(drawn[name]) for name in metrics if name in drawn}
+def intervals(samples: Sequence[Sample], tested: Tested, category: str) -> dict[str, tuple[float, float]]:
+    """Of each metric over test images: lower and upper end."""
+    types = np.array([sample.defect_type for sample in samples])
+    scores = Scores(tested.scores, types != "good") if tested.counted.all() else None
+    drawn = drawn_metrics(ScoredImages(types, scores, tested.pixels), category)
+    return {name: interval(drawn[name]) for name in tested.metrics if name in drawn}
 
 
 def write_pages(

@@ -112,7 +112,7 @@ def _from_above(counts: np.ndarray) -> np.ndarray:
     return counts[:, ::-1].cumsum(1)[:, ::-1]
 
 
-class Outcome(NamedTuple):
+class ScoredImages(NamedTuple):
     """What a test found on N images: their types [N], scores and the counts of pixels, as far as they are known."""
 
     types: np.ndarray
@@ -120,7 +120,7 @@ class Outcome(NamedTuple):
     pixels: Counts | None
 
     @classmethod
-    def read(cls, run_dir: Path, found: Mapping[str, float]) -> "Outcome":
+    def read(cls, run_dir: Path, found: Mapping[str, float]) -> "ScoredImages":
         """Of a tested run with these metrics; its scores are not known if the test left images out.
 
         Raises OSError, ValueError or KeyError for missing or damaged files.
@@ -135,10 +135,10 @@ class Outcome(NamedTuple):
         whole = abs(auroc - found.get("image_auroc", np.nan)) < 1e-6
         return cls(types, scores if whole else None, _read(run_dir / FILE, len(rows)) if "aupro" in found else None)
 
-    def of_type(self, defect: str) -> "Outcome":
+    def of_type(self, defect: str) -> "ScoredImages":
         """Only the good images, and those with this defect."""
         chosen = (self.types == "good") | (self.types == defect)
-        return Outcome(self.types[chosen], *(part and part.of(chosen) for part in self[1:]))
+        return ScoredImages(self.types[chosen], *(part and part.of(chosen) for part in self[1:]))
 
     def metrics(self, times: np.ndarray) -> dict[str, np.ndarray]:
         """Each metric [D] that is known, of D test sets in which each image is `times` [D,N] times."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from evaluation.comparison import COVERED, all_pairs, drawn_metrics, interval
 from evaluation.published import published
-from evaluation.resampling import Outcome
+from evaluation.resampling import ScoredImages
 from utils.console import note
 from utils.files import write_csv, write_text
 
@@ -33,7 +33,7 @@ COSTS = {
     "parameters_m": "parameters, M",
     "macs_g": "MACs, G",
 }
-ONCE = ("p50_ms", "p95_ms", "parameters_m", "macs_g")  # measured once for a method and teacher: no deviation
+ONCE = ("p50_ms", "p95_ms", "parameters_m", "macs_g")  # measured once for all runs alike: no deviation
 BEST = {name: f"{name}_best_on_test" for name in ("image_auroc", "pixel_auroc", "aupro")}  # see engine/paper.py
 HEADS = LABELS | {key: f"{LABELS[name]}, epoch chosen on the test" for name, key in BEST.items()} | COSTS
 ENDINGS = ("", "_sd", "_low", "_high", "_published")  # of the columns of a CSV
@@ -265,7 +265,7 @@ def results_of(
     values |= {key: best["metrics"][of] for of, key in BEST.items() if of in best.get("metrics", {})}
     found = _outcome(folder, report["metrics"])
 
-    def result(name: str, values: dict, outcome: Outcome | None) -> Result:
+    def result(name: str, values: dict, outcome: ScoredImages | None) -> Result:
         images = tuple(outcome.types.tolist()) if outcome else ()
         return Result(method, name, teacher, seed, values, drawn_metrics(outcome, name) if outcome else {}, images)
 
@@ -276,10 +276,10 @@ def results_of(
     return [result(category, values, found), *defects]
 
 
-def _outcome(folder: Path, metrics: dict[str, float]) -> Outcome | None:
+def _outcome(folder: Path, metrics: dict[str, float]) -> ScoredImages | None:
     """None, and a note, if files are damaged or those of an earlier version."""
     try:
-        return Outcome.read(folder, metrics)
+        return ScoredImages.read(folder, metrics)
     except (OSError, ValueError, KeyError) as error:
         reason = f"{error.filename} is missing" if isinstance(error, FileNotFoundError) else str(error)
         note(f"{folder}: no intervals: {reason}; test it again with phase=test")

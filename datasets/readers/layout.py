@@ -26,8 +26,11 @@ def data_root(config: RunConfig) -> Path:
 def check_category(config: RunConfig, there: Sequence[str]) -> None:
     """Raises UserError listing the existing categories if `obj` is none of them."""
     if config.obj not in there:
-        names = ", ".join(there) or "none"
-        raise UserError(f"obj: {config.data_path} has no category '{config.obj}' (it has: {names})")
+        raise no_category(config.data_path, config.obj, there)
+
+
+def no_category(data_path: str, obj: str, there: Sequence[str]) -> UserError:
+    return UserError(f"obj: {data_path} has no category '{obj}' (it has: {', '.join(there) or 'none'})")
 
 
 def category_folder(config: RunConfig, there: Iterable[Path] | None = None) -> Path:

@@ -107,17 +107,21 @@ def test_the_overlay_has_the_size_of_the_picture(served):
     assert status == 200 and overlay.shape == picture.shape and (overlay != picture).any()
 
 
-def test_requests_that_arrive_together_share_batches_and_get_their_own_answers(served):
-    judge = Held(batch_size=4)
-    port = served(judge)
-    with ThreadPoolExecutor(7) as pool:
+def together(port, judge, count):
+    """The answers to pictures that arrive while the first one is judged."""
+    with ThreadPoolExecutor(count) as pool:
         first = pool.submit(ask, port, body=png(0))
         judge.busy.wait(20)
-        others = [pool.submit(ask, port, body=png(30 * k)) for k in range(1, 7)]
-        wait_until(lambda: waiting(port) == 7)
+        others = [pool.submit(ask, port, body=png(30 * k)) for k in range(1, count)]
+        wait_until(lambda: waiting(port) == count)
         time.sleep(0.05)  # for the bodies; some may still be late
         judge.go.set()
-        answers = [job.result() for job in (first, *others)]
+        return [job.result() for job in (first, *others)]
+
+
+def test_requests_that_arrive_together_share_batches_and_get_their_own_answers(served):
+    judge = Held(batch_size=4)
+    answers = together(served(judge), judge, 7)
     assert [status for status, *_ in answers] == [200] * 7
     assert [row["score"] for _, row, _ in answers] == pytest.approx([30 * k / 255 for k in range(7)])
     assert judge.batches[0] == 1 and max(judge.batches) <= 4 and len(judge.batches) <= 4 and sum(judge.batches) == 7
@@ -126,15 +130,7 @@ def test_requests_that_arrive_together_share_batches_and_get_their_own_answers(s
 def test_large_pictures_that_arrive_together_are_judged_in_smaller_batches(served, monkeypatch):
     monkeypatch.setattr(module, "MOST_PIXELS", 2 * 16**2)
     judge = Held(batch_size=8)
-    port = served(judge)
-    with ThreadPoolExecutor(6) as pool:
-        first = pool.submit(ask, port, body=png(0))
-        judge.busy.wait(20)
-        others = [pool.submit(ask, port, body=png(30 * k)) for k in range(1, 6)]
-        wait_until(lambda: waiting(port) == 6)
-        time.sleep(0.05)  # for the bodies; some may still be late
-        judge.go.set()
-        answers = [job.result() for job in (first, *others)]
+    answers = together(served(judge), judge, 6)
     assert [row["score"] for _, row, _ in answers] == pytest.approx([30 * k / 255 for k in range(6)])
     assert max(judge.batches) == 2 and sum(judge.batches) == 6
 

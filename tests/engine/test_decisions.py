@@ -40,7 +40,7 @@ def test_scores_of_another_arithmetic_decide_with_a_note(tmp_path):
         (run / "student.safetensors").touch()
         found, (note,) = decider(config(), HERE, folder, metadata(arithmetic="bfloat16 on cuda"), None)
         assert found.threshold == 1.0
-        assert "computed in bfloat16 on cuda, but now it is float32 on cpu" in note
+        assert "computed in bfloat16 on cuda, but this machine computes in float32 on cpu" in note
         assert f"python3 calibrate.py '{run}' --images FOLDER" in note
 
 

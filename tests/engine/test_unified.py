@@ -113,7 +113,8 @@ def test_the_student_of_one_category_is_tested_in_its_own_folder(finished):
 @pytest.mark.slow
 def test_the_script_prints_a_table_with_the_mean_and_pages_lie_in_each_category(finished, monkeypatch, capsys):
     words = ["--config", str(finished / "out/st/a+b/config.yaml")]
-    for script, more in ((trainNet, ["phase=test"]), (visualization, ["--layers", "1"])):
+    twice = ["phase=test", "obj=[a,b,a]", "unified=true"]
+    for script, more in ((trainNet, ["phase=test"]), (trainNet, twice), (visualization, ["--layers", "1"])):
         monkeypatch.setattr("sys.argv", ["script", *words, *more])
         run(script.main)
         said = capsys.readouterr().out.strip().splitlines()

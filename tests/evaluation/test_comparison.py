@@ -6,14 +6,14 @@ from scipy.stats import wilcoxon
 from sklearn.metrics import roc_auc_score
 
 from evaluation.comparison import Paired, all_pairs, drawn_metrics, interval, paired
-from evaluation.resampling import Outcome, Scores
+from evaluation.resampling import ScoredImages, Scores
 
 
 def outcome(good, defective):
     """A test with these image scores [N] and [M]."""
     scores = np.concatenate([good, defective])
     types = np.repeat(["good", "hole"], [len(good), len(defective)])
-    return Outcome(types, Scores(scores, types != "good"), None)
+    return ScoredImages(types, Scores(scores, types != "good"), None)
 
 
 def aurocs(good, defective, category="", draws=1000):

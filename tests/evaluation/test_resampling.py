@@ -5,7 +5,7 @@ import pytest
 
 from evaluation import resampling
 from evaluation.metrics import PixelMetrics, detection
-from evaluation.resampling import Outcome, Scores, metrics, pixel_counts, write_counts
+from evaluation.resampling import ScoredImages, Scores, metrics, pixel_counts, write_counts
 
 TYPES = ["good"] * 3 + ["hole"] * 3
 SCORES = [0.1, 0.2, 0.3, 0.25, 0.9, 0.15]
@@ -98,7 +98,7 @@ def run_dir(tmp_path):
 
 def test_a_test_is_read_as_it_was_written_and_a_type_has_its_own(run_dir):
     auroc = detection(np.array(SCORES), np.array(TYPES) != "good")["image_auroc"]
-    read = Outcome.read(run_dir, {"image_auroc": auroc, "aupro": 0.5})
+    read = ScoredImages.read(run_dir, {"image_auroc": auroc, "aupro": 0.5})
     assert (read.pixels.coverage == counted()[1].coverage).all()
     found = read.of_type("hole").metrics(np.ones((1, 6)))
     assert found["image_auroc"][0] == pytest.approx(auroc) and set(found) >= {"pixel_ap", "aupro", "image_f1max"}
@@ -106,7 +106,7 @@ def test_a_test_is_read_as_it_was_written_and_a_type_has_its_own(run_dir):
 
 
 def test_scores_of_a_test_that_left_images_out_are_not_known(run_dir):
-    left_out = Outcome.read(run_dir, {"image_auroc": 1.0})
+    left_out = ScoredImages.read(run_dir, {"image_auroc": 1.0})
     assert left_out.scores is None and left_out.pixels is None and not left_out.metrics(np.ones((1, 6)))
 
 
@@ -114,7 +114,7 @@ def test_damaged_files_are_told(run_dir):
     with (run_dir / "scores.csv").open("a", encoding="utf-8") as file:
         file.write("\na,0,0.5,good")
     with pytest.raises(ValueError, match=r"pixels.npz and scores.csv are about different images"):
-        Outcome.read(run_dir, {"aupro": 0.5})
+        ScoredImages.read(run_dir, {"aupro": 0.5})
     (run_dir / "pixels.npz").write_bytes((run_dir / "pixels.npz").read_bytes()[:200])
     with pytest.raises(ValueError, match=r"pixels.npz: File is not a zip file"):
-        Outcome.read(run_dir, {"aupro": 0.5})
+        ScoredImages.read(run_dir, {"aupro": 0.5})

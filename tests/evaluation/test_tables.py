@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from evaluation.comparison import drawn_metrics
-from evaluation.resampling import Counts, Outcome, Scores, write_counts
+from evaluation.resampling import Counts, ScoredImages, Scores, write_counts
 from evaluation.tables import (
     OVERALL,
     Line,
@@ -73,7 +73,7 @@ def test_rows_survive_a_csv():
 def seen_by(*scores, images=("good", "good", "good", "hole", "hole")):
     """What a run with these image scores adds to a result."""
     types = np.array(images)
-    drawn = drawn_metrics(Outcome(types, Scores(np.array(scores), types != "good"), None))
+    drawn = drawn_metrics(ScoredImages(types, Scores(np.array(scores), types != "good"), None))
     return {"drawn": drawn, "images": images}
 
 

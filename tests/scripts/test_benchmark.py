@@ -42,7 +42,7 @@ def test_runs_are_compared_a_failed_one_is_told_and_the_next_call_repeats_only_t
         (["--methods", "st", "--obj", "part", "--seeds", "1", "--", "epochs"], "'epochs' is not of the form key=value"),
         ([], "such as --methods st rd"),
         (["--study", "nowhere.yaml"], "nowhere.yaml cannot be read"),
-        (["--methods", "st", "--data_path", "data", "--obj", "wave"], "there is no category 'wave' in"),
+        (["--methods", "st", "--data_path", "data", "--obj", "wave"], "has no category 'wave' (it has: part)"),
         (["--methods", "st", "--data_path", "data", "seed=3"], "a benchmark sets seed for each run; use --seeds"),
         (
             ["--methods", "st", "--data_path", "data", "--backend", "dask", "--address", "tcp://127.0.0.1:1"],

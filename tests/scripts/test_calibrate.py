@@ -104,7 +104,7 @@ def test_a_prediction_in_another_arithmetic_decides_with_a_note(workplace, call,
     trainer.metadata["normal"]["arithmetic"] = "float16 on cuda"
     trainer.save()
     said = call(predict, "results/st/part", "new", "--out", "out")
-    assert said.code == 0 and said.err.count("computed in float16 on cuda, but now it is") == 1
+    assert said.code == 0 and said.err.count("computed in float16 on cuda, but this machine computes in") == 1
     assert "python3 calibrate.py results/st/part --images FOLDER" in said.err and " accept" in said.out
 
 
