@@ -22,7 +22,9 @@ def outlined(picture: Image.Image, mask: np.ndarray) -> Image.Image:
     region = region.point(lambda value: 255 * (value > 0))
     width = 2 * (round(unit_of(picture.size)) // 2) + 1  # of the filter: an odd number
     inner = ImageOps.crop(ImageOps.expand(region, 1).filter(ImageFilter.MinFilter(3)), 1)
-    edge = np.asarray(region.filter(ImageFilter.MaxFilter(width))) != np.asarray(inner)
+    # Pillow 12.3 divides by zero in a filter of one pixel, and the process ends.
+    outer = region.filter(ImageFilter.MaxFilter(width)) if width > 1 else region
+    edge = np.asarray(outer) != np.asarray(inner)
     pixels = np.array(picture)
     pixels[edge] = OUTLINE
     return Image.fromarray(pixels)

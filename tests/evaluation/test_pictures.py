@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from datasets.dataset import Sample
 from datasets.fit import Fit
@@ -15,7 +15,7 @@ from datasets.images import read_image
 from evaluation import pictures
 from evaluation.colours import colour_scale
 from evaluation.fonts import STANDARD
-from evaluation.outline import OUTLINE
+from evaluation.outline import OUTLINE, outlined
 from evaluation.pictures import Overlays, original_size, overlay, page, panel_size, shown, shown_aspect, standing
 from evaluation.score import HELD_OUT, TRAINING, Scored
 from tests.conftest import REPO
@@ -68,6 +68,17 @@ def test_the_mask_is_an_outline_on_its_own_panel_and_on_the_map():
         assert (panel[4 * 10, 4 * 50] == green).all() and (panel[4 * 20, 4 * 59 + 3] == green).all()
         assert not (panel[4 * 20, 4 * 50] == green).all()
     assert (marked[4 * 20, 4 * 50] == 100).all()
+
+
+def test_no_filter_of_one_pixel_is_made(monkeypatch):
+    """Pillow 12.3 ends the process in it (SIGFPE)."""
+    sizes = []
+    monkeypatch.setattr(
+        ImageFilter, "MaxFilter", lambda size: sizes.append(size) or ImageFilter.RankFilter(size, size**2 - 1)
+    )
+    for side in (32, 256, 512, 1024):
+        outlined(Image.new("RGB", (side, side)), np.eye(32, dtype=bool))
+    assert sizes == [3, 5]
 
 
 def test_a_single_marked_pixel_is_outlined_where_the_panel_is_smaller_than_the_map():
