@@ -36,10 +36,16 @@ def test_the_study_of_all_methods_has_each_of_them():
 
 def test_rules_give_words_to_some_runs_and_leave_others_out():
     study = read_study(METHODS, {}, [])
-    assert words_of(study, "ead", "bundled") == ("weights=bundled", "data_path=demo_data", "TrainingData.steps=2000")
+    assert words_of(study, "ead", "bundled") == (
+        "weights=bundled",
+        "precision=fp32",
+        "data_path=demo_data",
+        "TrainingData.steps=2000",
+    )
     assert words_of(study, "ead", "lite0") is None
     assert words_of(study, "st", "bundled", "magnetic_tile") == (
         "weights=bundled",
+        "precision=fp32",
         "backbone=resnet18.tv_in1k",
         "TrainingData.epochs=4",
     )

@@ -63,12 +63,13 @@ def test_attributes_metrics_features_and_maps_of_a_trainer(finished, method):
 
 
 @every_method
-def test_the_border_of_the_levels_can_count_as_its_inner_neighbours(finished, method):
+def test_the_border_of_the_levels_can_count_as_its_inner_neighbours(finished, device, method):
     trainer, _ = finished(method)
     if method == "ead":
         assert not hasattr(trainer.options, "border")  # its networks do not pad
         return
-    detector, image = copy.deepcopy(trainer.detector).eval().float(), torch.rand(1, 3, *trainer.options.crop_size)
+    detector = copy.deepcopy(trainer.detector).eval().float()
+    image = torch.rand(1, 3, *trainer.options.crop_size, device=device)
     with torch.inference_mode():
         levels = detector.levels(*detector.pairs(image))
         for level in levels:  # as if padding had disturbed the features
@@ -158,14 +159,18 @@ def attributes(net):
 
 
 @every_method
-def test_pictures_of_8_and_16_bits_and_in_floats_give_the_same_map(finished, method):
+def test_pictures_of_8_and_16_bits_and_in_floats_give_the_same_map(finished, device, method):
     trainer, _ = finished(method)
     detector, eight = trainer.detector.eval(), pictures(trainer)[:1]
     sixteen = (eight.int() * 257).to(torch.uint16)
     with torch.inference_mode():
         maps = detector(eight)
-        assert torch.equal(detector(sixteen), maps) and torch.equal(detector(eight.float() / 255), maps)
-    assert torch.equal(trainer.anomaly_map(sixteen), trainer.anomaly_map(eight))
+        pairs = [(detector(sixteen), maps), (detector(eight.float() / 255), maps)]
+    pairs.append((trainer.anomaly_map(sixteen), trainer.anomaly_map(eight)))
+    for found, expected in pairs:
+        # A GPU divides by 255 and by 65535 with other roundings, and tf32 makes them larger.
+        tolerance = 0.01 * expected.max() if device.type == "cuda" else 0
+        assert (found - expected).abs().max() <= tolerance
 
 
 @every_method
@@ -401,8 +406,10 @@ def test_teacher_features_are_computed_once(config, device, monkeypatch):
     assert sum(calls) == (1 + 8) + (1 + 2) + 2
 
 
-def test_what_is_cached_does_not_change_the_result(config):
+def test_what_is_cached_does_not_change_the_result(config, device):
     """cache_mb decides how much may be kept, not what is computed."""
+    if device.type == "cuda":
+        pytest.skip("a GPU adds in any order, so no two trainings are the same")
     scores = []
     for cache_mb in (0, 4096):
         trainer = build_trainer(

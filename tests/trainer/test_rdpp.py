@@ -28,7 +28,7 @@ def vector(*values):
     return torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
 
 
-@pytest.mark.parametrize(("cosines", "value"), [((0.96,), 0.46), ((0.96, 0.0), 0.23), ((0.5,), 0.0), ((-0.3,), 0.0)])
+@pytest.mark.parametrize(("cosines", "value"), [((0.96,), 0.46), ((0.96, 0.0), 0.23), ((0.49,), 0.0), ((-0.3,), 0.0)])
 def test_the_contrast_term_is_the_cosine_above_a_half(rdpp, monkeypatch, cosines, value):
     monkeypatch.setattr("trainer.rdpp.RECONSTRUCT_WEIGHT", 0)
     monkeypatch.setattr("trainer.rdpp.CONTRAST_WEIGHT", 1)
