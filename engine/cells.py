@@ -156,11 +156,11 @@ def run_cell(cell: Cell, threads: int, folder: Path) -> Outcome:
 def _trained(cell: Cell, threads: int, folder: Path) -> str | None:
     """The sentence of a run that failed."""
     words = [*cell.words, f"threads={threads}"]
-    if (cell.folder / "metrics.json").exists():  # of other settings
-        words.append("overwrite=true")
     begun = written(cell).get("config")
     if begun and not alike(begun, cell.config):  # what is there of it is not resumed
-        words.append("resume=false")
+        words += ["resume=false", "overwrite=true"]
+    elif (cell.folder / "metrics.json").exists():  # of other settings
+        words.append("overwrite=true")
     cell.folder.mkdir(parents=True, exist_ok=True)
     write_json(cell.folder / CELL, {"config": cell.config})
     process = subprocess.Popen(

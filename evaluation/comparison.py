@@ -53,19 +53,31 @@ class Paired(NamedTuple):
     p: float | None
 
     def sentence(self, metric: str) -> str:
-        """For people; `metric` is the name of what was compared, a fraction."""
+        """What was found, of a pair with `p`; `metric` is the name of what was compared, a fraction."""
         how = "higher" if self.difference > 0 else "lower"
         found = (
             f"{self.first} against {self.second}, {self.pairs} {'category' if self.pairs == 1 else 'categories'}: "
             f"{metric} is {100 * abs(self.difference):.1f} points {how} on average (better on {self.better}, worse on "
             f"{self.worse})"
         )
-        if self.p is None:
-            return f"{found}. Too few for a test: at least {LEAST} categories must differ."
         chance = f"{found}. Wilcoxon p = {self.p:.2g}"
         if self.p < ALPHA:
             return f"{chance}: if both were equally good, such a clear difference would be rare."
         return f"{chance}: this difference may be chance."
+
+
+def against_the_best(values: Mapping[str, Values], metric: str) -> list[str]:
+    """A sentence for each method that the best one can be tested against, and one for all others; see `Paired`."""
+    pairs = all_pairs(values)
+    best = [pair for pair in pairs if pair.first == pairs[0].first]
+    tested = [pair for pair in best if pair.p is not None]
+    said = [pair.sentence(metric) for pair in tested]
+    if left := [pair.second for pair in best if pair.p is None]:
+        said.append(
+            f"Not tested: {best[0].first} (highest {metric}) against {', '.join(left)}. A test needs at least {LEAST} "
+            "categories that differ."
+        )
+    return said
 
 
 def paired(first: str, second: str, values: Mapping[str, Values]) -> Paired:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from evaluation.comparison import COVERED, all_pairs, drawn_metrics, interval
+from evaluation.comparison import COVERED, against_the_best, all_pairs, drawn_metrics, interval
 from evaluation.published import published
 from evaluation.resampling import ScoredImages
 from utils.console import note
@@ -137,7 +137,10 @@ def write_tables(folder: Path, table: Sequence[Line], results: Sequence[Result],
 
     `table` has the results' lines; `defects` are the results of each defect type.
     """
-    rows, notes = as_rows(table), [LEGEND, *sources(table), *_sentences(results)]
+    rows, notes = (
+        as_rows(table),
+        [LEGEND, *sources(table), *against_the_best(_by(results, COMPARED[0]), LABELS[COMPARED[0]])],
+    )
     _write_numbers(folder / "benchmark.csv", table)
     write_text(folder / "benchmark.md", markdown(rows) + "".join(f"\n{note}\n" for note in notes))
     write_text(folder / "benchmark.tex", "".join(f"% {note}\n" for note in notes) + latex(rows))
@@ -162,12 +165,6 @@ def _by(results: Sequence[Result], metric: str) -> dict[str, dict[str, dict[int,
         if metric in result.values:
             found[f"{result.method} {result.teacher}"][result.category][result.seed] = result.values[metric]
     return found
-
-
-def _sentences(results: Sequence[Result]) -> list[str]:
-    """The best method against each other one, by image AUROC; all pairs are in pairs.csv."""
-    pairs = all_pairs(_by(results, COMPARED[0]))
-    return [pair.sentence(LABELS[COMPARED[0]]) for pair in pairs if pair.first == pairs[0].first]
 
 
 def as_rows(table: Sequence[Line], wanted: Sequence[str] = tuple(HEADS)) -> Rows:

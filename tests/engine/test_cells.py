@@ -113,7 +113,7 @@ def test_an_unfinished_training_of_other_settings_is_not_resumed(tmp_path, monke
     (first,), (other,) = (cells_of(tmp_path, tmp_path, words=[*SMALL, f"TrainingData.lr={lr}"]) for lr in (0.1, 0.2))
     assert first.folder == other.folder
     last = [run_cell(cell, 1, tmp_path).error for cell in (first, first, other)]
-    assert last == ["threads=1", "threads=1", "resume=false"]
+    assert last == ["threads=1", "threads=1", "overwrite=true"]
 
 
 def test_a_file_that_cannot_be_written_fails_only_its_own_run(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import wilcoxon
 from sklearn.metrics import roc_auc_score
 
-from evaluation.comparison import Paired, all_pairs, drawn_metrics, interval, paired
+from evaluation.comparison import Paired, against_the_best, all_pairs, drawn_metrics, interval, paired
 from evaluation.resampling import ScoredImages, Scores
 
 
@@ -82,9 +82,18 @@ def test_a_paired_test_is_scipys_over_the_categories():
 
 def test_few_categories_are_not_tested():
     found = paired("a", "b", categories(0.1, 0.2, 0.3, 0.4, 0.5, 0))
-    assert found.p is None and "at least 6 categories must differ" in found.sentence("AUPRO")
-    assert "a against b, 6 categories: AUPRO is 25.0 points higher on average" in found.sentence("AUPRO")
-    assert ", 1 category: " in paired("a", "b", categories(0.1)).sentence("AUPRO")
+    assert found.p is None and (found.pairs, found.better, found.worse) == (6, 5, 0)
+
+
+def test_methods_that_cannot_be_tested_are_one_sentence():
+    many, few = {f"{k}": {0: 0.1 * k} for k in range(8)}, {"1": {0: 0.0}, "2": {0: 0.1}}
+    best = {name: {0: seeds[0] + 0.3} for name, seeds in many.items()}
+    tested, others = against_the_best({"few": few, "best": best, "many": many, "other": dict(few)}, "AUPRO")
+    assert "best against many, 8 categories: AUPRO is 30.0 points higher on average (better on 8, worse on 0)" in tested
+    assert others == (
+        "Not tested: best (highest AUPRO) against few, other. A test needs at least 6 categories that differ."
+    )
+    assert against_the_best({"alone": many}, "AUPRO") == []
 
 
 def test_a_difference_by_chance_is_called_so():

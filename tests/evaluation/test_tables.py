@@ -178,7 +178,10 @@ def test_files_have_the_table_the_defect_types_and_the_pairs(tmp_path, tested):
     found = [results_of(method, "part", "default", 0, folder, report, {}) for method in ("st", "rd")]
     results, defects = zip(*found, strict=True)
     said = write_tables(tmp_path, lines(results), results, defects)
-    assert "| part | rd | default | 1 |" in said and "st default against rd default, 1 category" in said
+    assert (
+        "| part | rd | default | 1 |" in said
+        and "Not tested: st default (highest image AUROC) against rd default." in said
+    )
     assert "| part/hole | st | default | 1 | 50.0 [0.0, 100.0] | 25.0 [" in (tmp_path / "defects.md").read_text()
     with (tmp_path / "pairs.csv").open(newline="", encoding="utf-8") as file:
         assert [row["metric"] for row in csv.DictReader(file)] == ["image_auroc", "aupro"]
