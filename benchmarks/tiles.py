@@ -3,13 +3,16 @@
     python3 benchmarks/tiles.py [--data ../shared/data] [--seeds 3] [--steps 300] [--cases strip part]
         [--ways squeezed whole tiles]
 
-Two sets of large pictures are put together from pictures of 256 x 256 pixels: a strip of 4096 x 256 pixels from 16
-pictures of `magnetic_tile` in --data, and a part of 4096 x 4096 from 256 pictures of the demo weave. A defective one
-has one defective picture among them. The teacher is EfficientNet-Lite0 with ImageNet weights. "squeezed" resizes all
-to 256 x 256, "whole" gives the pictures to the networks as they are (not the part, because training would need about
-100 GB), and "tiles" does so in tiles of 256 x 256. All see about as many pixels in training: --steps of 8 x 256 x 256,
-or a whole epoch. AUPRO and image AUROC are those of maps in the size of the pictures: mean over the seeds and half of
-their spread. Each run is a process of its own, so that peak memory is its own. Needs Linux or macOS.
+Three sets of large pictures are put together from pictures of 256 x 256 pixels: a strip of 4096 x 256 pixels from 16
+pictures of `magnetic_tile` in --data, one from 16 of `paper_brown`, and a part of 4096 x 4096 from 256 pictures of
+the demo weave. A defective one has one defective picture among them. The teacher is EfficientNet-Lite0 with ImageNet
+weights. "squeezed" resizes all to 256 x 256, "whole" gives the pictures to the networks as they are (not the part,
+because training would need about 100 GB), and "tiles" does so in tiles of 256 x 256. All see about as many pixels in
+training: --steps of 8 x 256 x 256, or a whole epoch. AUPRO and image AUROC are those of maps in the size of the
+pictures: mean over the seeds and half of their spread. "AUROC of 256 px" takes each of the small pictures as an
+image, with the highest value of its part of the map: how hard the data is, before one defective place must exceed the
+highest value of all good ones. Each run is a process of its own, so that peak memory is its own. Needs Linux or
+macOS.
 """
 
 import argparse
@@ -37,9 +40,11 @@ from trainer import build_trainer
 
 SIDE = 256  # pixels of the pictures that are put together
 BATCH = 8
-LAYOUTS = {"strip": (16, 1), "part": (16, 16)}
-COUNTS = {"strip": (20, 8, 16), "part": (5, 4, 8)}  # to train, to test: good and defective
-WAYS = {"strip": ("squeezed", "whole", "tiles"), "part": ("squeezed", "tiles")}
+LAYOUTS = {"strip": (16, 1), "paper": (16, 1), "part": (16, 16)}
+SOURCES = {"strip": "magnetic_tile", "paper": "paper_brown"}  # in --data
+COUNTS = {"strip": (20, 12, 24), "paper": (20, 12, 24), "part": (5, 4, 8)}  # to train, to test: good and defective
+WAYS = {case: ("squeezed", "whole", "tiles") for case in SOURCES} | {"part": ("squeezed", "tiles")}
+QUALITY = ("image_auroc", "aupro", "small_auroc")
 Pool = list[tuple[np.ndarray, np.ndarray]]  # pictures [256,256,3] uint8 and masks [256,256] bool
 
 
@@ -48,14 +53,16 @@ def main() -> None:
     if args.run:
         print(json.dumps(measure(*args.run, args.steps)))
         return
-    print("| pictures | way | image AUROC | AUPRO@0.3 | peak memory: training | prediction | s per picture |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| pictures | way | image AUROC | AUPRO@0.3 | AUROC of 256 px | memory: training | prediction | s per picture |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for case in args.cases:
             write(Path(folder) / case, case, args.data)
             for way in [way for way in WAYS[case] if way in args.ways]:
                 runs = [measured_apart(folder, case, way, seed, args.steps) for seed in range(args.seeds)]
-                quality = [cell([100 * run[key] for run in runs]) for key in ("image_auroc", "aupro")]
+                quality = [cell([100 * run[key] for run in runs]) for key in QUALITY]
                 memory = [f"{max(run[key] for run in runs):.1f} GB" for key in ("train_gb", "predict_gb")]
                 seconds = f"{np.mean([run['seconds'] for run in runs]):.1f}"
                 print(f"| {case} | {way} | {' | '.join([*quality, *memory, seconds])} |", flush=True)
@@ -79,7 +86,7 @@ def cell(values: list[float]) -> str:
 def write(root: Path, case: str, data: Path) -> None:
     """A category `large` in MVTec layout."""
     rng, layout = np.random.default_rng(0), LAYOUTS[case]
-    pools = tiles_of(data / "magnetic_tile") if case == "strip" else weaves()
+    pools = tiles_of(data / SOURCES[case]) if case in SOURCES else weaves()
     train, good, bad = COUNTS[case]
     for name, count in (("train/good", train), ("test/good", good), ("test/defect", bad)):
         pool = pools["train" if name == "train/good" else "good"]
@@ -98,7 +105,7 @@ def tiles_of(folder: Path) -> dict[str, Pool]:
     pools = {"train": list_images_below(folder / "train"), "good": list_images_below(folder / "test/good")}
     defective = [path for path in list_images_below(folder / "test") if path.parent.name != "good"]
     rng = np.random.default_rng(0)
-    chosen = [defective[i] for i in rng.permutation(len(defective))[: COUNTS["strip"][2]]]
+    chosen = [defective[i] for i in rng.permutation(len(defective))[: COUNTS["strip"][2]]]  # as for "paper"
     return {name: [resized(path) for path in paths] for name, paths in (pools | {"defective": chosen}).items()}
 
 
@@ -191,17 +198,22 @@ def predict(folder: str, case: str, way: str, seed: int) -> dict[str, float]:
     paths = list_images_below(root / "test")
     labels = np.array([path.parent.name != "good" for path in paths])
     pixels = PixelMetrics({"good": int((~labels).sum()), "defect": int(labels.sum())})
-    scores, seconds = [], 0.0
+    scores, small, small_labels, seconds = [], [], [], 0.0
     for path, bad in zip(paths, labels, strict=True):
         begin = time.perf_counter()
         found = predictor(path)
         seconds += time.perf_counter() - begin
-        mask = read_mask(root / "ground_truth/defect" / f"{path.stem}_mask.png") if bad else None
-        shape = found.anomaly_map.shape
-        pixels.add(found.anomaly_map, np.zeros(shape, bool) if mask is None else mask, path.parent.name)
+        masks = root / "ground_truth/defect" / f"{path.stem}_mask.png"
+        mask = read_mask(masks) if bad else np.zeros(found.anomaly_map.shape, bool)
+        pixels.add(found.anomaly_map, mask, path.parent.name)
         scores.append(found.score)
+        for place in np.ndindex(LAYOUTS[case]):
+            part = tuple(slice(SIDE * k, SIDE * (k + 1)) for k in place)
+            small.append(found.anomaly_map[part].max())
+            small_labels.append(mask[part].any())
     metrics = detection(np.array(scores), labels) | pixels.total()
-    return {key: metrics[key] for key in ("image_auroc", "aupro")} | {"seconds": seconds / len(paths)}
+    metrics["small_auroc"] = detection(np.array(small), np.array(small_labels))["image_auroc"]
+    return {key: metrics[key] for key in QUALITY} | {"seconds": seconds / len(paths)}
 
 
 if __name__ == "__main__":
