@@ -201,27 +201,29 @@ class Desk:
         return [job for job in jobs if job is not None]
 
     def _answer(self, jobs: list[Job], pool: ThreadPoolExecutor) -> None:
-        read = []
-        for job, result in zip(jobs, pool.map(self._read, jobs), strict=True):
-            if isinstance(result, UserError):
-                job.answer.set_exception(result)
-            else:
-                read.append((job, result))
-        if not read:
-            return
-        self.batches += 1
+        """Whatever fails, each job has its answer, and the thread goes on."""
         try:
+            read = []
+            for job, result in zip(jobs, pool.map(self._read, jobs), strict=True):
+                if isinstance(result, Exception):
+                    job.answer.set_exception(result)
+                else:
+                    read.append((job, result))
+            if not read:
+                return
+            self.batches += 1
             for (job, _), found in zip(read, self.judge.predict([picture for _, picture in read]), strict=True):
                 job.answer.set_result(found)
         except Exception as error:  # such as too little memory: the next batch may be smaller
-            for job, _ in read:
-                job.answer.set_exception(error)
+            for job in jobs:
+                if not job.answer.done():
+                    job.answer.set_exception(error)
 
-    def _read(self, job: Job) -> np.ndarray | UserError:
+    def _read(self, job: Job) -> np.ndarray | Exception:
         try:
             name = job.name or "the picture"
             return self.judge.checked(image_from(job.data, name, most=self.max_pixels), name)
-        except UserError as error:
+        except Exception as error:  # a UserError, or too little memory: other pictures of the batch may be small
             return error
 
 

@@ -249,6 +249,37 @@ def test_a_failure_of_the_networks_is_an_answer_and_the_next_picture_is_judged(s
     assert "ZeroDivisionError" in capfd.readouterr().err
 
 
+def test_a_failure_while_one_picture_is_read_is_its_answer_only(served, monkeypatch, capfd):
+    def image_from(data, name, most, real=serve.image_from):
+        if name == "large.png":
+            raise MemoryError
+        return real(data, name, most=most)
+
+    monkeypatch.setattr(serve, "image_from", image_from)
+    judge = Held()
+    port = served(judge)
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(ask, port, body=png())
+        judge.busy.wait(20)
+        others = [pool.submit(ask, port, f"/predict?name={name}.png", png()) for name in ("large", "small")]
+        wait_until(lambda: waiting(port) == 3)
+        judge.go.set()
+        assert [job.result()[0] for job in (first, *others)] == [200, 500, 200]
+    assert ask(port, "/health", method="GET")[0] == 200 and "MemoryError" in capfd.readouterr().err
+
+
+def test_a_reader_that_cannot_start_is_an_answer_and_the_next_picture_is_judged(served, monkeypatch):
+    port = served(Brightness())
+
+    def no_thread(*args):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(serve.ThreadPoolExecutor, "map", no_thread)
+        assert ask(port, body=png())[0] == 500
+    assert ask(port, body=png())[0] == 200
+
+
 def test_health_is_bad_while_a_batch_takes_too_long(served, monkeypatch):
     monkeypatch.setattr(serve, "STUCK", 0.1)
     judge = Held()
