@@ -80,10 +80,14 @@ def thinned(curve: Curve) -> Curve:
 
 
 def best_threshold(found: Steps) -> float:
-    """Where the F1 score is highest, halfway between two scores; images above it count as defective."""
+    """Where the F1 score is highest, halfway between two scores; images above it count as defective.
+
+    If that is below all scores, it is so by half of their range: scores of a method may all be about 1e-6.
+    """
     f1 = 2 * found.hits / (found.hits + found.alarms + found.hits[-1])
     best = int(f1.argmax())
-    lower = found.scores[best + 1] if best + 1 < len(found.scores) else found.scores[best] - 1
+    highest, lowest = found.scores[[0, -1]]
+    lower = found.scores[best + 1] if best + 1 < len(found.scores) else lowest - (highest - lowest or abs(lowest) or 1)
     return float(found.scores[best] + lower) / 2
 
 

@@ -35,8 +35,13 @@ def test_images_above_the_best_threshold_have_the_best_f1(ties):
     assert f1 == pytest.approx(detection(scores, labels)["image_f1max"], abs=1e-12)
 
 
-def test_if_all_images_count_as_defective_the_best_threshold_is_below_all_scores():
-    assert best_threshold(steps(np.array([1.0, 2.0]), np.array([True, False]))) < 1
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [([1.0, 2.0], 0.5), ([2e-6, 1e-6, 3e-6], 0), ([1000.0, 1001.0], 999.5), ([4e-6, 4e-6], 2e-6), ([0.0, 0.0], -0.5)],
+)
+def test_if_all_images_count_as_defective_the_best_threshold_is_a_little_below_all_scores(scores, expected):
+    scores = np.array(scores)
+    assert best_threshold(steps(scores, scores == scores.min())) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("ties", [False, True])
