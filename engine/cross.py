@@ -17,6 +17,7 @@ from datasets.tiles import Tiles
 from engine.device import Compute
 from engine.loading import loader
 from engine.scoring import AnomalyMaps
+from engine.threads import same_threads
 from evaluation.cross import CrossCalibration
 from evaluation.score import CALIBRATION
 from models.detector import Detector
@@ -42,12 +43,16 @@ Build = Callable[[RunConfig, Path], Student]  # a trainer from its config and th
 
 
 class Folds:
-    """The folds' students of a run: `build` makes their trainers, `folder` is the run's."""
+    """The folds' students of a run: `build` makes their trainers, `folder` is the run's.
+
+    Their trainers set the number of threads of the process; the run's own test needs that of its own training.
+    """
 
     def __init__(self, build: Build, config: RunConfig, folder: Path):
         self.build, self.config = build, config
         self.folders = {f"{k}/{FOLDS}": folder / "folds" / f"{k}of{FOLDS}" for k in range(1, FOLDS + 1)}
 
+    @same_threads()
     def train(self) -> None:
         """Train all of them that are not finished."""
         self.__dict__.pop("students", None)
@@ -55,6 +60,7 @@ class Folds:
             self._trainer(fold, "train").train()
 
     @cached_property
+    @same_threads()
     def students(self) -> list[Student]:
         """They are loaded; none, if one was trained with other settings than the run's.
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,16 @@ def take_threads(began: int | None) -> None:
     """Use as many threads as the training began with, if known: sums round differently with another number."""
     if began:
         torch.set_num_threads(min(began, os.cpu_count() or began))
+
+
+@contextlib.contextmanager
+def same_threads() -> Iterator[None]:
+    """After the block, the networks use as many threads as before it."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def free_cores() -> int:

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 import calibrate
 from deploy.predictor import Predictor
@@ -14,6 +15,7 @@ from engine.cross import FOLDS, Folds
 from engine.decisions import decider
 from engine.loading import split_train, train_datasets
 from engine.student_file import read_metadata
+from evaluation.score import CALIBRATION
 from tests.conftest import draw_good, small, write_image
 from trainer import build_trainer, open_run
 from utils.errors import UserError
@@ -117,6 +119,30 @@ def test_an_interrupted_calibration_continues_with_the_folds_that_are_missing(co
     assert read_metadata(folders[-1] / "student.safetensors")["settings"]["calibration"] == "2/2"
     again.test()
     assert "2 further students are trained after this one" in capsys.readouterr().err
+
+
+def test_the_students_of_the_folds_leave_the_number_of_threads_as_it_is(config):
+    class Student:
+        """As a trainer, which sets it when it is built and again when its student is loaded."""
+
+        metadata = {"normal": {"source": CALIBRATION, "scores": [1.0]}}
+
+        def __init__(self, config=None, folder=None):
+            torch.set_num_threads(own + 1)
+
+        load = train = __init__
+
+    own, trainer = torch.get_num_threads(), build_trainer(config("st", calibration="cross"))
+    folds = Folds(Student, trainer.config, trainer.run_dir)
+    for folder in folds.folders.values():
+        folder.mkdir(parents=True)
+        (folder / "student.safetensors").touch()
+    try:
+        folds.train()
+        assert torch.get_num_threads() == own
+        assert len(folds.students) == FOLDS and torch.get_num_threads() == own
+    finally:
+        torch.set_num_threads(own)
 
 
 def test_too_few_images_are_said_before_the_training(config, capsys, monkeypatch):
