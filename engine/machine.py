@@ -14,6 +14,8 @@ import torch
 
 from engine.device import Compute
 
+GPU_PEAK = "gpu_peak_memory_mib"
+
 
 def keep_freed_memory() -> None:
     """Let this process reuse large buffers instead of returning them to the system after every operation.
@@ -41,13 +43,23 @@ def hardware(device: torch.device) -> str:
     return f"{cpu}, {os.cpu_count()} cores{gpu}"
 
 
-def environment(compute: Compute) -> dict[str, Any]:
-    """Machine and package versions for the report."""
+def forget_gpu_peak(device: torch.device) -> None:
+    """Let `gpu_peak` be of what follows: a process may have had other runs before."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def gpu_peak(device: torch.device) -> dict[str, float]:
+    """The most memory that tensors had on the GPU at once, in MiB; nothing on a CPU."""
+    return {GPU_PEAK: torch.cuda.max_memory_allocated(device) / 2**20} if device.type == "cuda" else {}
+
+
+def environment(compute: Compute, trained: float | None = None) -> dict[str, Any]:
+    """Machine and package versions for the report; the GPU's peak is the highest of this test and the training's."""
     packages = ("torch", "timm", "numpy", "opencv-python-headless", "pillow")
-    gpu = compute.device.type == "cuda"
     return {
         "hardware": hardware(compute.device),
-        **({"gpu_peak_memory_mib": torch.cuda.max_memory_allocated(compute.device) / 2**20} if gpu else {}),
+        **{key: max(peak, trained or 0) for key, peak in gpu_peak(compute.device).items()},
         "threads": torch.get_num_threads(),
         "precision": str(compute.dtype).removeprefix("torch."),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},

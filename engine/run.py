@@ -17,7 +17,7 @@ from engine.fit import fit
 from engine.folder import RunFolder
 from engine.loading import Batches, cache_teacher, loader, training_batches
 from engine.loggers import check_installed, log_test
-from engine.machine import environment
+from engine.machine import GPU_PEAK, environment, forget_gpu_peak, gpu_peak
 from engine.method import Method
 from engine.paper import beside, best_on_test, check_choosable, test_after_each_epoch
 from engine.state import threads_of
@@ -47,6 +47,7 @@ def train(
     recipe, config = method.recipe(), method.config
     check_rates(config.false_reject_rate, config.review_rate)  # now, although they only matter afterwards
     check_installed(config)
+    forget_gpu_peak(compute.device)
     with folder.locked() if is_main() else contextlib.nullcontext():
         origin = result_settings(config) | {"teacher (hash)": metadata["teacher"]}
         origin |= {"arithmetic": str(compute), "processes": world_size()}
@@ -83,7 +84,7 @@ def train(
             method.on_fit_end(batches[1])
             seconds = sum(row["seconds"] for row in state.history)
             metadata = metadata | {"origin": origin, "best_epoch": state.kept, "train_seconds": seconds}
-            metadata["threads"] = torch.get_num_threads()
+            metadata |= {"threads": torch.get_num_threads(), **gpu_peak(compute.device)}
             if measure:
                 metadata["best_on_test"] = best_on_test(state.history)
             if is_main():
@@ -109,6 +110,7 @@ def test(
     from evaluation import report  # draws: loads matplotlib
 
     dataset, notes = test_set
+    forget_gpu_peak(compute.device)
     with folder.locked(), folder.tested():
         folder.check_retestable(config)
         results = scoring(detector, compute, config, dataset, "testing", levels=True)
@@ -141,7 +143,7 @@ def test(
                 "test_seconds": results.seconds,
                 "test_images_per_second": len(dataset) / results.seconds,
             },
-            **environment(compute),
+            **environment(compute, metadata.get(GPU_PEAK)),
             "trained_with": metadata["settings"],
             "config": config.model_dump(mode="json"),
         }

@@ -12,7 +12,7 @@ import torch
 
 from engine import machine
 from engine.device import Compute
-from engine.machine import environment, hardware, keep_freed_memory
+from engine.machine import GPU_PEAK, environment, forget_gpu_peak, gpu_peak, hardware, keep_freed_memory
 
 CPU = torch.device("cpu")
 
@@ -54,6 +54,21 @@ def test_a_report_says_what_computed_it():
     assert {"torch", "timm", "opencv-python-headless", "pillow"} <= set(found["versions"])
     date = datetime.fromisoformat(found["date"])
     assert date.utcoffset() is not None and abs((datetime.now(date.tzinfo) - date).total_seconds()) < 60
+
+
+def test_the_gpus_peak_is_of_one_run_and_the_highest_of_training_and_test(monkeypatch):
+    """As with two runs in one process: the second one is smaller, and only its test may be repeated."""
+    gpu, peak = torch.device("cuda", 0), [900.0]
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GPU")
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: peak[0] * 2**20)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: peak.__setitem__(0, 5.0))
+    assert gpu_peak(gpu) == {GPU_PEAK: 900} and gpu_peak(CPU) == {}
+    forget_gpu_peak(CPU)
+    assert peak == [900]
+    forget_gpu_peak(gpu)
+    compute = Compute(gpu, torch.float32)
+    assert [environment(compute, trained)[GPU_PEAK] for trained in (None, 3.0, 40.0)] == [5, 5, 40]
+    assert GPU_PEAK not in environment(Compute(CPU, torch.float32), 40.0)
 
 
 @pytest.fixture

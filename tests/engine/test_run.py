@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from engine import run
+from engine import machine, run
 from engine.loading import train_datasets
 from evaluation.report import summary
 from tests.conftest import REPO, draw_good, killed_at_the_first_checkpoint, write_image, write_mvtec
@@ -220,6 +220,23 @@ def peak_kib(count):
 def test_memory_does_not_grow_with_the_number_of_images_without_masks():
     """5,000 maps of 64 x 64 alone would be 80 MB, and the images 60 MB more."""
     assert peak_kib(5000) - peak_kib(500) < 15_000
+
+
+@pytest.mark.slow
+def test_the_gpus_peak_of_the_training_stays_in_the_report_of_a_later_test(config, monkeypatch):
+    peak = [900.0]  # of an earlier run in this process
+    monkeypatch.setattr(run, "forget_gpu_peak", lambda device: peak.__setitem__(0, 5.0))
+    for module in (run, machine):
+        monkeypatch.setattr(module, "gpu_peak", lambda device: {machine.GPU_PEAK: peak[0]})
+    fit = run.fit
+    monkeypatch.setattr(run, "fit", lambda *all: [fit(*all), peak.__setitem__(0, 40.0)][0])
+    raw = config("st", {"epochs": 1})
+    build_trainer(raw).train()
+    peak[0] = 900.0
+    trainer = build_trainer(raw | {"phase": "test"})
+    trainer.load()
+    trainer.test()
+    assert json.loads((trainer.run_dir / "metrics.json").read_text(encoding="utf-8"))[machine.GPU_PEAK] == 40
 
 
 def test_16_bit_and_8_bit_images_are_tested_together(config, tmp_path):
