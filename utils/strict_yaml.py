@@ -1,10 +1,12 @@
-"""Strict YAML: a key that is given twice is an error, and a date is text."""
+"""Strict YAML: a key that is given twice is an error, and a date or a name such as 01 is text."""
 
+import re
 from typing import Any
 
 import yaml
 
-DATE = "tag:yaml.org,2002:timestamp"
+DATE, WHOLE = "tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:int"
+PLAIN = re.compile("[-+]?(0|[1-9][0-9]*|0x[0-9a-fA-F]+)$")  # not 01 (base 8), 2024_01, 1:30 (base 60) of YAML 1.1
 
 
 def parse(text: str) -> Any:
@@ -32,9 +34,9 @@ def parse_word(text: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):  # a loader is a class to PyYAML
-    # No key takes a date, a category may be called 2024-01-15, and PyYAML fails on 2024-13-45.
+    # No key takes a date, a category may be called 2024-01-15 or 01, and PyYAML fails on 2024-13-45.
     yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != DATE]
+        first: [(tag, PLAIN if tag == WHOLE else pattern) for tag, pattern in resolvers if tag != DATE]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 

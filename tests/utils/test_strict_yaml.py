@@ -4,7 +4,7 @@ import pytest
 
 from tests.utils.configs import mistake, short
 from utils.config_file import read_config
-from utils.strict_yaml import parse
+from utils.strict_yaml import parse, parse_word
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,10 @@ def test_a_date_in_a_file_is_text(tmp_path):
     path = tmp_path / "my.yaml"
     path.write_text("obj: 2024-01-15\nrun: 2024-13-45")
     assert read_config(path) == {"obj": "2024-01-15", "run": "2024-13-45"}
+
+
+@pytest.mark.parametrize("name", ["01", "007", "2024_01", "0b11", "1:30"])
+def test_a_name_of_digits_that_is_not_a_plain_number_is_text(name):
+    """YAML 1.1 has numbers to the bases 8, 2 and 60, and with underscores."""
+    assert parse(f"obj: [{name}, 12, -3, 0]") == {"obj": [name, 12, -3, 0]}
+    assert parse_word(f"[{name}]") == [name]
