@@ -20,44 +20,35 @@ def main() -> None:
         print(overview(read_config(args.config, args.overrides)))
         return
 
-    from engine.cells import several
+    from engine.cells import runs_of
     from engine.machine import keep_freed_memory
     from evaluation.report import summary_of_several
-    from utils.config_file import read_config
     from utils.console import remember, say
     from utils.ranks import is_main
 
     keep_freed_memory()
     remember(shlex.join(sys.argv))
-    raw = read_config(args.config, args.overrides)
-    names = several(raw)
-    failed = 0
-    if raw.get("unified"):
-        folders = train_and_test(raw | ({"obj": names} if names else {}))
-    elif names:
-        folders = train_and_test_each(args.config, args.overrides, names)
-        failed = len(names) - len(folders)
-    else:
-        train_and_test(args.config, args.overrides)
-        return
-    if is_main() and folders:
+    runs = runs_of(args.config, args.overrides)
+    one = runs.get(None)
+    folders = train_and_test(*one) if one else train_and_test_each(runs)
+    if is_main() and folders and (len(folders) > 1 or not one):
         say(summary_of_several(folders))
-    if failed:
-        say(f"{failed} of {len(names)} categories failed")
+    if not one and len(folders) < len(runs):
+        say(f"{len(runs) - len(folders)} of {len(runs)} categories failed")
         sys.exit(SOME_FAILED)
 
 
-def train_and_test_each(source: str, overrides: Sequence[str], names: Sequence[str]) -> list[Path]:
+def train_and_test_each(runs: Mapping[str, tuple[str | Mapping, Sequence[str]]]) -> list[Path]:
     """A run for each category; one that fails is named, and the others go on. Returns the folders of the others."""
     from trainer import read_run
     from utils.console import note
 
-    words, folders = [[*overrides, f"obj={name}"] for name in names], []
-    for each in words:
-        read_run(source, each)  # a mistake in the configuration is one error, now
-    for name, each in zip(names, words, strict=True):
+    for each in runs.values():
+        read_run(*each)  # a mistake in the configuration is one error, now
+    folders = []
+    for name, each in runs.items():
         try:
-            folders += train_and_test(source, each)
+            folders += train_and_test(*each)
         except UserError as error:
             note(f"{name}: {error}")
     return folders

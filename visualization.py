@@ -34,15 +34,17 @@ def main() -> None:
     args = parser.parse_intermixed_args()
 
     from datasets.demo import ensure_demo
+    from engine.cells import runs_of
     from engine.unified import categories_apart
     from trainer import build_trainer
 
-    trainer = build_trainer(args.config, [*args.overrides, "phase=test"])
-    trainer.load()
-    for part in categories_apart(trainer):
-        ensure_demo(part.config)
-        with part.folder.locked():
-            write_pages(part, args.images, args.layers, args.channels)
+    for source, words in runs_of(args.config, args.overrides).values():
+        trainer = build_trainer(source, [*words, "phase=test"])
+        trainer.load()
+        for part in categories_apart(trainer):
+            ensure_demo(part.config)
+            with part.folder.locked():
+                write_pages(part, args.images, args.layers, args.channels)
 
 
 def write_pages(trainer: "BaseTrainer", images: str, layers: str, channels: int) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -258,3 +258,19 @@ def several(raw: dict[str, Any]) -> list[str] | None:
     if not obj:
         raise UserError("obj: the list is empty; give one category or more")
     return categories(Path(str(raw.get("data_path"))), obj, str(raw.get("reader", readers.AUTO)))
+
+
+def runs_of(
+    source: str | Mapping[str, Any], overrides: Sequence[str]
+) -> dict[str | None, tuple[str | Mapping[str, Any], list[str]]]:
+    """What `build_trainer` takes for each run that a configuration asks for, by category.
+
+    The key is None if there is one run: of one category, or with `unified` of several. Raises as `several`.
+    """
+    raw = read_config(source, overrides)
+    names = several(raw)
+    if names is None:
+        return {None: (source, [*overrides])}
+    if raw.get("unified"):  # a word `obj=[a,b]` would be read as the name of one folder
+        return {None: (raw | {"obj": names}, [word for word in overrides if word.partition("=")[0].strip() != "obj"])}
+    return {name: (source, [*overrides, f"obj={name}"]) for name in names}

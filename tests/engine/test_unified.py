@@ -114,14 +114,17 @@ def test_the_student_of_one_category_is_tested_in_its_own_folder(finished):
 def test_the_script_prints_a_table_with_the_mean_and_pages_lie_in_each_category(finished, monkeypatch, capsys):
     words = ["--config", str(finished / "out/st/a+b/config.yaml")]
     twice = ["phase=test", "obj=[a,b,a]", "unified=true"]
-    for script, more in ((trainNet, ["phase=test"]), (trainNet, twice), (visualization, ["--layers", "1"])):
+    listed, found = ([f"obj={obj}", "unified=true", "--layers", "2"] for obj in ("[a,b]", "all"))
+    calls = [(trainNet, ["phase=test"]), (trainNet, twice), (visualization, ["--layers", "1"])]
+    for script, more in [*calls, (visualization, listed), (visualization, [*found[:-1], "3"])]:
         monkeypatch.setattr("sys.argv", ["script", *words, *more])
         run(script.main)
         said = capsys.readouterr().out.strip().splitlines()
         if script is trainNet:
             assert [line.split()[0] for line in said[-4:]] == ["category", "a", "b", "mean"]
     for name in "ab":
-        assert list((finished / "out/st/a+b" / name / "features/square").glob("*_level1.png"))
+        features = finished / "out/st/a+b" / name / "features/square"
+        assert all(list(features.glob(f"*_level{level}.png")) for level in (1, 2, 3))
 
 
 def test_own_validation_sets_are_united(tmp_path):
