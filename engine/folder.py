@@ -143,7 +143,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)  # the results folder may have been deleted meanwhile
         if self.metrics_file.exists():
             shutil.rmtree(self.previous, ignore_errors=True)
-            self.previous.mkdir()
+            self.previous.mkdir(exist_ok=True)  # a file that another program has open stays on Windows
             for name in (*TESTED, *TRAINED):
                 if (self.path / name).exists():
                     shutil.move(self.path / name, self.previous / name)

@@ -49,7 +49,7 @@ def set_aside(part: Unified) -> None:
     folder = part.folder
     if folder.metrics_file.exists():
         shutil.rmtree(folder.previous, ignore_errors=True)
-        folder.previous.mkdir()
+        folder.previous.mkdir(exist_ok=True)  # a file that another program has open stays on Windows
         for name in TESTED:
             if (folder.path / name).exists():
                 shutil.move(folder.path / name, folder.previous / name)

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from engine.folder import RunFolder
+from engine.unified import set_aside
+from evaluation import report
 from tests.conftest import REPO, write_mvtec
 from trainer import build_trainer
 from utils.errors import UserError
@@ -148,6 +150,23 @@ def test_what_is_left_of_a_finished_training_goes_with_its_test(trained):
     folder.checkpoint.write_bytes(b"left by a kill")
     build_trainer(trained).train()
     assert not folder.checkpoint.exists()
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_an_earlier_run_is_kept_although_a_file_of_the_one_before_could_not_be_deleted(config, monkeypatch, several):
+    trainer = build_trainer(config("st"))
+    folder = trainer.folder
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    monkeypatch.setattr(report, "write_training_report", lambda *_: None)
+    for path in (folder.path, folder.previous):
+        path.mkdir(parents=True)
+        (path / "metrics.json").write_text(path.name)
+    if several:
+        set_aside(trainer)
+    else:
+        folder.replace_student(trainer.detector, trainer.metadata, trainer.config, [], {})
+    assert folder.student_file.exists() != several and not folder.metrics_file.exists()
+    assert (folder.previous / "metrics.json").read_text() == folder.path.name
 
 
 def test_a_student_of_another_version_is_not_replaced(trained):
