@@ -211,12 +211,12 @@ def shares(client: "Client") -> tuple[int, int]:
 
 def spent(cells: Sequence["Cell"]) -> list[dict[str, float]]:
     """What the training of each cell cost, and an image; the latter is measured once for all that compute alike."""
-    from engine.cells import CELL, written
+    from engine.cells import CELL, read_cell
     from utils.files import write_json
 
     found, costs = [], {}
     for cell in cells:
-        kind, own = cost_key(cell), written(cell)
+        kind, own = cost_key(cell), read_cell(cell)
         if kind not in costs:
             costs[kind] = own.get("image") or measured(cell)
             write_json(cell.folder / CELL, own | ({"image": costs[kind]} if costs[kind] else {}))

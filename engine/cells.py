@@ -156,7 +156,7 @@ def run_cell(cell: Cell, threads: int, folder: Path) -> Outcome:
 def _trained(cell: Cell, threads: int, folder: Path) -> str | None:
     """The sentence of a run that failed."""
     words = [*cell.words, f"threads={threads}"]
-    begun = written(cell).get("config")
+    begun = read_cell(cell).get("config")
     if begun and not alike(begun, cell.config):  # what is there of it is not resumed
         words += ["resume=false", "overwrite=true"]
     elif (cell.folder / "metrics.json").exists():  # of other settings
@@ -179,11 +179,11 @@ def _trained(cell: Cell, threads: int, folder: Path) -> str | None:
         return _reason(said, os.waitstatus_to_exitcode(status) if usage else status)
     # Kilobytes on Linux, bytes on macOS.
     memory = usage and round(usage.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2))
-    write_json(cell.folder / CELL, written(cell) | ({"peak_memory_mib": memory} if memory else {}))
+    write_json(cell.folder / CELL, read_cell(cell) | ({"peak_memory_mib": memory} if memory else {}))
     return None
 
 
-def written(cell: Cell) -> dict[str, Any]:
+def read_cell(cell: Cell) -> dict[str, Any]:
     """The contents of cell.json; nothing if it is missing or damaged."""
     with contextlib.suppress(OSError, ValueError):
         found = json.loads((cell.folder / CELL).read_text(encoding="utf-8", errors="surrogateescape"))

@@ -67,7 +67,7 @@ class RunFolder:
             )
 
     def awaits_test(self, origin: dict[str, Any]) -> bool:
-        """Whether a finished student of this origin only lacks its test; then the rest of its training is deleted.
+        """Whether a finished student of this origin only lacks its test.
 
         `origin` may be incomplete. Raises as `check_replaceable`.
         """
@@ -76,9 +76,7 @@ class RunFolder:
             return False
         with contextlib.suppress(UserError):  # damaged, and may be overwritten
             there = read_metadata(self.student_file).get("origin", {})
-            if not changes({key: value for key, value in there.items() if key in origin}, origin):
-                self.checkpoint.unlink(missing_ok=True)
-                return True
+            return not changes({key: value for key, value in there.items() if key in origin}, origin)
         return False
 
     def check_retestable(self, config: RunConfig) -> None:

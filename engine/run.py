@@ -68,6 +68,7 @@ def train(
         origin = from_main(lambda: origin | {"good images (hash)": images})  # only it has read the held-out ones
         if from_main(lambda: folder.awaits_test(origin)):
             note("this training is already finished; only its test is missing")
+            from_main(lambda: folder.checkpoint.unlink(missing_ok=True))  # left by a kill after the student was written
             return None
         if isinstance(config.TrainingData, TrainingData) and config.TrainingData.standardise:
             metadata = metadata | {"standardise": _standardise(method.detector.teacher, batches[0])}
