@@ -49,12 +49,9 @@ def choose_dtype(precision: str, device: torch.device, net: nn.Module) -> torch.
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot tell
-    fast = any(capabilities.get(k) for k in ("avx512_bf16", "amx_bf16")) and not _has_depthwise(net)
-    return torch.bfloat16 if fast else torch.float32
-
-
-def _has_depthwise(net: nn.Module) -> bool:
-    return any(isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in net.modules())
+    fast = any(capabilities.get(k) for k in ("avx512_bf16", "amx_bf16"))
+    depthwise = any(isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in net.modules())
+    return torch.bfloat16 if fast and not depthwise else torch.float32
 
 
 class Compute(NamedTuple):

@@ -85,8 +85,7 @@ class RunFolder:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a damaged report may be replaced
             report = json.loads(self.metrics_file.read_text(encoding="utf-8"))
             there = {key: Path(report[key]) for key in here}
-        moved_together = _way(there) == _way(here)
-        if there["data"] != here["data"] and not moved_together and not self.overwrite:
+        if there["data"] != here["data"] and _way(there) != _way(here) and not self.overwrite:  # not moved together
             raise UserError(
                 f"{self.path} holds the report of a test on {there['data']}: replace it with overwrite=true"
             )

@@ -70,7 +70,10 @@ def replacing(folder: Path) -> Iterator[Path]:
         raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(stale, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            if not folder.exists():  # on Windows, other programs may hold the new one
+                stale.rename(folder)
+            shutil.rmtree(stale, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,6 +77,26 @@ def test_what_a_killed_process_left_is_not_in_the_new_folder(tmp_path):
     with replacing(folder) as fresh:
         (fresh / "a.png").write_text("new")
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == ["maps", "maps/a.png"]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_is_as_before_when_the_new_one_cannot_take_its_place(tmp_path, monkeypatch, there):
+    """As on Windows, while a scanner for viruses reads the new files."""
+    folder, rename = tmp_path / "maps", Path.rename
+    if there:
+        folder.mkdir()
+        (folder / "a.png").write_text("old")
+
+    def held(path, target):
+        if path.name == ".maps.tmp":
+            raise PermissionError(13, "Access is denied")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", held)
+    with pytest.raises(UserError, match=r"cannot write .*maps: Access is denied"), replacing(folder) as fresh:
+        (fresh / "b.png").write_text("new")
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*"))
+    assert left == (["maps", "maps/a.png"] if there else [])
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
