@@ -85,6 +85,7 @@ class _Metadata(BaseModel):
     normal: _Yardstick | None = None
     earlier_calibrations: list[_Yardstick] = []
     train_seconds: float | None = None
+    gpu_peak_memory_mib: float | None = None
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
 
 
@@ -113,9 +114,11 @@ def load_student(path: Path, student: nn.Module) -> None:
         raise UserError(f"{path} contains another network than the config describes ({', '.join(wrong[:3])} ...)")
     if not any(tensor.any() for tensor in tensors.values()):
         raise UserError(f"{path} is damaged: all its values are zero")
-    bad = [key for key, tensor in tensors.items() if tensor.dtype != own[key].dtype or not tensor.isfinite().all()]
-    if bad:
-        raise UserError(f"{path} is damaged: {bad[0]} has values that are not finite {own[bad[0]].dtype}")
+    for key, tensor in tensors.items():
+        if tensor.dtype != own[key].dtype:
+            raise UserError(f"{path} is damaged: {key} is {tensor.dtype}, not {own[key].dtype}")
+        if not tensor.isfinite().all():
+            raise UserError(f"{path} is damaged: {key} has infinite values or NaN")
     student.load_state_dict(tensors)
 
 
