@@ -101,7 +101,7 @@ class Folds:
 
 
 class FoldMaps:
-    """Images [B,3,H,W] of a detector's kinds -> the map of each fold's student: [B,folds,H,W] float32."""
+    """Images [B,3,H,W] of the dtypes that a detector takes -> the map of each fold's student: [B,folds,H,W] float32."""
 
     def __init__(self, students: Sequence[AnomalyMaps]):
         self.students = students

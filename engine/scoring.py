@@ -42,16 +42,16 @@ def mean_loss(
 
 
 class AnomalyMaps:
-    """Images [B,3,H,W] of a detector's kinds -> maps [B,H,W] float32, for many batches; by `tiles` if there are."""
+    """Images [B,3,H,W] of the dtypes a detector takes -> maps [B,H,W] float32, for many batches; perhaps by `tiles`."""
 
     def __init__(self, detector: Detector, compute: Compute, tiles: "Tiles | None" = None):
         self.detector, self.compute, self.tiles = detector.eval(), compute, tiles
         self.teacher = compute.frozen(detector.teacher)
 
     def __call__(self, image: torch.Tensor) -> np.ndarray:
-        if self.tiles is None:
-            return self.with_levels(image)[0]
-        return self.tiles.maps(image, lambda parts: self.with_levels(torch.stack(parts))[0])
+        from datasets.tiles import whole_maps  # here: a method loads without it
+
+        return whole_maps(image, lambda whole: self.with_levels(whole)[0], self.tiles, torch.stack)
 
     @torch.inference_mode()
     def with_levels(self, image: torch.Tensor) -> tuple[np.ndarray, list[torch.Tensor]]:
