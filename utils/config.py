@@ -76,8 +76,8 @@ def _device_name(value: str) -> str:
 
 def _calibration(value: Any) -> Any:
     """Check `calibration`: a ratio, none, cross, or a fold, such as 2/5, the second of five parts."""
-    value, words = _number(value), "none|cross|[1-9][0-9]?/[1-9][0-9]?"
-    if not (0 < value < 1 if isinstance(value, float) else re.fullmatch(words, str(value))):
+    word = re.fullmatch("none|cross|([1-9][0-9]?)/([1-9][0-9]?)", str(value := _number(value)))
+    if not (0 < value < 1 if isinstance(value, float) else word and int(word[1] or 0) <= int(word[2] or 0)):
         raise ValueError("must be a number between 0 and 1, none or cross")
     return value
 

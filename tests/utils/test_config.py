@@ -72,6 +72,7 @@ def test_the_value_in_the_file_is_the_value_used(text):
         ("calibration=some", "'calibration' must be a number between 0 and 1, none or cross (got 'some')"),
         ("calibration=1.5", "'calibration' must be a number between 0 and 1, none or cross (got '1.5')"),
         ("calibration=0", "'calibration' must be a number between 0 and 1, none or cross (got '0')"),
+        ("calibration=5/2", "'calibration' must be a number between 0 and 1, none or cross (got '5/2')"),
         ("calibration=0/5", "'calibration' must be a number between 0 and 1, none or cross (got '0/5')"),
         ("resume=sometimes", "'resume' must be true or false"),
     ],
