@@ -1,6 +1,6 @@
 """The base class of all methods: what a method implements, and what scripts and notebooks use."""
 
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +114,8 @@ class BaseTrainer:
         from models.teachers.weights import build_teacher, find_source
 
         outline(backbone, out_indice)  # refuses an unknown network before searching for its weights
-        source = from_main(lambda: find_source(backbone, self.weights(k)))
+        find = partial(find_source, backbone, self.weights(k))
+        source = from_main(find) if self.config.phase == "train" else find()  # only the first process tests
         return build_teacher(backbone, out_indice, source, self.config.seed)
 
     def weights(self, k: int = 0) -> str:
@@ -177,8 +178,7 @@ class BaseTrainer:
         """Score the test images and write the report; returns metrics as fractions; raises as engine.run.test."""
         from engine import run
 
-        parts = (self.detector, self.compute, self.config, self.folder, self.metadata, self.test_set)
-        return run.test(*parts, self.folds)
+        return run.test(self.detector, self.compute, self.config, self.folder, self.metadata, self.test_set, self.folds)
 
     def save(self) -> None:
         """Write the student and its metadata to `<run_dir>/student.safetensors`."""

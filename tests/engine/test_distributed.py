@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from tests.conftest import REPO, run_script
 
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 WORDS = ["weights=random", "obj=part", "precision=fp32", "TrainingData.epochs=2"]
 WORDS += ["TrainingData.batch_size=4", "TrainingData.img_size=64", "TrainingData.crop_size=64"]
 
@@ -16,8 +17,7 @@ WORDS += ["TrainingData.batch_size=4", "TrainingData.img_size=64", "TrainingData
 def both_ways(words, tmp_path, method="st"):
     """The run folders of one process and of two."""
     words = [*words, f"distillType={method}"]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    for name, launcher in (("one", []), ("two", torchrun)):
+    for name, launcher in (("one", []), ("two", TORCHRUN)):
         process = run_script(*launcher, "trainNet.py", *words, f"save_path={tmp_path / name}", OMP_NUM_THREADS="1")
         assert process.returncode == 0, process.stderr
         assert process.stdout.count("pictures, scores and metrics") == 1
@@ -67,10 +67,18 @@ def test_batch_norm_trains_in_two_processes(tiny_mvtec, tmp_path, method, lr):
 
 
 @pytest.mark.slow
+def test_the_students_of_the_folds_decide_after_a_training_in_two_processes(tiny_mvtec, tmp_path):
+    words = [*WORDS, f"data_path={tiny_mvtec}", "distillType=st", "backbone=resnet18", f"save_path={tmp_path}"]
+    words += ["calibration=cross", "false_reject_rate=0.4", "out_indice=[1, 2]"]
+    process = run_script(*TORCHRUN, "trainNet.py", *words, OMP_NUM_THREADS="1")
+    assert process.returncode == 0, process.stderr
+    assert json.loads((tmp_path / "st/part/metrics.json").read_text())["decisions"]["students"] == 5
+
+
+@pytest.mark.slow
 def test_a_mistake_is_said_once(tiny_mvtec, tmp_path):
     words = [*WORDS, f"data_path={tiny_mvtec}", "distillType=st", "backbone=resnet18", f"save_path={tmp_path}"]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    process = run_script(*torchrun, "trainNet.py", *words, "weights=/no/such/file.pth", OMP_NUM_THREADS="1")
+    process = run_script(*TORCHRUN, "trainNet.py", *words, "weights=/no/such/file.pth", OMP_NUM_THREADS="1")
     assert process.returncode != 0
     assert process.stderr.count("error: weights: /no/such/file.pth is not a file") == 1
 
@@ -103,8 +111,6 @@ def test_what_the_first_process_finds_is_everyones(tmp_path):
     """Weights for `auto`, validation scores, and errors."""
     script = tmp_path / "script.py"
     script.write_text(AUTO.format(repo=str(REPO)))
-    process = run_script(
-        "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script, OMP_NUM_THREADS="1"
-    )
+    process = run_script(*TORCHRUN, script, OMP_NUM_THREADS="1")
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("told") == 2

@@ -85,6 +85,12 @@ def test_auto_weights_are_those_of_the_training(config, monkeypatch):
     build_trainer(raw, ["phase=test"]).load()
 
 
+def test_a_test_can_build_in_the_first_process_alone(plain, monkeypatch):
+    """Such as the students of the folds, when the other processes have ended."""
+    monkeypatch.setattr("trainer.base.from_main", lambda make: pytest.fail("it waited for the other processes"))
+    assert plain(phase="test").teacher
+
+
 def test_a_missing_and_a_damaged_student_file_are_named(config):
     trainer = build_trainer(config("st"))
     with pytest.raises(UserError, match="student.safetensors does not exist: train first"):
