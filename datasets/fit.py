@@ -107,13 +107,16 @@ def advice(shapes: Sequence[tuple[int, int]], fit: Fit) -> str | None:
         return None
     if most > ALIKE * least:
         return f"the images have different shapes and are resized to {into}; TrainingData.fit=pad keeps their shapes"
-    short, ratio = min(fit.img_size), min(max(usual, 1 / usual), LONGEST)
-    long = round(short * ratio / STEP) * STEP
+    short, ratio = min(fit.img_size), max(usual, 1 / usual)
+    long = round(short * min(ratio, LONGEST) / STEP) * STEP
     size = (short, long) if usual > 1 else (long, short)
+    if size == tuple(fit.img_size):
+        return None
     times = short * long / (fit.img_size[0] * fit.img_size[1])
+    keeps = "keeps their shape" if ratio < ALIKE * LONGEST else "is closer to their shape"
     return (
         f"the images have about {width:.0f} x {height:.0f} pixels and are resized to {into}; "
-        f"TrainingData.img_size=[{size[0]},{size[1]}] keeps their shape, with {times:.1f} times as many pixels"
+        f"TrainingData.img_size=[{size[0]},{size[1]}] {keeps}, with {times:.1f} times as many pixels"
     )
 
 

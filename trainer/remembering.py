@@ -70,6 +70,7 @@ class RNSTTrainer(BaseTrainer):
         c, o = self.config, self.options
         shapes, plan = outline(c.backbone, c.out_indice), student_plan(c.backbone, c.out_indice, o.widths)
         shapes.check_neighbours(first=4)
+        shapes.check_positions(o.input_size, o.input_key)
         if len(c.out_indice) < 2:
             raise UserError("out_indice: memories lie between levels, so at least two are needed, such as [1, 2]")
         teacher = self.pretrained(c.backbone, c.out_indice)

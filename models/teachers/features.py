@@ -41,14 +41,21 @@ class Features(nn.Module):
             raise UserError(f"out_indice: this method needs levels of strides {expected} (got {self.reduction})")
 
     def check_multiple(self, size: Sequence[int], key: str = "crop_size") -> None:
-        """Raises UserError unless the last level of images of `size` can be halved once more without remainder."""
+        """Raises UserError unless the last level of images of `size` can be halved once more; see `check_positions`."""
         multiple = 2 * self.reduction[-1]
         if any(side % multiple for side in size):
             raise UserError(f"TrainingData.{key} {tuple(size)}: this method needs multiples of {multiple}")
+        self.check_positions(size, key)
+
+    def check_positions(self, size: Sequence[int], key: str) -> None:
+        """Raises UserError unless the levels of images of `size` are size / stride: some networks do not pad."""
+        whole = [tuple(-(-side // stride) for side in size) for stride in self.reduction]
+        if whole != (sizes := [tuple(level.shape[2:]) for level in self.check_size(size, key)]):
+            raise UserError(f"backbone '{self.backbone}': this method needs levels of {whole} positions (got {sizes})")
 
     @torch.inference_mode()
-    def check_size(self, size: Sequence[int], key: str = "crop_size") -> None:
-        """Raises UserError unless a [1,3,*size] image gives maps [1,C,h,w]: some networks fix their input size.
+    def check_size(self, size: Sequence[int], key: str = "crop_size") -> list[torch.Tensor]:
+        """The maps [1,C,h,w] of a [1,3,*size] image. Raises UserError if there are none: some networks fix its size.
 
         `key` is the key that sets the size.
         """
@@ -64,6 +71,7 @@ class Features(nn.Module):
             self.train(training)
         if any(m.ndim != 4 or m.shape[1] != c for m, c in zip(maps, self.channels, strict=True)):
             raise UserError(f"backbone '{self.backbone}' does not give feature maps [B,C,H,W]; choose a CNN")
+        return maps
 
 
 def outline(backbone: str, out_indice: Sequence[int]) -> Features:

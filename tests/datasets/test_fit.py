@@ -100,7 +100,8 @@ def test_the_aspect_is_that_of_the_part_of_the_picture_that_is_left(pad):
         ([(500, 1250)], (256, 256), ["1250 x 500", "resized to 256 x 256", "img_size=[256,640]", "2.5 times"]),
         ([(1250, 500)], (256, 256), ["500 x 1250", "img_size=[640,256]"]),
         ([(1250, 500)], (256, 512), ["resized to 512 x 256", "img_size=[640,256]", "1.2 times"]),
-        ([(256, 4096)], (256, 256), ["img_size=[256,1024]"]),
+        ([(100, 1000)], (256, 256), ["img_size=[256,1024] is closer to their shape"]),
+        ([(100, 400)], (256, 256), ["img_size=[256,1024] keeps their shape"]),
         ([(100, 300), (300, 100), (200, 200)] * 4, (256, 256), ["different shapes", "TrainingData.fit=pad"]),
     ],
 )
@@ -113,3 +114,4 @@ def test_a_size_that_keeps_the_shape_of_the_files_is_suggested(shapes, img_size,
 def test_nothing_is_suggested_for_files_that_keep_their_shape(img_size):
     assert advice([(300, 310)] * 19 + [(100, 900)], Fit(img_size, img_size)) is None
     assert advice([(100, 900)], Fit(img_size, img_size, pad=True)) is None
+    assert advice([(100, 900)], Fit((256, 1024), (256, 1024))) is None  # nothing longer is suggested

@@ -89,3 +89,13 @@ def test_a_vision_transformer_teaches_stpm_at_its_own_size(config):
         build_trainer(config("st", {"img_size": 256}, **top))
     with pytest.raises(UserError, match="this method needs levels of strides"):
         build_trainer(config("rd", {"img_size": 224}, **top))
+
+
+@pytest.mark.parametrize("method", MIRRORING)
+def test_a_network_whose_levels_are_no_halves_is_refused_before_anything_is_trained(config, method):
+    """Xception's first convolutions do not pad, so stride 4 gives 31 of 32 positions."""
+    training, top = settings(method, "legacy_xception")
+    if method == "dbfad":
+        training["img_size"] = 192  # a multiple of 64
+    with pytest.raises(UserError, match=r"backbone 'legacy_xception': this method needs levels of .* positions \(got"):
+        build_trainer(config(method, training, **top))
