@@ -15,7 +15,7 @@ from engine.scoring import anomaly_map
 from engine.seed import set_seed
 from engine.student_file import describe, read_metadata, save_student
 from models.detector import Detector
-from models.teachers.features import check_sizes, outline
+from models.teachers.features import Features, outline
 from models.teachers.teacher import Teacher
 from utils.config import CommonData, Config, RunConfig, TrainingData
 from utils.ranks import is_main
@@ -52,7 +52,9 @@ class BaseTrainer:
         if config.compile:
             for net in self.student.values() if isinstance(self.student, nn.ModuleDict) else [self.student]:
                 net.compile()
-        check_sizes(self.teacher, self.options.input_size, self.options.input_key)
+        for net in self.teacher.modules():
+            if isinstance(net, Features):
+                net.check_size(self.options.input_size, self.options.input_key)
         # Method, settings and teachers; training adds its results. Saved with the student.
         self.metadata = describe(config, self.teacher)
 

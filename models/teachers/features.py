@@ -55,10 +55,7 @@ class Features(nn.Module):
 
     @torch.inference_mode()
     def check_size(self, size: Sequence[int], key: str = "crop_size") -> list[torch.Tensor]:
-        """The maps [1,C,h,w] of a [1,3,*size] image. Raises UserError if there are none: some networks fix its size.
-
-        `key` is the key that sets the size.
-        """
+        """Maps [1,C,h,w] of a [1,3,*size] image; `key` sets its size. Raises UserError: some networks fix it."""
         training = self.training
         self.eval()
         try:
@@ -95,10 +92,3 @@ def _check_levels(backbone: str, out_indice: Sequence[int]) -> None:
     for index in out_indice:
         if not 0 <= index < len(levels):
             raise UserError(f"out_indice: '{backbone}' has no level {index}; it has {', '.join(levels)}")
-
-
-def check_sizes(net: nn.Module, size: Sequence[int], key: str) -> None:
-    """`check_size` of every `Features` in a network."""
-    for module in net.modules():
-        if isinstance(module, Features):
-            module.check_size(size, key)
