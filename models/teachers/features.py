@@ -13,9 +13,8 @@ from utils.errors import UserError, reason
 class Features(nn.Module):
     """A timm CNN up to its last selected level: [B,3,H,W] -> L x [B,C_l,H/s_l,W/s_l], shallow to deep.
 
-    `backbone` is a timm name, `out_indice` counts levels as timm does (0 = stride 2 ... 4 = stride 32 in
-    most networks). Weights are random; `models.teachers.weights` loads others. Raises UserError for a name that timm
-    does not have, a network without feature maps, or a missing level.
+    `backbone` is a timm name, `out_indice` counts its levels (0 = stride 2 ... 4 = stride 32 in most). Weights are
+    random; `models.teachers.weights` loads others. Raises UserError if timm has no such name, feature maps or level.
     """
 
     def __init__(self, backbone: str, out_indice: Sequence[int]):
