@@ -44,8 +44,8 @@ class Scoring:
     def __iter__(self) -> Iterator[Scored]:
         maps_of = AnomalyMaps(self.detector, self.compute, self.tiles)
         with progress(None, self.what, len(self.batches.dataset)) as bar:
-            begin = time.perf_counter()
             for batch in self.batches:
+                begin = time.perf_counter()  # not before: the images may be read from files, or from a cache
                 boxes, levels = batch["inside"].tolist(), []
                 if self.levels:
                     maps, levels = zip(*with_levels(maps_of, batch["image"], boxes), strict=True)
@@ -58,7 +58,6 @@ class Scoring:
                     result = Scored.cut(index, *part)
                     yield result._replace(levels=levels[k]) if levels else result
                 bar.update(len(maps))
-                begin = time.perf_counter()
 
 
 def with_levels(

@@ -1,13 +1,14 @@
 """The levels that come with the maps, for pictures."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from datasets.dataset import ImageDataset, Sample
-from engine import loading
+from engine import loading, stream
 from engine.device import Compute
 from engine.stream import LEVEL, Scoring, _inside, _placed
 from tests.conftest import write_image
@@ -60,6 +61,30 @@ def test_a_level_lies_where_it_counts_in_the_image():
     placed = _placed(Detector, level)
     assert placed.shape[-2:] == (10, 10) and placed.max() == 1 and placed.sum() == 36
     assert placed[..., 2:8, 2:8].min() == 1
+
+
+def test_seconds_are_those_of_the_networks_and_not_of_reading_and_writing(monkeypatch):
+    clock = [0]
+
+    def passes(seconds, value=None):
+        clock[0] += seconds
+        return value
+
+    class Loader:
+        dataset = range(6)
+
+        def __iter__(self):
+            image = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+            batch = {"image": image, "mask": image[:, 0] > 0, "inside": torch.tensor([[0, 0, 4, 4]] * 2)}
+            for _ in range(3):
+                yield passes(100, batch | {"region": [None] * 2, "index": torch.arange(2)})
+
+    monkeypatch.setattr(stream, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(stream, "AnomalyMaps", lambda *_: lambda image: passes(1, np.zeros((2, 4, 4), np.float32)))
+    results = Scoring(None, FP32, Loader(), "testing")
+    for _ in results:
+        passes(1000)
+    assert results.seconds == 3
 
 
 def test_a_test_leaves_a_page_with_the_levels_of_every_image(config):
