@@ -70,7 +70,7 @@ class Compute(NamedTuple):
         return cls(device, choose_dtype(precision, device, net), compiled)
 
     def __str__(self) -> str:
-        """What results depend on, besides the number of threads; GPUs of one type give the same results."""
+        """What results depend on, besides the number of threads and the type of the CPU or GPU."""
         return f"{str(self.dtype).removeprefix('torch.')} on {self.device.type}"
 
     def place(self, net: AnyModule) -> AnyModule:

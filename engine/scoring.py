@@ -20,7 +20,7 @@ def anomaly_map(
 ) -> torch.Tensor:
     """Images [B,3,H,W] -> maps [B,1,H,W] float32; `teacher` are the teacher's maps of them, if already computed.
 
-    The networks run in the precision of `compute`, all later steps in float32.
+    The networks run in the precision of `compute`, all later steps in float32 (on a GPU, convolutions may use TF32).
     """
     image = compute.images(image)
     with compute.autocast():
