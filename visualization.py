@@ -10,12 +10,7 @@ from utils.command import run, run_flags, whole_number
 from utils.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torch import Tensor
-
     from datasets.dataset import ImageDataset, Sample
-    from datasets.fit import Box
     from evaluation.feature_pages import ImageView
     from trainer.base import BaseTrainer
 
@@ -78,6 +73,7 @@ def look(trainer: "BaseTrainer", dataset: "ImageDataset", index: int) -> "ImageV
     """
     from torch.nn.functional import normalize, pad
 
+    from datasets.fit import in_box
     from datasets.regions import lowest_outside
     from evaluation.feature_pages import ImageView, LevelView, channel_importance, level_shares
     from evaluation.pictures import shown, shown_aspect
@@ -99,17 +95,17 @@ def look(trainer: "BaseTrainer", dataset: "ImageDataset", index: int) -> "ImageV
         importance = channel_importance(t, s, final, detector.margin)
         # Where it lies in the image.
         placed = pad(distance[0, 0].float().cpu(), [detector.margin] * 4)
-        maps = (part(m, box, size) for m in (t[0].cpu(), s[0].cpu(), placed))
+        maps = (in_box(m, box, size) for m in (t[0].cpu(), s[0].cpu(), placed))
         levels.append(LevelView(references[k], *maps, importance.cpu(), share))
-    final = part(final[0, 0].cpu(), box, size).numpy()
+    final = in_box(final[0, 0].cpu(), box, size).numpy()
     if item["region"] is not None:
         final = lowest_outside(final, item["region"][box[0] : box[2], box[1] : box[3]])
     return ImageView(
         title=f"{trainer.config.obj} · {sample.defect_type} / {sample.stem}{place}",
         method=f"{trainer.config.distillType} · {joined(trainer.config.backbone)}",
         aspect=shown_aspect(sample.path, dataset.fit, aspect),
-        image=shown(part(item["image"], box, size).numpy()),
-        mask=part(item["mask"], box, size).numpy(),
+        image=shown(in_box(item["image"], box, size).numpy()),
+        mask=in_box(item["mask"], box, size).numpy(),
         final=final,
         normal=trainer.metadata.get("normal"),
         levels=levels,
@@ -142,14 +138,6 @@ def highest_tile(
     found = {"image": item["image"][:, rows, columns], "mask": item["mask"][rows, columns]}
     place = f" · from row {rows.start}, column {columns.start}"
     return found | {"inside": inside, "region": region}, place, aspect
-
-
-def part(maps: "Tensor", box: "Box", size: "Sequence[int]") -> "Tensor":
-    """The part of maps [...,h,w] that lies in a box of an image of `size`, so without its padding."""
-    top, left, bottom, right = (
-        edge * have / want for edge, have, want in zip(box, maps.shape[-2:] * 2, tuple(size) * 2, strict=True)
-    )
-    return maps[..., math.floor(top) : math.ceil(bottom), math.floor(left) : math.ceil(right)]
 
 
 def choose_images(samples: "list[Sample]", wanted: str, run_dir: Path) -> list[int]:

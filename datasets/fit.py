@@ -1,7 +1,8 @@
 """From pictures of any size to the one size that the networks take."""
 
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -93,6 +94,17 @@ class Fit(NamedTuple):
             image = np.pad(image, [(0, 0), *self._margins(shape)], mode)
         top, left = (_centre(have, want) for have, want in zip(self.img_size, self.crop_size, strict=True))
         return np.ascontiguousarray(image[:, top : top + self.crop_size[0], left : left + self.crop_size[1]])
+
+
+def in_box(maps: Any, box: Box, size: Sequence[int]) -> Any:
+    """The part of maps [...,h,w], an array or a tensor, that lies in a box of an image of `size`, even if in part.
+
+    So without the image's padding.
+    """
+    top, left, bottom, right = (
+        edge * have / want for edge, have, want in zip(box, tuple(maps.shape[-2:]) * 2, tuple(size) * 2, strict=True)
+    )
+    return maps[..., math.floor(top) : math.ceil(bottom), math.floor(left) : math.ceil(right)]
 
 
 def advice(shapes: Sequence[tuple[int, int]], fit: Fit) -> str | None:

@@ -1,6 +1,5 @@
 """The images of a data set with their anomaly maps, one by one."""
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 
@@ -9,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
-from datasets.fit import Box
+from datasets.fit import Box, in_box
 from datasets.tiles import Tiles
 from engine.device import Compute
 from engine.scoring import AnomalyMaps
@@ -71,7 +70,7 @@ def with_levels(
     else:
         found = (_blended(maps_of, image) for image in images)
     for (whole, levels), box in zip(found, boxes, strict=True):
-        yield whole, [shrunk(_inside(level, box, whole.shape), LEVEL) for level in levels]
+        yield whole, [shrunk(in_box(level, box, whole.shape), LEVEL) for level in levels]
 
 
 def _placed(detector: Detector, level: torch.Tensor) -> torch.Tensor:
@@ -90,11 +89,3 @@ def _blended(maps_of: AnomalyMaps, image: torch.Tensor) -> tuple[np.ndarray, np.
 
     blended = maps_of.tiles.maps([image], of_tiles)[0]
     return blended[0], blended[1:]
-
-
-def _inside(level: np.ndarray, box: Box, size: Sequence[int]) -> np.ndarray:
-    """The part of a level [h,w] that lies in a box of an image of `size`."""
-    top, left, bottom, right = (
-        edge * have / want for edge, have, want in zip(box, level.shape * 2, tuple(size) * 2, strict=True)
-    )
-    return level[math.floor(top) : math.ceil(bottom), math.floor(left) : math.ceil(right)]

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from datasets.fit import Fit, advice
+from datasets.fit import Fit, advice, in_box
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 
@@ -86,6 +87,14 @@ def test_a_mask_and_its_image_lie_in_the_same_place(pad, shape):
 
 def test_without_padding_all_is_inside():
     assert Fit((64, 96), (64, 64)).inside((10, 1000)) == (0, 0, 64, 64)
+
+
+@pytest.mark.parametrize("of", [np.asarray, torch.from_numpy])
+def test_a_position_that_the_picture_only_touches_is_in_its_box(of):
+    level = np.arange(64).reshape(8, 8)
+    assert in_box(of(level), (16, 0, 48, 64), (64, 64)).tolist() == level[2:6].tolist()
+    several = of(np.stack([level, -level]))
+    assert in_box(several, (17, 3, 47, 5), (64, 64)).tolist() == [level[2:6, :1].tolist(), (-level[2:6, :1]).tolist()]
 
 
 @pytest.mark.parametrize("pad", [False, True])

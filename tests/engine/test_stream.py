@@ -10,7 +10,7 @@ import torch
 from datasets.dataset import ImageDataset, Sample
 from engine import loading, stream
 from engine.device import Compute
-from engine.stream import LEVEL, Scoring, _inside, _placed
+from engine.stream import LEVEL, Scoring, _placed
 from tests.conftest import write_image
 from trainer import build_trainer
 
@@ -44,12 +44,6 @@ def test_levels_show_only_the_picture_and_not_its_padding(config, tmp_path):
     trainer = build_trainer(config("st", {"fit": "pad"}, device="cpu", precision="fp32"))
     dataset = ImageDataset([Sample(tmp_path / "a.png", None, "good")], trainer.options)
     assert [level.shape for level in scored(trainer, dataset, True)[0].levels] == [(16, 8), (8, 4), (4, 2)]
-
-
-def test_a_position_that_the_picture_only_touches_is_shown():
-    level = np.arange(64).reshape(8, 8)
-    assert _inside(level, (16, 0, 48, 64), (64, 64)).tolist() == level[2:6].tolist()
-    assert _inside(level, (17, 3, 47, 5), (64, 64)).tolist() == level[2:6, :1].tolist()
 
 
 def test_a_level_lies_where_it_counts_in_the_image():
