@@ -177,7 +177,7 @@ def _costs(card: dict[str, Any]) -> list[str]:
     ]
     return [
         *speed,
-        f"{card['model']['macs'] / 1e9:.2f} thousand million multiply-accumulate operations for an image",
+        f"{card['model']['macs'] / 1e9:.2f} x 10^9 multiply-accumulate operations for an image",
         *(f"{name}: {size / 1e6:.2f} MB" for name, size in card["files"].items()),
         f"measured on {made['hardware']} ({made['free_cores']} free then), with "
         + ", ".join(f"{name} {number}" for name, number in made["versions"].items()),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import openvino
 
 CONVOLUTIONS = ("Convolution", "GroupConvolution")
-NEAR = 0.005  # of a map's highest value: nearer need not be
+NEAR = 0.005  # of a map's highest value: maps this close are good enough
 WORST = 4  # images by which convolutions are ranked
 MOST = 0.25  # of the convolutions: with more, hardly anything would be faster
 Levels = dict[str, np.ndarray]

@@ -38,7 +38,8 @@ def text(checked: Checked) -> str:
     best = yardstick(checked.shortcuts)
     lines = ["", f"{checked.root}   {counted(len(checked.facts), 'picture')}", "", *_aligned(counts(checked.facts)), ""]
     if best:
-        lines.append(f"best score that knows nothing of defects: {best.words}, image AUROC {best.auroc:.2f}")
+        score = "best score that ignores defects (file size, brightness ...)"
+        lines.append(f"{score}: {best.words}, image AUROC {best.auroc:.2f}")
     lines += checked.remarks
     for finding in checked.findings:
         lines += ["", *finding.lines()]

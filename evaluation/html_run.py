@@ -89,16 +89,16 @@ def _types(samples: Sequence[Sample]) -> list[str]:
 
 
 def _start(good: np.ndarray, defective: np.ndarray, calibrated: float | None) -> tuple[float, str]:
-    """Where the threshold begins, and a sentence that says why."""
+    """Where the threshold starts, and a sentence that says why."""
     if calibrated is not None:
-        return calibrated, "It begins at the threshold of the calibration."
+        return calibrated, "The threshold starts at that of the calibration."
     if len(good) and len(defective):
         labels = np.repeat([False, True], [len(good), len(defective)])
         return best_threshold(steps(np.r_[good, defective], labels)), (
-            "This run has no calibrated threshold. So it begins where the F1 score of these test images is highest. "
-            "Do not use this value for new parts: it was chosen on these images."
+            "This run has no calibrated threshold, so the threshold starts where the F1 score of these test images is "
+            "highest. Do not use this value for new parts: it was chosen on these images."
         )
-    return float(max([*good, *defective], default=0)), "It begins at the highest score of the test images."
+    return float(max([*good, *defective], default=0)), "The threshold starts at the highest score of the test images."
 
 
 def _shown(images: Images, thumbnails: Thumbnails) -> Iterator[dict[str, Any]]:

@@ -112,7 +112,8 @@ def findings(found: Sequence[Shortcut]) -> list[Finding]:
         result.append(
             Finding(
                 "shortcuts",
-                f"a score that knows nothing of defects has an image AUROC of {bad[0].auroc:.2f}: {bad[0].words}",
+                f"a score that ignores defects (file size, brightness ...) has an image AUROC of {bad[0].auroc:.2f}: "
+                f"{bad[0].words}",
                 "if the defects do not cause this themselves, take good and defective pictures with the same camera, "
                 "light and settings; until then an image AUROC that is not clearly higher shows nothing",
                 [f"{each.auroc:.2f} {each.words}" for each in bad],

@@ -109,7 +109,7 @@ def student_plan(backbone: str, out_indice: Sequence[int], widths: Sequence[int]
         return BASIC._replace(inner=tuple(widths or (INNER * stride for stride in strides)))
     if widths:
         raise UserError(
-            f"TrainingData.widths: the student of a ResNet ('{backbone}') has its channels; leave this key out"
+            f"TrainingData.widths: a ResNet's student ('{backbone}') has the teacher's channels; leave this key out"
         )
     block = stages[0][0]
     width = block.conv1.out_channels / block.conv3.out_channels if isinstance(block, Bottleneck) else None

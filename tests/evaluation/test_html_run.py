@@ -87,7 +87,7 @@ def test_with_a_calibration_it_begins_at_its_threshold(tmp_path):
     data = write_run(tmp_path, TYPES, SCORES, verdicts=verdicts, decisions=decisions)
     assert data["start"] == calibration.threshold and data["axis"]["high"] > calibration.threshold
     assert [image["decision"] for image in data["images"]] == kinds
-    assert "begins at the threshold of the calibration" in text_of(tmp_path)
+    assert "The threshold starts at that of the calibration" in text_of(tmp_path)
     assert "at most 5 % of good parts are rejected" in text_of(tmp_path)
 
 

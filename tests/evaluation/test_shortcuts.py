@@ -1,4 +1,4 @@
-"""Which scores that know nothing of defects are told, and which are a finding."""
+"""Which scores that ignore defects are told, and which are a finding."""
 
 from pathlib import Path
 

@@ -42,7 +42,7 @@ def test_the_student_of_another_network_has_the_channels_of_a_resnet18_at_these_
 def test_widths_that_fit_no_student():
     with pytest.raises(UserError, match=r"widths \[8\]: give one for each level of out_indice \[1, 2\]"):
         student_plan("efficientnet_b0", [1, 2], [8])
-    with pytest.raises(UserError, match="widths: the student of a ResNet .'resnet18'. has its channels; leave"):
+    with pytest.raises(UserError, match="widths: a ResNet's student .'resnet18'. has the teacher's channels; leave"):
         student_plan("resnet18", [1, 2], [8, 8])
 
 
