@@ -39,9 +39,13 @@ def main() -> None:
 
 
 def train_and_test_each(runs: Mapping[str, tuple[str | Mapping, Sequence[str]]]) -> list[Path]:
-    """A run for each category; one that fails is named, and the others go on. Returns the folders of the others."""
+    """A run for each category; one that fails is named, and the others go on. Returns the folders of the others.
+
+    With several processes none goes on: one of them alone may have failed, and the others wait for it.
+    """
     from trainer import read_run
     from utils.console import note
+    from utils.ranks import world_size
 
     for each in runs.values():
         read_run(*each)  # a mistake in the configuration is one error, now
@@ -50,6 +54,8 @@ def train_and_test_each(runs: Mapping[str, tuple[str | Mapping, Sequence[str]]])
         try:
             folders += train_and_test(*each)
         except UserError as error:
+            if world_size() > 1:
+                raise UserError(f"{name}: {error}") from None
             note(f"{name}: {error}")
     return folders
 

@@ -16,6 +16,7 @@ import trainNet
 import visualization
 from tests.conftest import REPO, assert_one_sentence, run_script, write_image
 from utils.config import Config, TrainingData
+from utils.errors import UserError
 from utils.ranks import world_size
 
 
@@ -38,6 +39,21 @@ def test_several_categories_are_trained_one_after_another_with_one_table(tiny_mv
     assert empty.code == 2 and "obj: the list is empty" in empty.last
     nothing = call(trainNet, *words, "obj=all", f"data_path={tmp_path}/st")
     assert nothing.code == 2 and "there is no data set in" in nothing.last
+
+
+def test_several_processes_do_not_go_on_after_a_category_that_failed(tmp_path, call, monkeypatch):
+    """Its error may be that of one process alone, which would then answer the others about the next category."""
+
+    def fail(source, words):
+        tried.append(words[-1])
+        raise UserError("it cannot be written")
+
+    monkeypatch.setattr(trainNet, "train_and_test", fail)
+    for processes, code, expected in (1, 3, ["obj=a", "obj=b"]), (2, 2, ["obj=a"]):
+        tried = []
+        monkeypatch.setenv("WORLD_SIZE", str(processes))
+        said = call(trainNet, f"data_path={tmp_path}", "obj=[a,b]")
+        assert said.code == code and tried == expected and "a: it cannot be written" in said.err
 
 
 def test_train_test_and_visualise_from_the_command_line(tiny_mvtec, tmp_path, call):
