@@ -1,7 +1,5 @@
 """Set the threshold of a finished run with new good images, without training."""
 
-import contextlib
-import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,7 +57,7 @@ def calibrate(trainer: "BaseTrainer", folder: Path) -> list[str]:
     rates = {"false_reject_rate": config.false_reject_rate, "review_rate": config.review_rate}
     _keep_rates(trainer.run_dir / "config.yaml", rates)
     if trainer.folder.metrics_file.exists():
-        _forget_decisions(trainer.folder.metrics_file)
+        _forget_decisions(trainer.run_dir)
         lines.append(f"the pages still show the earlier threshold; {_how_to_test(trainer)}")
     return lines
 
@@ -122,13 +120,14 @@ def _keep_rates(path: Path, rates: dict[str, float | None]) -> None:
     write_text(path, yaml.safe_dump(read_config(path) | rates, sort_keys=False, allow_unicode=True))
 
 
-def _forget_decisions(path: Path) -> None:
+def _forget_decisions(run_dir: Path) -> None:
     """The decisions in metrics.json are those of the earlier threshold."""
+    from engine.cells import report_of
     from utils.files import write_json
 
-    with contextlib.suppress(OSError, ValueError, TypeError):  # the next test replaces a damaged report
-        report = json.loads(path.read_text(encoding="utf-8"))
-        write_json(path, report | {"decisions": None})
+    report = report_of(run_dir)
+    if report:  # the next test replaces a damaged one
+        write_json(run_dir / "metrics.json", report | {"decisions": None})
 
 
 if __name__ == "__main__":

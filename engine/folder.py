@@ -83,7 +83,7 @@ class RunFolder:
         """Raises UserError if the report of a test on other data would be replaced without `overwrite`."""
         here = there = self.places(config)
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a damaged report may be replaced
-            report = json.loads(self.metrics_file.read_text(encoding="utf-8"))
+            report = json.loads(self.metrics_file.read_text(encoding="utf-8", errors="surrogateescape"))
             there = {key: Path(report[key]) for key in here}
         if there["data"] != here["data"] and _way(there) != _way(here) and not self.overwrite:  # not moved together
             raise UserError(

@@ -178,7 +178,7 @@ def summary_of_several(run_dirs: Sequence[Path]) -> str:
 
 def report_of(run_dir: Path) -> dict[str, Any]:
     """The contents of metrics.json."""
-    return json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
+    return json.loads((run_dir / "metrics.json").read_text(encoding="utf-8", errors="surrogateescape"))
 
 
 def summary(run_dir: Path) -> str:

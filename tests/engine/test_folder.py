@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from evaluation import report
 from tests.conftest import REPO, write_mvtec
 from trainer import build_trainer
 from utils.errors import UserError
+from utils.files import write_json
 
 
 @pytest.fixture
@@ -107,6 +109,17 @@ def test_the_report_of_a_test_on_other_data_is_not_replaced(trained, tmp_path):
     trainer = build_trainer(trained, [*words, "overwrite=true"])
     trainer.load()
     assert "aupro" in trainer.test()
+
+
+def test_such_a_report_is_not_replaced_although_it_has_a_name_of_bytes_that_are_no_text(tmp_path):
+    keys = {"save_path": tmp_path, "distillType": "st", "obj": "part", "run": None, "overwrite": False}
+    config = SimpleNamespace(data_path=tmp_path / "data", **keys)
+    folder = RunFolder(config)
+    folder.path.mkdir(parents=True)
+    places = {"data": str(tmp_path / "other"), "folder": str(folder.path), "notes": ["\udcff.png: cut off"]}
+    write_json(folder.metrics_file, places)
+    with pytest.raises(UserError, match="report of a test on .*other: replace it with overwrite=true"):
+        folder.check_retestable(config)
 
 
 def test_the_same_data_by_another_spelling_of_its_path_may_be_tested_again(trained, tmp_path):

@@ -204,6 +204,14 @@ def test_metrics_json_takes_names_of_all_scripts(tmp_path):
     assert "деталь" in summary(tmp_path) and "缺陷" in summary(tmp_path)
 
 
+def test_metrics_json_takes_a_file_name_of_bytes_that_are_no_text(tmp_path):
+    """Linux allows such a name; the note about the file has it."""
+    about = {"obj": "screw", "distillType": "st", "backbone": "resnet18"}
+    tested = report.Tested({}, {}, np.zeros(3), ["\udcff.png: cut off"])
+    report.write_metrics(tmp_path, tested, {"config": about, "teachers": [{"weights": "random", "package": None}]})
+    assert report.report_of(tmp_path)["notes"] == tested.notes and "\udcff.png: cut off" in summary(tmp_path)
+
+
 def test_images_with_defects_only_outside_of_the_region_do_not_count():
     """The holes are outside, the stains inside."""
     region = np.zeros((16, 16), bool)
