@@ -18,10 +18,9 @@ from scipy.stats import rankdata
 
 from datasets.demo import CATEGORIES, DEFAULT_ROOT, ensure_demo
 from datasets.readers import mvtec
-from engine.cells import finished, recipe_files, report_of
+from engine.cells import Cell, begin, end, recipe_files, report_of, teacher_hash
 from engine.folder import RunFolder
-from trainer import TRAINERS, build_trainer
-from utils.config_file import check_config, read_config
+from trainer import build_trainer, read_run
 from utils.errors import UserError
 
 METRICS = ("image_auroc", "pixel_ap", "aupro")
@@ -62,8 +61,8 @@ def compare(
     print(f"| teacher | {' | '.join(sets)} |\n{'|---' * (len(sets) + 1)}|", flush=True)
     values = []
     for candidate in candidates:
-        found = [[measured(candidate, name, data, save, steps, seed) for seed in range(seeds)] for name in sets]
-        found = 100 * np.array(found)  # [sets, seeds, metrics]
+        own = [[planned(candidate, name, data, save, steps, seed) for seed in range(seeds)] for name in sets]
+        found = 100 * np.array([[measured(cell) for cell in cells] for cells in own])  # [sets, seeds, metrics]
         print(row(candidate.name, found.mean(axis=1)))
         print(row("half of the spread", np.ptp(found, axis=1) / 2), flush=True)
         values.append(found.mean(axis=1))
@@ -72,22 +71,28 @@ def compare(
         print(f"{candidate.name}: mean rank {rank:.2f} of {len(candidates)}")
 
 
-def measured(candidate: Candidate, name: str, data: Path, save: Path, steps: int, seed: int) -> list[float]:
-    """The metrics of a run, as fractions; trained and tested if it is not finished."""
-    method, file = TRAINERS[candidate.method], recipe_files()[candidate.method]
-    run = f"{candidate.backbone}-{Path(candidate.weights).stem}-{seed}"
+def planned(candidate: Candidate, name: str, data: Path, save: Path, steps: int, seed: int) -> Cell:
+    """The training and test of one student."""
+    file = recipe_files()[candidate.method]
+    run = f"{candidate.backbone}-{Path(candidate.weights).stem}-{steps}-{seed}"
     words = [f"data_path={DEFAULT_ROOT if name in CATEGORIES else data}", f"obj={name}"]
     words += [f"seed={seed}", f"save_path={save}", f"run={run}", *candidate.network]
-    config = check_config(read_config(file, words), method.Config[method.Options])
+    config = read_run(file, words)[1]
     ensure_demo(config)
     words += candidate.length(steps, len(mvtec.train_samples(config)))
-    folder = RunFolder(config)
-    wanted = check_config(read_config(file, words), method.Config[method.Options]).model_dump(mode="json")
-    if not finished(folder.path, wanted):
-        trainer = build_trainer(file, [*words, "overwrite=true"])
+    wanted = read_run(file, words)[1].model_dump(mode="json")
+    own = Cell(candidate.method, name, candidate.name, seed, file, tuple(words), RunFolder(config).path, wanted)
+    return own._replace(teacher_hash=teacher_hash(wanted))
+
+
+def measured(cell: Cell) -> list[float]:
+    """The metrics of a run, as fractions; trained and tested if it is not finished."""
+    if not cell.finished():
+        trainer = build_trainer(cell.file, [*cell.words, *begin(cell)])
         trainer.train()
         trainer.test()
-    metrics = report_of(folder.path)["metrics"]
+        end(cell, {})
+    metrics = report_of(cell.folder)["metrics"]
     return [metrics[key] for key in METRICS]
 
 

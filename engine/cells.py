@@ -2,6 +2,8 @@
 
 import contextlib
 import ctypes
+import functools
+import hashlib
 import itertools
 import json
 import os
@@ -33,6 +35,7 @@ NOT_COMPARED = {
     "cache_mb",
 }
 CELL = "cell.json"
+NOT_A_FILE = ("bundled", "imagenet", "random", "auto")  # values of the key `weights`
 LITE = "tf_efficientnet_lite"  # these networks profit from `border`
 ROUNDS = 3  # in which a cell is tried whose process was killed from outside
 END_WITH_PARENT = 1  # PR_SET_PDEATHSIG, see prctl(2)
@@ -50,22 +53,18 @@ class Cell(NamedTuple):
     folder: Path
     config: dict[str, Any]  # the checked configuration; empty if it has a mistake
     mistake: str | None = None
+    teacher_hash: str | None = None  # see `teacher_hash`
 
     @property
     def name(self) -> str:
         return f"{self.method} {self.category} {self.teacher} seed {self.seed}"
 
     def finished(self) -> bool:
-        """Whether its folder has a tested run of these settings."""
-        return not self.mistake and finished(self.folder, self.config)
-
-
-def finished(folder: Path, wanted: dict[str, Any]) -> bool:
-    """Whether the folder has a tested run of this checked configuration; keys that it did not know do not count."""
-    report = report_of(folder)
-    if report is None:
-        return False
-    return alike(report["config"], wanted)
+        """Whether its folder has a tested run of these settings, and of a teacher file with these contents."""
+        report = report_of(self.folder)
+        if self.mistake or report is None or not alike(report["config"], self.config):
+            return False
+        return _agree(read_cell(self).get("tested_teacher_hash"), self.teacher_hash)
 
 
 def alike(done: dict[str, Any], wanted: dict[str, Any]) -> bool:
@@ -73,6 +72,31 @@ def alike(done: dict[str, Any], wanted: dict[str, Any]) -> bool:
     keys = [key for key in wanted if key not in NOT_COMPARED and key != "TrainingData"]
     sections = [(done, wanted, keys), (done["TrainingData"], wanted["TrainingData"], wanted["TrainingData"])]
     return all(there.get(key, here[key]) == here[key] for there, here, names in sections for key in names)
+
+
+def _agree(one: str | None, other: str | None) -> bool:
+    """Whether two hashes are equal, as far as both are known: earlier versions did not keep them."""
+    return one is None or other is None or one == other
+
+
+def teacher_hash(config: dict[str, Any]) -> str | None:
+    """Of the teacher's files, if `weights` in a checked configuration names some; None if one of them is not there."""
+    weights = config.get("weights", [])
+    paths = [weights] if isinstance(weights, str) else weights
+    paths = [Path(path).expanduser() for path in paths if path not in NOT_A_FILE]
+    try:
+        hashes = [_contents(path, path.stat().st_mtime_ns) for path in paths]
+    except OSError:  # the training will say so
+        return None
+    return hashlib.sha256("".join(hashes).encode()).hexdigest() if hashes else None
+
+
+@functools.cache
+def _contents(path: Path, _modified: int) -> str:
+    """The hash of a weights file and of the manifest beside it, which has the mean and std of its images."""
+    manifest = path.with_suffix(".json")
+    parts = [path.read_bytes(), manifest.read_bytes() if manifest.is_file() else b""]
+    return "".join(hashlib.sha256(part).hexdigest() for part in parts)
 
 
 def report_of(folder: Path) -> dict[str, Any] | None:
@@ -106,7 +130,8 @@ def plan(
             folder, own = save_path / method / f"{category}-{run}", (*own, f"run={run}", *words)
             cell = Cell(method, category, teacher, seed, files[method], own, folder, {})
             try:
-                cells.append(cell._replace(config=checked(cell.file, own)))
+                config = checked(cell.file, own)
+                cells.append(cell._replace(config=config, teacher_hash=teacher_hash(config)))
             except UserError as error:
                 cells.append(cell._replace(mistake=str(error)))
     if not cells:
@@ -127,7 +152,7 @@ def _teacher_words(study: Study, teacher: str, file: str) -> list[str]:
     if teacher == "default":
         return []
     backbone, _, weights = teacher.rpartition("=") if "=" in teacher else (teacher, "", "")
-    if teacher in ("bundled", "imagenet", "random", "auto"):
+    if teacher in NOT_A_FILE:
         backbone, weights = "", teacher
     pair = isinstance(read_config(file)["backbone"], list)
     words = [f"backbone={f'[{backbone},{backbone}]' if pair else backbone}"] if backbone else []
@@ -145,7 +170,7 @@ class Outcome(NamedTuple):
 def run_cell(cell: Cell, threads: int, folder: Path) -> Outcome:
     """Train and test in a process of its own, started in `folder`, unless the cell is finished.
 
-    Also writes cell.json: the configuration, and the highest memory that it took.
+    Also writes cell.json: see `begin`, and the highest memory that it took.
     """
     try:
         return Outcome(cell, cell.mistake or (None if cell.finished() else _trained(cell, threads, folder)))
@@ -155,14 +180,7 @@ def run_cell(cell: Cell, threads: int, folder: Path) -> Outcome:
 
 def _trained(cell: Cell, threads: int, folder: Path) -> str | None:
     """The sentence of a run that failed."""
-    words = [*cell.words, f"threads={threads}"]
-    begun = read_cell(cell).get("config")
-    if begun and not alike(begun, cell.config):  # what is there of it is not resumed
-        words += ["resume=false", "overwrite=true"]
-    elif (cell.folder / "metrics.json").exists():  # of other settings
-        words.append("overwrite=true")
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    write_json(cell.folder / CELL, {"config": cell.config})
+    words = [*cell.words, f"threads={threads}", *begin(cell)]
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "trainNet.py"), "--config", cell.file, *words],
         cwd=folder,
@@ -179,8 +197,28 @@ def _trained(cell: Cell, threads: int, folder: Path) -> str | None:
         return _reason(said, os.waitstatus_to_exitcode(status) if usage else status)
     # Kilobytes on Linux, bytes on macOS.
     memory = usage and round(usage.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2))
-    write_json(cell.folder / CELL, read_cell(cell) | ({"peak_memory_mib": memory} if memory else {}))
+    end(cell, {"peak_memory_mib": memory} if memory else {})
     return None
+
+
+def begin(cell: Cell) -> list[str]:
+    """Note in cell.json what is now trained; returns words for what is there of other settings or another teacher."""
+    noted, words = read_cell(cell), []
+    begun = noted.get("config")
+    if begun and not (alike(begun, cell.config) and _agree(noted.get("teacher_hash"), cell.teacher_hash)):
+        words = ["resume=false", "overwrite=true"]
+    elif (cell.folder / "metrics.json").exists():
+        words = ["overwrite=true"]
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    now = {"config": cell.config, "teacher_hash": cell.teacher_hash}
+    # Until the new run is tested, metrics.json is that of the earlier one.
+    write_json(cell.folder / CELL, now | {key: noted[key] for key in ("tested_teacher_hash",) if key in noted})
+    return words
+
+
+def end(cell: Cell, cost: dict[str, float]) -> None:
+    """Note in cell.json that the run is trained and tested, and what it cost."""
+    write_json(cell.folder / CELL, read_cell(cell) | {"tested_teacher_hash": cell.teacher_hash} | cost)
 
 
 def read_cell(cell: Cell) -> dict[str, Any]:

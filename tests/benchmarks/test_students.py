@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from safetensors.torch import save_file
 
 from benchmarks import students, teachers
 from benchmarks.students import Candidate, compare, mean_ranks
-from tests.conftest import write_mvtec
+from models.teachers.weights import Source, build_teacher
+from tests.conftest import killed_at_the_first_checkpoint, write_mvtec
 from utils.errors import UserError
 
 
@@ -32,11 +34,31 @@ def test_students_are_trained_once_and_compared(tmp_path, monkeypatch, capsys):
     table = capsys.readouterr().out
     assert table.count("| resnet18, random |") == table.count("| resnet18, bundled |") == 1
     assert table.count("mean rank") == 2 and table.count("half of the spread") == 2
-    rows = (tmp_path / "save/rd/part-resnet18-random-1/training.csv").read_text().splitlines()
+    rows = (tmp_path / "save/rd/part-resnet18-random-3-1/training.csv").read_text().splitlines()
     assert len(rows) == 1 + 2  # 9 images are two batches of 8, so 3 steps need two epochs
     monkeypatch.setattr(students, "build_trainer", lambda *_: pytest.fail("trained a finished student again"))
     compare(*arguments, steps=3, seeds=2)
     assert capsys.readouterr().out == table
+
+
+@pytest.mark.slow
+def test_students_of_a_teacher_file_made_again_are_trained_again(tmp_path, monkeypatch, capsys):
+    """An interrupted training with the file's earlier contents is not in the way."""
+    data = write_mvtec(tmp_path / "data", train=9)
+    fast = ["TrainingData.img_size=64", "TrainingData.crop_size=64"]
+    network = Candidate.network.fget
+    monkeypatch.setattr(Candidate, "network", property(lambda candidate: [*network(candidate), *fast]))
+    file = tmp_path / "teacher.safetensors"
+    arguments = ([Candidate("resnet18", str(file))], ["part"], data, tmp_path / "save")
+    tables = []
+    for seed in (0, 1):
+        save_file(build_teacher("resnet18", [1, 2, 3], Source("random", None), seed).net.net.state_dict(), file)
+        with killed_at_the_first_checkpoint(monkeypatch):
+            compare(*arguments, steps=3, seeds=1)
+        capsys.readouterr()
+        compare(*arguments, steps=3, seeds=1)
+        tables.append(capsys.readouterr().out)
+    assert tables[0] != tables[1]
 
 
 def test_a_pdn_is_not_compared_with_a_network_of_levels(tmp_path):

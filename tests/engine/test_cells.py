@@ -15,7 +15,7 @@ import pytest
 
 from benchmark import backend, checked
 from engine import cells
-from engine.cells import categories, plan, run_cell, run_cells, runs_of
+from engine.cells import begin, categories, end, plan, run_cell, run_cells, runs_of
 from engine.study import Study
 from trainer import read_run
 from utils.errors import UserError
@@ -125,6 +125,33 @@ def test_an_unfinished_training_of_other_settings_is_not_resumed(tmp_path, monke
     assert first.folder == other.folder
     last = [run_cell(cell, 1, tmp_path).error for cell in (first, first, other)]
     assert last == ["threads=1", "threads=1", "overwrite=true"]
+
+
+def test_a_teacher_file_made_again_makes_its_runs_again(tmp_path):
+    """Also where the first training with the new file was interrupted: metrics.json is then the old file's."""
+
+    def cell_now(content=None, file=tmp_path / "teacher.safetensors"):
+        if content:
+            file.write_bytes(content)
+        return cells_of(tmp_path, tmp_path, words=[*SMALL, f"weights={file}"])[0]
+
+    first = cell_now(b"first")
+    assert begin(first) == []
+    (first.folder / "metrics.json").write_text(json.dumps({"config": first.config}), encoding="utf-8")
+    end(first, {})
+    assert cell_now().finished()
+    second = cell_now(b"second")
+    assert second.folder == first.folder and not second.finished()
+    replacing = ["resume=false", "overwrite=true"]
+    assert begin(second) == replacing and not cell_now().finished()
+    assert begin(second) == ["overwrite=true"]  # its own training may be resumed
+    end(second, {})
+    assert cell_now().finished()
+    (tmp_path / "teacher.json").write_text('{"mean": [0, 0, 0], "std": [1, 1, 1]}', encoding="utf-8")
+    os.utime(tmp_path / "teacher.safetensors", (1, 1))
+    assert not cell_now().finished()
+    (tmp_path / "teacher.safetensors").unlink()
+    assert cell_now().finished()  # nothing to compare with
 
 
 def test_a_file_that_cannot_be_written_fails_only_its_own_run(tmp_path, monkeypatch):
