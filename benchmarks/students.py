@@ -74,15 +74,17 @@ def compare(
 def planned(candidate: Candidate, name: str, data: Path, save: Path, steps: int, seed: int) -> Cell:
     """The training and test of one student."""
     file = recipe_files()[candidate.method]
-    run = f"{candidate.backbone}-{Path(candidate.weights).stem}-{steps}-{seed}"
     words = [f"data_path={DEFAULT_ROOT if name in CATEGORIES else data}", f"obj={name}"]
-    words += [f"seed={seed}", f"save_path={save}", f"run={run}", *candidate.network]
+    words += [f"seed={seed}", f"save_path={save}", *candidate.network]
     config = read_run(file, words)[1]
     ensure_demo(config)
-    words += candidate.length(steps, len(mvtec.train_samples(config)))
-    wanted = read_run(file, words)[1].model_dump(mode="json")
-    own = Cell(candidate.method, name, candidate.name, seed, file, tuple(words), RunFolder(config).path, wanted)
-    return own._replace(teacher_hash=teacher_hash(wanted))
+    digest = teacher_hash(config.model_dump(mode="json"))
+    # Files of one name, as pretrain.py writes them, differ in their hashes.
+    which = [candidate.backbone, Path(candidate.weights).stem[:30], *([digest[:8]] if digest else [])]
+    words += [f"run={'-'.join(which)}-{steps}-{seed}", *candidate.length(steps, len(mvtec.train_samples(config)))]
+    config = read_run(file, words)[1]
+    folder, wanted = RunFolder(config).path, config.model_dump(mode="json")
+    return Cell(candidate.method, name, candidate.name, seed, file, tuple(words), folder, wanted, teacher_hash=digest)
 
 
 def measured(cell: Cell) -> list[float]:

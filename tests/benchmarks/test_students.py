@@ -5,7 +5,7 @@ import pytest
 from safetensors.torch import save_file
 
 from benchmarks import students, teachers
-from benchmarks.students import Candidate, compare, mean_ranks
+from benchmarks.students import Candidate, compare, mean_ranks, planned
 from models.teachers.weights import Source, build_teacher
 from tests.conftest import killed_at_the_first_checkpoint, write_mvtec
 from utils.errors import UserError
@@ -30,6 +30,9 @@ def test_students_are_trained_once_and_compared(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Candidate, "network", property(lambda c: ["backbone=resnet18", f"weights={c.weights}", *fast]))
     candidates = [Candidate("resnet18", "random"), Candidate("resnet18", "bundled")]
     arguments = (candidates, ["part"], tmp_path / "data", tmp_path / "save")
+    with killed_at_the_first_checkpoint(monkeypatch):
+        compare(*arguments, steps=5, seeds=2)
+    capsys.readouterr()
     compare(*arguments, steps=3, seeds=2)
     table = capsys.readouterr().out
     assert table.count("| resnet18, random |") == table.count("| resnet18, bundled |") == 1
@@ -59,6 +62,18 @@ def test_students_of_a_teacher_file_made_again_are_trained_again(tmp_path, monke
         compare(*arguments, steps=3, seeds=1)
         tables.append(capsys.readouterr().out)
     assert tables[0] != tables[1]
+
+
+def test_each_teacher_file_and_number_of_steps_has_its_own_folder(tmp_path):
+    data = write_mvtec(tmp_path, train=2)
+    long = f"{'x' * 150}.safetensors"
+    for name, content in (("a/resnet18.safetensors", b"a"), ("b/resnet18.safetensors", b"b"), (long, b"c")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    files = [str(tmp_path / name) for name in ("a/resnet18.safetensors", "b/resnet18.safetensors", long)]
+    runs = [(file, steps, seed) for file in ("bundled", *files) for steps in (3, 4) for seed in (0, 1)]
+    cells = [planned(Candidate("resnet18", file), "part", data, tmp_path, *rest) for file, *rest in runs]
+    assert len({cell.folder for cell in cells}) == len(runs)
 
 
 def test_a_pdn_is_not_compared_with_a_network_of_levels(tmp_path):
