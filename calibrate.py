@@ -39,6 +39,7 @@ def calibrate(trainer: "BaseTrainer", folder: Path) -> list[str]:
     from engine.loading import other_good_images
     from engine.run import good_scores
     from engine.student_file import read_metadata
+    from engine.unified import categories_apart
     from evaluation.calibration import Calibration, described
     from evaluation.score import CALIBRATION
 
@@ -56,8 +57,10 @@ def calibrate(trainer: "BaseTrainer", folder: Path) -> list[str]:
     trainer.save()
     rates = {"false_reject_rate": config.false_reject_rate, "review_rate": config.review_rate}
     _keep_rates(trainer.run_dir / "config.yaml", rates)
-    if trainer.folder.metrics_file.exists():
-        _forget_decisions(trainer.run_dir)
+    tested = [part.run_dir for part in categories_apart(trainer) if part.folder.metrics_file.exists()]
+    for run_dir in tested:
+        _forget_decisions(run_dir)
+    if tested:
         lines.append(f"the pages still show the earlier threshold; {_how_to_test(trainer)}")
     return lines
 

@@ -1,9 +1,12 @@
 """One student for several categories: what it is trained on, its folder, and its tests."""
 
 import json
+import shlex
 
+import numpy as np
 import pytest
 
+import calibrate
 import trainNet
 import visualization
 from datasets import readers
@@ -12,7 +15,7 @@ from engine import run as engine_run
 from engine.loading import train_datasets
 from engine.unified import categories_apart
 from evaluation import report
-from tests.conftest import killed_at_the_first_checkpoint, small, write_mvtec
+from tests.conftest import draw_good, killed_at_the_first_checkpoint, small, write_image, write_mvtec
 from tests.datasets.readers import trees
 from trainer import build_trainer, open_run
 from utils.command import run
@@ -158,6 +161,20 @@ def test_decisions_of_each_category_come_from_the_one_calibration(finished, tmp_
         for folder in trainNet.train_and_test(raw(finished, **rates)):
             report = json.loads((folder / "metrics.json").read_text())
             assert report["decisions"] and "decision" in (folder / "scores.csv").read_text().splitlines()[0]
+
+
+@pytest.mark.slow
+def test_a_new_threshold_is_that_of_all_categories_and_their_reports_forget_the_other(finished, tmp_path, monkeypatch):
+    rates = {"calibration": 0.25, "false_reject_rate": 0.6, "save_path": str(tmp_path / "out")}
+    folders = trainNet.train_and_test(raw(finished, **rates))
+    for k in range(3):
+        write_image(tmp_path / f"new/{k}.png", draw_good(np.random.default_rng(k)))
+    said = calibrate.calibrate(open_run(tmp_path / "out/st/a+b"), tmp_path / "new")[-1]
+    assert "the pages still show the earlier threshold" in said
+    assert [json.loads((folder / "metrics.json").read_text())["decisions"] for folder in folders] == [None, None]
+    monkeypatch.setattr("sys.argv", shlex.split(said.partition("updates them: ")[2])[1:])
+    run(trainNet.main)
+    assert all(json.loads((folder / "metrics.json").read_text())["decisions"] for folder in folders)
 
 
 @pytest.mark.slow
