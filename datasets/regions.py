@@ -119,7 +119,13 @@ class RoiFiles:
         """The mask of an image of the category. Raises UserError if each has its own and this one has none."""
         if not self.each:
             return self.path
-        expected = self.path / image.relative_to(self.category)
+        where, root = image.absolute(), self.category.absolute()  # `folder` may have absolute paths
+        if not where.is_relative_to(root):
+            raise UserError(
+                f"TrainingData.roi: {self.path} has masks for the images in {self.category} only, and {image} is "
+                "elsewhere; move the images there, or give one mask for all: TrainingData.roi=FILE"
+            )
+        expected = self.path / where.relative_to(root)
         if expected.parent not in self.masks:
             self.masks[expected.parent] = {path.stem: path for path in contents(expected.parent).images}
         if image.stem not in self.masks[expected.parent]:

@@ -1,5 +1,7 @@
 """Regions of interest: which file is an image's mask, and what an image is like outside."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -54,6 +56,15 @@ def test_a_folder_has_a_mask_for_each_image_at_the_same_place(root):
         readers.test_samples(config)
     with pytest.raises(UserError, match=r"give one mask for all: TrainingData.roi=FILE"):
         common_roi(config)
+
+
+def test_an_image_by_its_absolute_path_has_its_mask_and_one_from_elsewhere_has_none(root, monkeypatch):
+    write_image(root / "part/masks/ok/000.png", LEFT.astype(np.uint8) * 255)
+    monkeypatch.chdir(root)
+    files = RoiFiles(Path("part"), "masks")
+    assert files.of(root / "part/ok/000.png") == files.of(Path("part/ok/000.png")) == Path("part/masks/ok/000.png")
+    with pytest.raises(UserError, match=r"TrainingData.roi: part/masks has masks for the images in part only, and /x"):
+        files.of(Path("/x/ok/000.png"))
 
 
 def test_outside_images_are_gray_and_masks_empty(root):
