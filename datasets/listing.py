@@ -12,6 +12,8 @@ from utils.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 SYSTEM_FILES = {"Thumbs.db", "desktop.ini"}  # written by file browsers
+NOTHING = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+NOTHING_ON_WINDOWS = {21, 123, 1921}  # no disk in the drive; not a possible name, such as a pattern *.png; a link's loop
 
 
 class Contents(NamedTuple):
@@ -94,7 +96,7 @@ def _mode(path: Path) -> int:
     try:
         return path.stat().st_mode
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+        if error.errno in NOTHING or getattr(error, "winerror", None) in NOTHING_ON_WINDOWS:
             return 0
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError:  # a NUL in the path

@@ -1,5 +1,6 @@
 """Which files count, and which notes there are about others."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -113,3 +114,16 @@ def test_a_path_that_is_too_long_is_a_sentence(tmp_path):
 
 def test_a_path_with_nul_leads_nowhere(tmp_path):
     assert not is_folder(tmp_path / "a\0b")
+
+
+def test_a_pattern_is_no_folder_on_windows_either(monkeypatch):
+    """There `*` is in no name, and to look for it is an error of Windows: 123, ERROR_INVALID_NAME."""
+
+    def stat(path, **how):
+        error = OSError(errno.EINVAL, "The filename, directory name, or volume label syntax is incorrect", str(path))
+        error.winerror = 123
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", stat)
+        assert not is_folder(Path("a/*.png"))
