@@ -9,14 +9,14 @@ sets and metrics is chosen. Finished runs are kept in --save and not repeated; d
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import rankdata
 
-from datasets.demo import CATEGORIES, DEFAULT_ROOT, ensure_demo
+from datasets.demo import ensure_demo
 from datasets.readers import mvtec
 from engine.cells import Cell, begin, end, recipe_files, report_of, teacher_hash
 from engine.folder import RunFolder
@@ -52,16 +52,17 @@ class Candidate(NamedTuple):
         return [f"TrainingData.batch_size={BATCH}", f"TrainingData.epochs={epochs}"]
 
 
-def compare(
-    candidates: Sequence[Candidate], sets: Sequence[str], data: Path, save: Path, steps: int, seeds: int
-) -> None:
-    """Train and test what is not finished, and print the table and the verdict. Raises UserError for bad teachers."""
+def compare(candidates: Sequence[Candidate], sets: Mapping[str, str], save: Path, steps: int, seeds: int) -> None:
+    """Train and test what is not finished, and print the table and the verdict; `sets` are names with data_paths.
+
+    Raises UserError for bad teachers.
+    """
     if len({candidate.method for candidate in candidates}) > 1:
         raise UserError("--teachers: a PDN can only be compared with other PDNs, because their students differ")
     print(f"| teacher | {' | '.join(sets)} |\n{'|---' * (len(sets) + 1)}|", flush=True)
     values = []
     for candidate in candidates:
-        own = [[planned(candidate, name, data, save, steps, seed) for seed in range(seeds)] for name in sets]
+        own = [[planned(candidate, *each, save, steps, seed) for seed in range(seeds)] for each in sets.items()]
         found = 100 * np.array([[measured(cell) for cell in cells] for cells in own])  # [sets, seeds, metrics]
         print(row(candidate.name, found.mean(axis=1)))
         print(row("half of the spread", np.ptp(found, axis=1) / 2), flush=True)
@@ -71,10 +72,10 @@ def compare(
         print(f"{candidate.name}: mean rank {rank:.2f} of {len(candidates)}")
 
 
-def planned(candidate: Candidate, name: str, data: Path, save: Path, steps: int, seed: int) -> Cell:
+def planned(candidate: Candidate, name: str, root: str, save: Path, steps: int, seed: int) -> Cell:
     """The training and test of one student."""
     file = recipe_files()[candidate.method]
-    words = [f"data_path={DEFAULT_ROOT if name in CATEGORIES else data}", f"obj={name}"]
+    words = [f"data_path={root}", f"obj={name}"]
     words += [f"seed={seed}", f"save_path={save}", *candidate.network]
     config = read_run(file, words)[1]
     ensure_demo(config)

@@ -61,6 +61,7 @@ Grid = Callable[[torch.Tensor], torch.Tensor]  # images [B,3,H,W], uint8, uint16
 
 class DataSet(NamedTuple):
     name: str
+    root: str  # its data_path
     train: ImageDataset
     test: ImageDataset
 
@@ -68,17 +69,18 @@ class DataSet(NamedTuple):
 def main() -> None:
     args = flags()
     keep_freed_memory()
+    sets = find_sets(args.data, args.sets, args.backbone, args.limit)
     if args.students:
         from benchmarks.students import Candidate, compare
 
         candidates = [Candidate(*named(teacher, args.backbone)) for teacher in args.teachers]
-        names = args.sets or [each.name for each in read_sets(args.data, args.backbone, args.limit)]
-        compare(candidates, names, args.data, args.save, args.steps, args.seeds)
+        compare(candidates, {each.name: each.root for each in sets}, args.save, args.steps, args.seeds)
         return
     # All teachers first, so that a path without a file is reported before minutes of work on the others.
     seeds = {teacher: range(args.seeds if teacher == "random" else 1) for teacher in args.teachers}
     grids = {t: [feature_grid(*named(t, args.backbone), seed) for seed in seeds[t]] for t in seeds}
-    sets = [each for each in read_sets(args.data, args.backbone, args.limit) if each.name in (args.sets or [each.name])]
+    for part in (part for each in sets for part in (each.train, each.test)):
+        part.read_all(CACHE)
     names = [each.name for each in sets]
     print(f"{args.backbone}, image / pixel AUROC\n\n| teacher | {' | '.join([*names, 'mean'])} |")
     print("|---" * (len(sets) + 2) + "|", flush=True)
@@ -170,30 +172,36 @@ def on_grid(level: torch.Tensor) -> torch.Tensor:
 # The data
 
 
-def read_sets(data: Path, backbone: str, limit: int) -> list[DataSet]:
-    """The sets in `data` and the demo sets, decoded; a note names each set left out, without defects or masks."""
-    if not data.is_dir():
-        raise UserError(f"--data: there is no folder {data}")
+def find_sets(data: Path, wanted: Sequence[str] | None, backbone: str, limit: int) -> list[DataSet]:
+    """The wanted sets of those in `data` and the demo sets, or all; no image is decoded yet.
+
+    A note names each set left out, without defects or masks. Raises UserError for a wanted one, or one that is nowhere.
+    """
     found = sorted(folder.parents[1] for folder in data.glob("*/train/good") if (folder.parents[1] / "test").is_dir())
     roots = {name: DEFAULT_ROOT for name in CATEGORIES} | {folder.name: str(data) for folder in found}
-    sets = [read_set(root, name, backbone, limit) for name, root in roots.items()]
+    names = list(dict.fromkeys(wanted or roots))
+    if not data.is_dir() and (not wanted or set(wanted) - roots.keys()):
+        raise UserError(f"--data: there is no folder {data}; give your own, or use --sets {' '.join(CATEGORIES)}")
+    if unknown := [name for name in names if name not in roots]:
+        raise UserError(f"--sets: there is no set '{unknown[0]}' in {data} (there are: {', '.join(roots)})")
+    sets = [find_set(roots[name], name, backbone, limit) for name in names]
     for each in sets:
         if not can_be_measured(each):
-            note(f"{each.name}: left out because it has no good test images, or no defective ones with masks")
+            reason = "because it has no good test images, or no defective ones with masks"
+            if wanted:
+                raise UserError(f"--sets: '{each.name}' cannot be used, {reason}")
+            note(f"{each.name}: left out {reason}")
     return [each for each in sets if can_be_measured(each)]
 
 
-def read_set(root: str, name: str, backbone: str, limit: int) -> DataSet:
+def find_set(root: str, name: str, backbone: str, limit: int) -> DataSet:
     side = 256 if is_pdn(backbone) else 224  # both give a grid of 28 x 28 of stride 8
     training = {"epochs": 1, "lr": 1.0, "batch_size": BATCH, "img_size": side, "val_ratio": 0.0}  # nothing is trained
     raw = {"data_path": root, "obj": name, "distillType": "st", "backbone": backbone, "TrainingData": training}
     config = check_config(raw, Config[TrainingData])
     ensure_demo(config)
     parts = (train_datasets(config)[0], test_dataset(config)[0])
-    train, test = (ImageDataset(choose(part.samples, limit), config.TrainingData) for part in parts)
-    for part in (train, test):
-        part.read_all(CACHE)
-    return DataSet(name, train, test)
+    return DataSet(name, root, *(ImageDataset(choose(part.samples, limit), config.TrainingData) for part in parts))
 
 
 def choose(samples: Sequence[Sample], limit: int) -> list[Sample]:

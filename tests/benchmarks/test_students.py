@@ -29,7 +29,7 @@ def test_students_are_trained_once_and_compared(tmp_path, monkeypatch, capsys):
     fast = ["TrainingData.img_size=64", "TrainingData.crop_size=64"]
     monkeypatch.setattr(Candidate, "network", property(lambda c: ["backbone=resnet18", f"weights={c.weights}", *fast]))
     candidates = [Candidate("resnet18", "random"), Candidate("resnet18", "bundled")]
-    arguments = (candidates, ["part"], tmp_path / "data", tmp_path / "save")
+    arguments = (candidates, {"part": str(tmp_path / "data")}, tmp_path / "save")
     with killed_at_the_first_checkpoint(monkeypatch):
         compare(*arguments, steps=5, seeds=2)
     capsys.readouterr()
@@ -52,7 +52,7 @@ def test_students_of_a_teacher_file_made_again_are_trained_again(tmp_path, monke
     network = Candidate.network.fget
     monkeypatch.setattr(Candidate, "network", property(lambda candidate: [*network(candidate), *fast]))
     file = tmp_path / "teacher.safetensors"
-    arguments = ([Candidate("resnet18", str(file))], ["part"], data, tmp_path / "save")
+    arguments = ([Candidate("resnet18", str(file))], {"part": str(data)}, tmp_path / "save")
     tables = []
     for seed in (0, 1):
         save_file(build_teacher("resnet18", [1, 2, 3], Source("random", None), seed).net.net.state_dict(), file)
@@ -72,11 +72,11 @@ def test_each_teacher_file_and_number_of_steps_has_its_own_folder(tmp_path):
         (tmp_path / name).write_bytes(content)
     files = [str(tmp_path / name) for name in ("a/resnet18.safetensors", "b/resnet18.safetensors", long)]
     runs = [(file, steps, seed) for file in ("bundled", *files) for steps in (3, 4) for seed in (0, 1)]
-    cells = [planned(Candidate("resnet18", file), "part", data, tmp_path, *rest) for file, *rest in runs]
+    cells = [planned(Candidate("resnet18", file), "part", str(data), tmp_path, *rest) for file, *rest in runs]
     assert len({cell.folder for cell in cells}) == len(runs)
 
 
 def test_a_pdn_is_not_compared_with_a_network_of_levels(tmp_path):
     with pytest.raises(UserError, match="a PDN can only be compared with other PDNs"):
-        compare([Candidate("pdn_small", "bundled"), Candidate("resnet18", "random")], [], tmp_path, tmp_path, 1, 1)
+        compare([Candidate("pdn_small", "bundled"), Candidate("resnet18", "random")], {}, tmp_path, 1, 1)
     assert Candidate("pdn_small", "bundled").length(7, 100) == ["TrainingData.steps=7"]

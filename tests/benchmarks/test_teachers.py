@@ -1,5 +1,7 @@
 """The frozen-feature check, with random networks on tiny pictures."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -75,7 +77,7 @@ def test_a_limit_takes_the_same_of_each_defect_type():
 def test_memory_holds_what_was_drawn_once(tiny_mvtec, grid, monkeypatch):
     monkeypatch.setattr(teachers, "MEMORY", 100)
     monkeypatch.setattr(teachers, "BATCH", 3)  # of 4 images: positions of the second batch count from the first
-    train = teachers.read_set(str(tiny_mvtec), "part", "resnet18", limit=4).train
+    train = teachers.find_set(str(tiny_mvtec), "part", "resnet18", limit=4).train
     memory = teachers.fill_memory(grid, train)
     assert memory.shape == (100, 448)
     assert torch.equal(memory, teachers.fill_memory(grid, train))
@@ -85,11 +87,33 @@ def test_the_check_sees_a_defect(tmp_path, grid, monkeypatch):
     monkeypatch.setattr(teachers, "CATEGORIES", {})
     write_mvtec(tmp_path)
     write_mvtec(tmp_path, "unmasked", masks=False)
-    sets = teachers.read_sets(tmp_path, "resnet18", limit=3)
+    sets = teachers.find_sets(tmp_path, None, "resnet18", limit=3)
     assert [(each.name, len(each.train), len(each.test)) for each in sets] == [("part", 3, 6)]
     values = teachers.measure(grid, sets, "random")
     assert values.shape == (2, 2) and (values > 95).all()
     assert np.array_equal(values[0], values[1])  # one set is its own mean
+
+
+def test_a_wanted_set_must_be_there_and_have_what_is_measured(tmp_path):
+    write_mvtec(tmp_path, train=1, good=1, bad=1)
+    write_mvtec(tmp_path, "unmasked", train=1, good=1, bad=1, masks=False)
+    assert [each.name for each in teachers.find_sets(tmp_path, ["part", "part"], "resnet18", 1)] == ["part"]
+    with pytest.raises(UserError, match=r"no set 'nosuch' in .* \(there are: weave, washer, part, unm"):
+        teachers.find_sets(tmp_path, ["part", "nosuch"], "resnet18", 1)
+    with pytest.raises(UserError, match="--sets: 'unmasked' cannot be used, because it has no good test images, or"):
+        teachers.find_sets(tmp_path, ["part", "unmasked"], "resnet18", 1)
+    for wanted in (None, ["part"]):
+        with pytest.raises(UserError, match="--data: there is no folder .*nowhere; .* --sets weave washer"):
+            teachers.find_sets(tmp_path / "nowhere", wanted, "resnet18", 1)
+
+
+def test_a_set_with_the_name_of_a_demo_set_is_read_from_its_own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_mvtec(tmp_path / "data", "weave", train=2, good=1, bad=1)
+    write_mvtec(tmp_path / "demo_data", "washer", train=2, good=1, bad=1)
+    sets = teachers.find_sets(Path("data"), None, "resnet18", 1)
+    assert [(each.name, each.root) for each in sets] == [("weave", "data"), ("washer", "demo_data")]
+    assert [each.root for each in teachers.find_sets(Path("none"), ["washer"], "resnet18", 1)] == ["demo_data"]
 
 
 @pytest.mark.parametrize(
