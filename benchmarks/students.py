@@ -55,15 +55,21 @@ class Candidate(NamedTuple):
 def compare(candidates: Sequence[Candidate], sets: Mapping[str, str], save: Path, steps: int, seeds: int) -> None:
     """Train and test what is not finished, and print the table and the verdict; `sets` are names with data_paths.
 
-    Raises UserError for bad teachers.
+    Raises UserError for a bad teacher before anything is trained.
     """
     if len({candidate.method for candidate in candidates}) > 1:
         raise UserError("--teachers: a PDN can only be compared with other PDNs, because their students differ")
+    cells = [
+        [[planned(candidate, *each, save, steps, seed) for seed in range(seeds)] for each in sets.items()]
+        for candidate in candidates
+    ]
+    for own in cells:  # all teachers first, so that a mistake in the last one is found before the first training
+        if waiting := [cell for of_set in own for cell in of_set if not cell.finished()]:
+            build_trainer(waiting[0].file, waiting[0].words)
     print(f"| teacher | {' | '.join(sets)} |\n{'|---' * (len(sets) + 1)}|", flush=True)
     values = []
-    for candidate in candidates:
-        own = [[planned(candidate, *each, save, steps, seed) for seed in range(seeds)] for each in sets.items()]
-        found = 100 * np.array([[measured(cell) for cell in cells] for cells in own])  # [sets, seeds, metrics]
+    for candidate, own in zip(candidates, cells, strict=True):
+        found = 100 * np.array([[measured(cell) for cell in of_set] for of_set in own])  # [sets, seeds, metrics]
         print(row(candidate.name, found.mean(axis=1)))
         print(row("half of the spread", np.ptp(found, axis=1) / 2), flush=True)
         values.append(found.mean(axis=1))

@@ -27,7 +27,6 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-import timm
 import torch
 import torch.nn.functional as F
 
@@ -119,7 +118,8 @@ def flags() -> argparse.Namespace:
 def named(teacher: str, backbone: str) -> tuple[str, str]:
     """(timm name or PDN, weights) of a teacher on the command line; `backbone` is of one that names only weights."""
     head, equals, weights = teacher.partition("=")
-    return (head, weights) if equals and (is_pdn(head) or timm.is_model(head)) else (backbone, teacher)
+    is_path = "/" in head or Path(teacher).is_file()
+    return (head, weights) if equals and not is_path else (backbone, teacher)
 
 
 def count(text: str) -> int:

@@ -11,11 +11,16 @@ from tests.conftest import killed_at_the_first_checkpoint, write_mvtec
 from utils.errors import UserError
 
 
-def test_a_teacher_is_weights_or_a_network_with_its_weights(tmp_path):
+def test_a_teacher_is_weights_or_a_network_with_its_weights(tmp_path, monkeypatch):
     assert teachers.named("bundled", "resnet18") == ("resnet18", "bundled")
     assert teachers.named("tf_efficientnet_lite0=imagenet", "resnet18") == ("tf_efficientnet_lite0", "imagenet")
     assert teachers.named("pdn_small=bundled", "resnet18") == ("pdn_small", "bundled")
-    assert teachers.named("a=b/teacher.pth", "resnet18") == ("resnet18", "a=b/teacher.pth")
+    assert teachers.named("resnet81=bundled", "resnet18") == ("resnet81", "bundled")  # timm has no such model
+    file = tmp_path / "a=b.pth"
+    assert teachers.named(str(file), "resnet18") == ("resnet18", str(file))
+    monkeypatch.chdir(tmp_path)
+    file.touch()
+    assert teachers.named("a=b.pth", "resnet18") == ("resnet18", "a=b.pth")
 
 
 def test_ranks_are_means_over_sets_and_metrics():
@@ -74,6 +79,21 @@ def test_each_teacher_file_and_number_of_steps_has_its_own_folder(tmp_path):
     runs = [(file, steps, seed) for file in ("bundled", *files) for steps in (3, 4) for seed in (0, 1)]
     cells = [planned(Candidate("resnet18", file), "part", str(data), tmp_path, *rest) for file, *rest in runs]
     assert len({cell.folder for cell in cells}) == len(runs)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "expected"),
+    [
+        ("tf_efficientnet_lite0=imgnet", "imgnet is not a file"),
+        ("resnet81=bundled", "timm has no model 'resnet81'; did you mean"),
+    ],
+)
+def test_a_mistake_in_the_last_teacher_is_found_before_the_first_training(tmp_path, monkeypatch, teacher, expected):
+    data = write_mvtec(tmp_path, train=1)
+    monkeypatch.setattr(students, "measured", lambda _: pytest.fail("trained"))
+    candidates = [Candidate(*teachers.named(each, "resnet18")) for each in ("random", teacher)]
+    with pytest.raises(UserError, match=expected):
+        compare(candidates, {"part": str(data)}, tmp_path / "save", steps=1, seeds=1)
 
 
 def test_a_pdn_is_not_compared_with_a_network_of_levels(tmp_path):
