@@ -18,7 +18,7 @@ from scipy.stats import rankdata
 
 from datasets.demo import ensure_demo
 from datasets.readers import mvtec
-from engine.cells import Cell, begin, end, recipe_files, report_of, teacher_hash
+from engine.cells import LITE, Cell, begin, end, recipe_files, report_of, teacher_hash
 from engine.folder import RunFolder
 from trainer import build_trainer, read_run
 from utils.errors import UserError
@@ -43,7 +43,8 @@ class Candidate(NamedTuple):
 
     @property
     def network(self) -> list[str]:
-        return [f"backbone={self.backbone.removeprefix('pdn_')}", f"weights={self.weights}"]
+        words = [f"backbone={self.backbone.removeprefix('pdn_')}", f"weights={self.weights}"]
+        return words + (["TrainingData.border=1"] if self.backbone.startswith(LITE) else [])
 
     def length(self, steps: int, images: int) -> list[str]:
         if self.method == "ead":
@@ -82,7 +83,7 @@ def planned(candidate: Candidate, name: str, root: str, save: Path, steps: int, 
     """The training and test of one student."""
     file = recipe_files()[candidate.method]
     words = [f"data_path={root}", f"obj={name}"]
-    words += [f"seed={seed}", f"save_path={save}", *candidate.network]
+    words += [f"seed={seed}", f"save_path={save}", "precision=fp32", *candidate.network]  # alike on every machine
     config = read_run(file, words)[1]
     ensure_demo(config)
     digest = teacher_hash(config.model_dump(mode="json"))

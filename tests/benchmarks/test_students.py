@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
+import benchmark
 from benchmarks import students, teachers
 from benchmarks.students import Candidate, compare, mean_ranks, planned
+from engine.cells import plan
+from engine.study import read_study
 from models.teachers.weights import Source, build_teacher
-from tests.conftest import killed_at_the_first_checkpoint, write_mvtec
+from tests.conftest import REPO, killed_at_the_first_checkpoint, write_mvtec
 from utils.errors import UserError
 
 
@@ -94,6 +97,19 @@ def test_a_mistake_in_the_last_teacher_is_found_before_the_first_training(tmp_pa
     candidates = [Candidate(*teachers.named(each, "resnet18")) for each in ("random", teacher)]
     with pytest.raises(UserError, match=expected):
         compare(candidates, {"part": str(data)}, tmp_path / "save", steps=1, seeds=1)
+
+
+def test_students_have_the_border_and_the_arithmetic_of_the_study_of_all_methods(tmp_path):
+    data = write_mvtec(tmp_path, train=1)
+    for backbone, weights, teacher in (
+        ("tf_efficientnet_lite0", "imagenet", "lite0"),
+        ("resnet18", "bundled", "bundled"),
+    ):
+        study = read_study(str(REPO / "benchmarks/methods.yaml"), {"methods": ["rd"], "teachers": [teacher]}, [])
+        wanted = plan(study, ["weave"], benchmark.checked)[0].config
+        found = planned(Candidate(backbone, weights), "part", str(data), tmp_path, 1, 0).config
+        assert found["TrainingData"]["border"] == wanted["TrainingData"]["border"] == (teacher == "lite0")
+        assert found["precision"] == wanted["precision"] == "fp32"
 
 
 def test_a_pdn_is_not_compared_with_a_network_of_levels(tmp_path):
