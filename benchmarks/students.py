@@ -71,12 +71,11 @@ def compare(candidates: Sequence[Candidate], sets: Mapping[str, str], save: Path
     values = []
     for candidate, own in zip(candidates, cells, strict=True):
         found = 100 * np.array([[measured(cell) for cell in of_set] for of_set in own])  # [sets, seeds, metrics]
-        print(row(candidate.name, found.mean(axis=1)))
-        print(row("half of the spread", np.ptp(found, axis=1) / 2), flush=True)
+        print(row(candidate.name, found.mean(axis=1)), flush=True)
+        if seeds > 1:
+            print(row("half of the spread", np.ptp(found, axis=1) / 2), flush=True)
         values.append(found.mean(axis=1))
-    print()
-    for candidate, rank in zip(candidates, mean_ranks(np.stack(values)), strict=True):
-        print(f"{candidate.name}: mean rank {rank:.2f} of {len(candidates)}")
+    print("\n" + verdict([candidate.name for candidate in candidates], mean_ranks(np.stack(values))))
 
 
 def planned(candidate: Candidate, name: str, root: str, save: Path, steps: int, seed: int) -> Cell:
@@ -114,3 +113,10 @@ def row(name: str, values: np.ndarray) -> str:
 def mean_ranks(values: np.ndarray) -> np.ndarray:
     """[teachers, sets, metrics] -> [teachers]; rank 1 is the best, and equal values share their ranks."""
     return rankdata(-values, axis=0).mean(axis=(1, 2))
+
+
+def verdict(names: Sequence[str], ranks: np.ndarray) -> str:
+    """The mean ranks [teachers], a line each, and the teacher with the lowest one."""
+    lines = [f"{name}: mean rank {rank:.2f} of {len(names)}" for name, rank in zip(names, ranks, strict=True)]
+    best = [name for name, rank in zip(names, ranks, strict=True) if np.isclose(rank, ranks.min())]
+    return "\n".join([*lines, f"chosen: {' or '.join(best)}"])

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 import benchmark
 from benchmarks import students, teachers
-from benchmarks.students import Candidate, compare, mean_ranks, planned
+from benchmarks.students import Candidate, compare, mean_ranks, planned, verdict
 from engine.cells import plan
 from engine.study import read_study
 from models.teachers.weights import Source, build_teacher
@@ -31,6 +31,15 @@ def test_ranks_are_means_over_sets_and_metrics():
     assert mean_ranks(values).tolist() == pytest.approx([(1 + 1.5 + 2 + 3) / 6, (2 + 1.5 + 1 + 6) / 6])
 
 
+def test_the_verdict_names_the_teacher_with_the_lowest_mean_rank():
+    assert verdict(["a", "b", "c"], np.array([2.5, 1.5, 2])).splitlines()[1:] == [
+        "b: mean rank 1.50 of 3",
+        "c: mean rank 2.00 of 3",
+        "chosen: b",
+    ]
+    assert verdict(["a", "b"], np.array([0.1 + 0.2, 0.3])).endswith("chosen: a or b")  # equal but for rounding
+
+
 @pytest.mark.slow
 def test_students_are_trained_once_and_compared(tmp_path, monkeypatch, capsys):
     write_mvtec(tmp_path / "data", train=9)
@@ -44,7 +53,11 @@ def test_students_are_trained_once_and_compared(tmp_path, monkeypatch, capsys):
     compare(*arguments, steps=3, seeds=2)
     table = capsys.readouterr().out
     assert table.count("| resnet18, random |") == table.count("| resnet18, bundled |") == 1
-    assert table.count("mean rank") == 2 and table.count("half of the spread") == 2
+    assert (
+        table.count("mean rank") == 2
+        and table.splitlines()[-1].startswith("chosen: resnet18, ")
+        and table.count("half of the spread") == 2
+    )
     rows = (tmp_path / "save/rd/part-resnet18-random-3-1/training.csv").read_text().splitlines()
     assert len(rows) == 1 + 2  # 9 images are two batches of 8, so 3 steps need two epochs
     monkeypatch.setattr(students, "build_trainer", lambda *_: pytest.fail("trained a finished student again"))
@@ -69,7 +82,7 @@ def test_students_of_a_teacher_file_made_again_are_trained_again(tmp_path, monke
         capsys.readouterr()
         compare(*arguments, steps=3, seeds=1)
         tables.append(capsys.readouterr().out)
-    assert tables[0] != tables[1]
+    assert tables[0] != tables[1] and "spread" not in tables[0]  # of a single seed
 
 
 def test_each_teacher_file_and_number_of_steps_has_its_own_folder(tmp_path):
