@@ -139,9 +139,17 @@ def folders_of(words: Iterable[str], out: Path) -> list[Path]:
     return folders
 
 
+def folder_of_all(folders: Iterable[str]) -> str:
+    """The lowest folder that all of them, absolute paths, are in. Raises UserError if there is none (two drives)."""
+    try:
+        return os.path.commonpath(list(folders))
+    except ValueError:
+        raise UserError("IMAGES: they are on several drives; give those of one drive at a time") from None
+
+
 def predicted(judge: "Judge", paths: list[Path], results: "Results") -> Counter:
     """Judge files; returns how many have which decision."""
-    root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+    root = folder_of_all(os.path.dirname(os.path.abspath(path)) for path in paths)
     return results.write(judge, judge.stream(paths), root, len(paths))
 
 
@@ -151,7 +159,7 @@ def watched(judge: "Judge", folders: list[Path], results: "Results") -> Counter:
     from utils.console import note
     from utils.files import check_writable, locked
 
-    root = os.path.commonpath([os.path.abspath(folder) for folder in folders])
+    root = folder_of_all(map(os.path.abspath, folders))
     check_writable(results.folder, "--out")
     with locked(Path(os.path.abspath(results.folder))), until_interrupted() as stopped:
         done = results.finished()

@@ -13,7 +13,7 @@ from utils.errors import UserError
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 SYSTEM_FILES = {"Thumbs.db", "desktop.ini"}  # written by file browsers
 NOTHING = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
-NOTHING_ON_WINDOWS = {21, 123, 1921}  # no disk in the drive; not a possible name, such as a pattern *.png; a link's loop
+NOTHING_ON_WINDOWS = {21, 123, 1921}  # no disk in the drive; no possible name, such as a pattern *.png; links in a loop
 
 
 class Contents(NamedTuple):

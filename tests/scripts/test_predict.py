@@ -2,6 +2,7 @@
 
 import csv
 import json
+import ntpath
 import os
 import signal
 import threading
@@ -17,6 +18,7 @@ import predict
 import trainNet
 from deploy import watch
 from tests.conftest import draw_defect, draw_good, write_image
+from utils.errors import UserError
 from utils.files import locked
 
 
@@ -89,6 +91,13 @@ def test_files_that_cannot_be_read_are_reported_and_the_rest_goes_on(calibrated,
 def test_patterns_files_and_folders_name_each_picture_once(calibrated):
     paths = predict.images_of(["line/a", "line/a/0.png", "line/*/1.png"])
     assert list(map(str, paths)) == ["line/a/0.png", "line/a/1.png", "line/a/2.png", "line/b/1.png"]
+
+
+def test_pictures_on_two_drives_are_a_sentence(monkeypatch):
+    monkeypatch.setattr(predict.os.path, "commonpath", ntpath.commonpath)
+    assert predict.folder_of_all(["C:\\line\\a", "C:\\line\\b"]) == "C:\\line"
+    with pytest.raises(UserError, match="IMAGES: they are on several drives"):
+        predict.folder_of_all(["C:\\line\\a", "D:\\line\\b"])
 
 
 def test_pictures_of_paths_with_two_dots_stay_in_their_folders(calibrated, call, monkeypatch):
