@@ -57,7 +57,7 @@ def test_an_interrupted_training_has_the_same_rows(config, monkeypatch):
 @pytest.mark.parametrize("images", [{"good": 2, "bad": 0}, {"good": 0, "bad": 2, "masks": False}], ids=str)
 def test_without_a_metric_nothing_is_trained(config, tmp_path, images):
     root = write_mvtec(tmp_path / "data", **images)
-    with pytest.raises(UserError, match="protocol: paper chooses an epoch on defective test images"):
+    with pytest.raises(UserError, match="protocol: paper needs defective test images, and .*use protocol=honest"):
         build_trainer(config("st", {"epochs": 1}, data_path=str(root), protocol="paper")).train()
 
 
