@@ -67,8 +67,8 @@ def train_datasets(config: RunConfig) -> tuple[ImageDataset, ImageDataset, Image
             "" if config.calibration in ("none", "cross") else f" and calibration={config.calibration}"
         )
         raise UserError(
-            f"{samples[0].path.parent}: {len(names)} {what} and {shares} leave none to "
-            "train on; lower it (0 means no held-out images, if the method allows it) or add images"
+            f"{samples[0].path.parent}: {len(names)} {what} and {shares} leave none to train on; add images, or lower "
+            "val_ratio (0 means no held-out images, if the method allows it) or calibration"
         )
     split[1] = validation or split[1]
     return tuple(ImageDataset(part, options) for part in split)
