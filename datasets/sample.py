@@ -13,6 +13,8 @@ class Saturation(NamedTuple):
 
 
 class Sample(NamedTuple):
+    """One image: its file, what is known of its defects, and what of it is looked at."""
+
     path: Path
     # A file, or a folder of masks that are united; None: no ground truth (all of a good image counts as normal).
     mask: Path | None
