@@ -23,8 +23,8 @@ def check_choosable(test_set: ImageDataset) -> None:
     defective, masks = test_set.defective, any(sample.mask for sample in test_set.samples)
     if not defective.any() or (defective.all() and not masks):
         raise UserError(
-            "protocol: paper needs defective test images, and also good ones or masks, to choose an epoch; without them, "
-            "use protocol=honest"
+            "protocol: paper needs defective test images, and also good ones or masks, to choose an epoch; without "
+            "them, use protocol=honest"
         )
 
 

@@ -174,8 +174,8 @@ def _standardise(teacher: Teacher | TeacherPair, train: Batches) -> list[tuple[l
     levels = train.channel_statistics()
     if any(level.lowest >= 0 for level in levels):
         raise UserError(
-            "TrainingData.standardise: leave this key out; the features of this teacher are never negative (they end in "
-            "a ReLU), so a student of the same kind cannot have the negative values of standardised features"
+            "TrainingData.standardise: leave this key out; the features of this teacher are never negative, because "
+            "they end in a ReLU, and a student of the same kind cannot have the negative values of standardised features"
         )
     moments = [level.moments for level in levels]
     for net in (teacher, train.teacher):
