@@ -105,7 +105,11 @@ class Distillation(Job):
             self.origin["photographs"] = self.views.fingerprint()
         net = Imitation(o.pdn)
         if o.start != "random":
-            net.pdn.load_state_dict(build_pdn(o.pdn, find_pdn(o.pdn, o.start), o.seed).net.pdn.state_dict())
+            try:
+                start = build_pdn(o.pdn, find_pdn(o.pdn, o.start), o.seed)
+            except UserError as error:  # it names the key `weights`, which is the backbone's here
+                raise UserError(f"start: {str(error).removeprefix('weights: ')}") from None
+            net.pdn.load_state_dict(start.net.pdn.state_dict())
         return net
 
     def prepare(self) -> None:

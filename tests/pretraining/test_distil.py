@@ -40,6 +40,15 @@ def test_distilling_approaches_the_target(tmp_path):
     assert float(rows_of(tmp_path / "pdn_small")[-1]["loss"]) < 0.8
 
 
+def test_a_mistake_in_the_start_values_names_their_key(tmp_path):
+    """Not `weights`, which is the backbone's key here."""
+    with pytest.raises(UserError, match="^start: bundeld is not a file"):
+        job("distil", tmp_path, start="bundeld")
+    (tmp_path / "damaged.pth").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="^start: .*damaged.pth "):
+        job("distil", tmp_path, start=str(tmp_path / "damaged.pth"))
+
+
 def test_distilling_takes_a_folder_of_images(tmp_path):
     rng = np.random.default_rng(0)
     for i in range(3):
