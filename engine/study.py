@@ -65,14 +65,14 @@ class Study(Section):
 def read_study(file: str | None, flags: Mapping[str, Any], words: Sequence[str]) -> Study:
     """The study of a YAML file, if one is given, with the values of flags in place of its own, and then `words`.
 
-    `--teachers` may choose among those that the file names.
+    `--teachers` may choose among those that the file names, or replace them by BACKBONE=WEIGHTS.
     Raises UserError naming the wrong key or flag, and methods or teachers that do not exist.
     """
     raw = read_config(file) if file else {}
     given = {key: value for key, value in flags.items() if value is not None}
     named = raw.get("teachers")
-    if "teachers" in given and isinstance(named, dict) and set(given["teachers"]) <= set(named):
-        given["teachers"] = {name: named[name] for name in given["teachers"]}
+    if "teachers" in given and isinstance(named, dict):
+        given["teachers"] = _chosen(given["teachers"], named, file)
     if "methods" not in raw | given:
         raise UserError("methods: give the methods to compare, such as --methods st rd")
     study = check_config(raw | given, Study, file or "command line")
@@ -88,6 +88,19 @@ def read_study(file: str | None, flags: Mapping[str, Any], words: Sequence[str])
         for rule in study.where:
             _check_known(rule.teachers or (), list(named), "teachers")
     return study.model_copy(update={"where": [*study.where, Rule(words=list(words))]})
+
+
+def _chosen(teachers: list[str], named: dict[str, Any], file: str) -> dict[str, Any] | list[str]:
+    unknown = [teacher for teacher in teachers if teacher not in named]
+    if not unknown:
+        return {teacher: named[teacher] for teacher in teachers}
+    mixed = unknown if len(unknown) < len(teachers) else []
+    if wrong := [teacher for teacher in unknown if "=" not in teacher] or mixed:
+        raise UserError(
+            f"teachers: '{wrong[0]}' is not among those that {file} names ({', '.join(map(str, named))}); give only "
+            "these, or only BACKBONE=WEIGHTS"
+        )
+    return teachers
 
 
 def _check_free(words: Sequence[str], keys: Collection[str]) -> None:

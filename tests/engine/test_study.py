@@ -60,6 +60,13 @@ def test_flags_replace_the_values_of_the_file_and_words_come_last():
     assert words_of(other, "rd", "resnet34=random")[:2] == ("backbone=resnet34", "weights=random")
 
 
+@pytest.mark.parametrize("teachers", [["lite"], ["resnet34=random", "lite"], ["lite0", "resnet34=random"]])
+def test_where_a_file_names_teachers_another_name_is_a_mistake(teachers):
+    expected = rf"'{teachers[-1]}' is not among those that .*methods.yaml names \(bundled, lite0\)"
+    with pytest.raises(UserError, match=expected):
+        read_study(METHODS, {"teachers": teachers}, [])
+
+
 def test_without_a_file_the_flags_are_enough():
     study = read_study(None, {"methods": ["st"]}, [])
     assert (study.obj, study.teachers, study.data_path) == ("all", ["default"], "demo_data")
