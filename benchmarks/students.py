@@ -5,7 +5,8 @@
 For each set, teacher and seed a student is trained for the same number of steps and tested on all test images: with
 RD's recipe (batches of 8 images of 256 px), or EfficientAD's for a PDN. A cell is image AUROC / pixel AP / AUPRO, in
 percent, the mean over the seeds; the next row has half of their spread. The teacher with the lowest mean rank over
-sets and metrics is chosen. Finished runs are kept in --save and not repeated; delete that folder after a change.
+sets and metrics is chosen. Finished runs are kept in --save and not repeated, unless the teacher's file has changed;
+delete that folder after a change of the code.
 """
 
 import math
