@@ -175,7 +175,7 @@ def _standardise(teacher: Teacher | TeacherPair, train: Batches) -> list[tuple[l
     if any(level.lowest >= 0 for level in levels):
         raise UserError(
             "TrainingData.standardise: leave this key out; the features of this teacher are never negative, because "
-            "they end in a ReLU, and a student of the same kind cannot have the negative values of standardised features"
+            "they end in a ReLU, and a student of the same kind cannot have the negative values that this would give"
         )
     moments = [level.moments for level in levels]
     for net in (teacher, train.teacher):

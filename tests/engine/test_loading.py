@@ -61,7 +61,7 @@ def test_pictures_of_one_part_stay_together(tmp_path):
     shares = [{sample.path.name[0] for sample in share.samples} for share in train_datasets(config)]
     assert [len(share) for share in train_datasets(config)] == [6, 3, 3]
     assert [len(share) for share in shares] == [2, 1, 1] and len(set.union(*shares)) == 4
-    with pytest.raises(UserError, match=r"train/good: 1 part\(s\) .*val_ratio of 0.25 .*leave none .* lower val_ratio .*or calib"):
+    with pytest.raises(UserError, match=r"train/good: 1 part\(s\) .* 0.25 .*leave none .* lower val_ratio .*or calib"):
         train_datasets(make_config(root, {"val_ratio": 0.25}, part_pattern="png"))
 
 
