@@ -176,7 +176,7 @@ def train(folder: str, case: str, way: str, seed: int, steps: int) -> dict[str, 
         "weights": "imagenet",
         "data_path": f"{folder}/{case}",
         "obj": "large",
-        "save_path": f"{folder}/results/{way}/{seed}",
+        "save_path": f"{folder}/results/{case}/{way}/{seed}",
         "seed": seed,
         "precision": "fp32",
         "device": "cpu",
@@ -193,7 +193,7 @@ def train(folder: str, case: str, way: str, seed: int, steps: int) -> dict[str, 
 
 
 def predict(folder: str, case: str, way: str, seed: int) -> dict[str, float]:
-    predictor = Predictor(f"{folder}/results/{way}/{seed}/st/large")
+    predictor = Predictor(f"{folder}/results/{case}/{way}/{seed}/st/large")
     root = Path(folder) / case / "large"
     paths = list_images_below(root / "test")
     labels = np.array([path.parent.name != "good" for path in paths])

@@ -63,7 +63,7 @@ class Export:
         metadata = self._metadata()
         with tempfile.TemporaryDirectory() as first:  # a file that is loaded must not be replaced
             model.save(Path(first), metadata._replace(normal=None))
-            metadata = metadata._replace(normal=self._yardstick(ExportedModel(first)))
+            metadata = metadata._replace(normal=self._normal_scores(ExportedModel(first)))
         with replacing(out.absolute()) as folder:
             model.save(folder, metadata)
             exported, found, test = ExportedModel(folder), [], self.data.test
@@ -91,14 +91,14 @@ class Export:
         roi = self.predictor.roi and self.predictor.roi.text()
         return Metadata(options, self.predictor.normal, *rates, self.precision, about, roi)
 
-    def _yardstick(self, exported: ExportedModel) -> dict[str, Any] | None:
+    def _normal_scores(self, exported: ExportedModel) -> dict[str, Any] | None:
         """The run's, by the exported model; the run's own scores where nothing is decided, or they are the same.
 
         Raises UserError if they are not, and the images that they come from are not known.
         """
         normal = self.predictor.normal
         if self.data.calibration is not None:
-            return self.data.yardstick(exported.maps_of, exported.batch_size)
+            return self.data.normal_scores(exported.maps_of, exported.batch_size)
         own_scores = normal is not None and normal["source"] == CALIBRATION
         if self.predictor.calibration and not (own_scores and self._same_scores):
             raise UserError(
@@ -124,7 +124,7 @@ class Export:
         """Both decide by their own scores of the same images."""
         normal, rates = self.predictor.normal, (self.config.false_reject_rate, self.config.review_rate)
         if self.data.folder is not None:
-            normal = self.data.yardstick(self._run_maps, self.predictor.batch_size)
+            normal = self.data.normal_scores(self._run_maps, self.predictor.batch_size)
         run = Judged(self._run_maps, Calibration.of(normal, *rates))
         ours = Judged(exported.maps_of, exported.calibration)
         return compare(self.data.test, self.float32, run, ours, exported.batch_size, found)

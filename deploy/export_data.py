@@ -13,7 +13,7 @@ from datasets.tiles import Tiles
 from deploy.export_check import MapsOf, scored
 from engine.loading import other_good_images, train_datasets
 from engine.run import parts
-from evaluation.score import CALIBRATION, yardstick
+from evaluation.score import CALIBRATION, normal_scores
 
 if TYPE_CHECKING:
     from trainer.base import BaseTrainer
@@ -56,10 +56,10 @@ class RunData:
         own = isinstance(self.config.calibration, float) and not self.metadata.get("earlier_calibrations")
         return self.sets["calibration"] if decides and own and self.unchanged else None
 
-    def yardstick(self, maps_of: MapsOf, size: int) -> dict[str, Any]:
+    def normal_scores(self, maps_of: MapsOf, size: int) -> dict[str, Any]:
         """The scores of the images for calibration, in batches of `size`."""
         results = scored(maps_of, self.calibration, size, "calibrating")
-        return yardstick(results, CALIBRATION, parts(self.calibration, self.config))
+        return normal_scores(results, CALIBRATION, parts(self.calibration, self.config))
 
     def samples(self) -> Sequence[np.ndarray]:
         """Training images as the networks see them, [3,h,w] float32 in [0,1]; of large ones, a tile each."""

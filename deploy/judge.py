@@ -53,7 +53,7 @@ class Judge:
     """Judges pictures with maps that a subclass computes in `maps_of`; everything else is the same for all of them.
 
     With `tiles`, `maps_of` gets a picture's tiles, at most `tiles.at_once` together, instead of whole pictures.
-    `normal` is a student's `yardstick`, for the colours. Raises UserError for rates that `calibration` cannot promise.
+    `normal` has a student's `normal_scores`, for the colours. Raises UserError for rates that it cannot promise.
     """
 
     explained = False  # whether a note has said why nothing is decided

@@ -25,7 +25,7 @@ from engine.stream import Scoring
 from engine.threads import take_threads
 from evaluation.calibration import Calibration, check_rates
 from evaluation.cross import CrossCalibration
-from evaluation.score import CALIBRATION, HELD_OUT, TRAINING, yardstick
+from evaluation.score import CALIBRATION, HELD_OUT, TRAINING, normal_scores
 from models.detector import Detector
 from models.teachers.teacher import Teacher, TeacherPair
 from utils.config import RunConfig, TrainingData, result_settings
@@ -89,7 +89,7 @@ def train(
             if measure:
                 metadata["best_on_test"] = best_on_test(state.history)
             if is_main():
-                metadata["normal"] = _yardstick(method.detector, compute, config, train_set, val_set, calibration)
+                metadata["normal"] = _normal_scores(method.detector, compute, config, train_set, val_set, calibration)
                 folder.replace_student(method.detector, metadata, config, state.history, state.best_epoch)
     return metadata
 
@@ -196,7 +196,7 @@ def _notes_before(config: RunConfig, train: ImageDataset, val: ImageDataset, cal
     return promised(Calibration(range(len(set(parts(calibration, config)))), *wanted))[1]
 
 
-def _yardstick(
+def _normal_scores(
     detector: Detector,
     compute: Compute,
     config: RunConfig,
@@ -216,8 +216,8 @@ def _yardstick(
 def good_scores(
     detector: Detector, compute: Compute, config: RunConfig, dataset: ImageDataset, source: str
 ) -> dict[str, Any]:
-    """The yardstick by the images of a data set, and in which arithmetic it was computed; `source` names the images."""
-    found = yardstick(scoring(detector, compute, config, dataset, source), source, parts(dataset, config))
+    """`normal_scores` of the images of a data set, and their arithmetic; `source` names the images."""
+    found = normal_scores(scoring(detector, compute, config, dataset, source), source, parts(dataset, config))
     return found | {"arithmetic": str(compute)}
 
 

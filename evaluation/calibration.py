@@ -36,7 +36,7 @@ class Calibration(NamedTuple):
 
     @classmethod
     def of(cls, normal: dict[str, Any] | None, rate: float, review_rate: float | None = None) -> "Calibration | None":
-        """From a student's `yardstick`, if it comes from images for calibration. Raises UserError for wrong rates."""
+        """From a student's `normal_scores`, if they are of images for calibration. Raises UserError for wrong rates."""
         check_rates(rate, review_rate)
         if normal is None or normal["source"] != CALIBRATION:
             return None

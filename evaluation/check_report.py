@@ -11,7 +11,7 @@ from datasets.doctor.copies import Pair
 from datasets.doctor.facts import Facts
 from datasets.doctor.findings import Finding, counted, names
 from evaluation.outliers import Stranger
-from evaluation.shortcuts import Shortcut, yardstick
+from evaluation.shortcuts import Shortcut, best_shortcut
 from utils.files import write_csv, write_json, write_text
 
 
@@ -35,7 +35,7 @@ def remarks_of(facts: Sequence[Facts]) -> list[str]:
 
 def text(checked: Checked) -> str:
     """The report as text."""
-    best = yardstick(checked.shortcuts)
+    best = best_shortcut(checked.shortcuts)
     lines = ["", f"{checked.root}   {counted(len(checked.facts), 'picture')}", "", *_aligned(counts(checked.facts)), ""]
     if best:
         score = "best score that ignores defects (file size, brightness ...)"

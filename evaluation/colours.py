@@ -36,7 +36,7 @@ class Scale(NamedTuple):
 
 
 def colour_scale(normal: dict[str, Any] | None, anomaly_map: np.ndarray) -> Scale:
-    """The scale of a student's `yardstick`, the same for all maps; without a yardstick, a scale of this map alone.
+    """The scale of a student's `normal_scores`, the same for all maps; without them, a scale of this map alone.
 
     A pixel's colour shows where its value would be among the scores of the good images. It is based on quantiles, so
     that one unusual image does not change the scale, neither by its score nor by the area where its map is high.

@@ -48,7 +48,7 @@ class ImageView(NamedTuple):
     image: np.ndarray
     mask: np.ndarray
     final: np.ndarray
-    normal: dict[str, Any] | None  # the student's `yardstick`
+    normal: dict[str, Any] | None  # the student's `normal_scores`
     levels: list[LevelView]
 
 

@@ -34,8 +34,8 @@ FLATTEST = 8  # the largest side ratio of a panel, because 100 x 5000 pixels wou
 class Overlays:
     """One PNG per image, `<defect type>/<name>.png` in `folder`: image, outline of the mask, map, score.
 
-    `normal` is the student's `yardstick`, which sets the colours; without it each map has its own scale. `fit` is how
-    the pictures got the size of the maps; None if they were only resized. `thumbnails` draw the same images.
+    `normal` has the student's `normal_scores`, which set the colours; without them each map has its own scale. `fit` is
+    how the pictures got the size of the maps; None if they were only resized. `thumbnails` draw the same images.
     """
 
     def __init__(

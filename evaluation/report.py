@@ -113,7 +113,7 @@ def test_report(
     notes: Sequence[str],
     normal: dict[str, Any] | None,
 ) -> tuple[Tested, Thumbnails]:
-    """Evaluate, and write maps/; `normal` is the `yardstick` of the student. Returns the page's pictures, too."""
+    """Evaluate, and write maps/; `normal` has the student's `normal_scores`. Returns the page's pictures, too."""
     samples = dataset.samples
     with replacing(run_dir / "maps") as folder, thumbnails(run_dir, samples) as small:
         with Overlays(folder, samples, normal, dataset.fit, small) as overlays:

@@ -9,7 +9,7 @@ import numpy as np
 from datasets.fit import Box
 from datasets.regions import lowest_outside
 
-# The images that a yardstick comes from; those for calibration took part in nothing else.
+# The images that the scores of good parts come from; those for calibration took part in nothing else.
 CALIBRATION, HELD_OUT, TRAINING = "calibration images", "held-out good images", "good training images"
 
 
@@ -52,7 +52,7 @@ def image_score(anomaly_map: np.ndarray) -> float:
     return float(anomaly_map.max())
 
 
-def yardstick(results: Iterable[Scored], source: str, parts: Sequence[str]) -> dict[str, Any]:
+def normal_scores(results: Iterable[Scored], source: str, parts: Sequence[str]) -> dict[str, Any]:
     """A finished student's scores of good parts; pictures and their captions compare with them.
 
     `source` names the images, `parts` the part that each shows. The highest score of a part's images counts, because

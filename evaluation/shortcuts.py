@@ -94,7 +94,7 @@ def _best(
     yield Shortcut(name, way, one, other, auroc, float(p_value))
 
 
-def yardstick(found: Sequence[Shortcut]) -> Shortcut | None:
+def best_shortcut(found: Sequence[Shortcut]) -> Shortcut | None:
     """The best score of all defective pictures: a method must be clearly better."""
     return next((each for each in found if each.other == "defective"), None)
 

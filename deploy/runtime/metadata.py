@@ -17,7 +17,7 @@ HEAD = "head.xml"  # with OpenVINO, what computes in float32 beside networks of 
 class Metadata(NamedTuple):
     """`options` are those of TrainingData that say what becomes of a picture before the networks see it.
 
-    `normal` is the student's yardstick: scores of good parts, computed by this file.
+    `normal` has the student's scores of good parts, computed by this file.
     """
 
     options: dict[str, Any]

@@ -159,7 +159,7 @@ def test_a_deleted_results_folder_is_made_again_during_training(config, tmp_path
     assert "aupro" in trainer.test()
 
 
-def test_without_held_out_images_the_yardstick_is_taken_from_training_images(config):
+def test_without_held_out_images_the_normal_scores_are_taken_from_training_images(config):
     trainer = build_trainer(config("st", {"epochs": 1, "val_ratio": 0.0}))
     trainer.train()
     assert trainer.metadata["normal"]["source"] == "good training images"

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from evaluation.score import HELD_OUT, Scored, image_score, yardstick
+from evaluation.score import HELD_OUT, Scored, image_score, normal_scores
 
 
 def good(count, size=16):
@@ -21,11 +21,11 @@ def test_an_image_score_is_the_maximum_of_its_map_as_a_python_number():
 
 def test_a_part_has_the_highest_score_of_its_images():
     parts = [f"part {k // 3}" for k in range(9)]
-    assert yardstick(good(9), HELD_OUT, parts)["scores"] == [2, 5, 8]
+    assert normal_scores(good(9), HELD_OUT, parts)["scores"] == [2, 5, 8]
 
 
-def test_a_yardstick_holds_the_scores_of_all_images_in_order_and_their_source():
-    assert yardstick(good(30), HELD_OUT, list(map(str, range(30)))) == {
+def test_normal_scores_hold_the_scores_of_all_images_in_order_and_their_source():
+    assert normal_scores(good(30), HELD_OUT, list(map(str, range(30)))) == {
         "source": HELD_OUT,
         "scores": [float(score) for score in range(30)],
     }

@@ -7,7 +7,7 @@ import pytest
 
 from datasets.doctor.facts import Facts
 from datasets.doctor.layout import Picture
-from evaluation.shortcuts import LIMIT, findings, shortcuts, yardstick
+from evaluation.shortcuts import LIMIT, best_shortcut, findings, shortcuts
 
 
 def facts(brightness, split="test", defect_type="good", mask_share=None, outside=100.0):
@@ -42,7 +42,7 @@ def test_the_best_direction_of_each_score_is_told_and_constant_scores_are_not():
 
 def test_defective_pictures_on_both_sides_of_the_good_ones_are_more_unusual():
     found = shortcuts([*TRAIN, *GOOD, *facts([60.0, 140.0] * 10, defect_type="hole")])
-    assert yardstick(found).direction == "more unusual" and yardstick(found).auroc == 1
+    assert best_shortcut(found).direction == "more unusual" and best_shortcut(found).auroc == 1
 
 
 def test_a_set_in_which_brightness_tells_good_from_bad_is_a_finding():
@@ -53,16 +53,16 @@ def test_a_set_in_which_brightness_tells_good_from_bad_is_a_finding():
 def test_each_defect_type_is_looked_at():
     usual, dark = facts(RNG.normal(100, 5, 60), defect_type="a"), facts(RNG.normal(60, 5, 10), defect_type="b")
     found = shortcuts([*TRAIN, *GOOD, *usual, *dark])
-    assert yardstick(found).auroc < LIMIT
+    assert best_shortcut(found).auroc < LIMIT
     (finding,) = findings(found)
     assert "in test/b than in test/good" in finding.sentence and len(finding.files) == 1
 
 
-def test_what_the_defects_cause_themselves_is_a_yardstick_but_no_finding():
+def test_what_the_defects_cause_themselves_is_the_best_shortcut_but_no_finding():
     outside = RNG.normal(100, 5, 20)
     dark = [facts([60.0], defect_type="hole", mask_share=0.3, outside=value)[0] for value in outside]
     found = shortcuts([*TRAIN, *GOOD, *dark])
-    assert yardstick(found).score == "brightness" and yardstick(found).auroc == 1
+    assert best_shortcut(found).score == "brightness" and best_shortcut(found).auroc == 1
     assert findings(found) == []
     dark = facts(RNG.normal(60, 1, 20), defect_type="hole", mask_share=0.3, outside=60.0)
     (finding,) = findings(shortcuts([*TRAIN, *GOOD, *dark]))
@@ -71,13 +71,13 @@ def test_what_the_defects_cause_themselves_is_a_yardstick_but_no_finding():
 
 def test_few_pictures_that_differ_by_chance_are_no_finding():
     found = shortcuts([*TRAIN, *facts([100.0, 101.0, 102.0]), *facts([120.0, 121.0, 122.0], defect_type="hole")])
-    assert yardstick(found).auroc == 1 and findings(found) == []
+    assert best_shortcut(found).auroc == 1 and findings(found) == []
 
 
 def test_good_pictures_of_another_session_are_a_finding():
     (finding,) = findings(shortcuts([*TRAIN, *facts(RNG.normal(140, 5, 30))]))
     assert "good pictures that train and that test are told apart" in finding.sentence
-    assert yardstick(shortcuts([*TRAIN, *facts(RNG.normal(140, 5, 30))])) is None
+    assert best_shortcut(shortcuts([*TRAIN, *facts(RNG.normal(140, 5, 30))])) is None
 
 
 def test_random_sets_have_findings_by_chance_at_most_once_in_a_thousand():
