@@ -22,7 +22,7 @@ LIMITS = {"fp32": 1e-4, "bf16": 0.01, "int8": 0.05}
 OF_RUN = {"fp32": LIMITS["fp32"], "bf16": 0.1, "fp16": 0.1}
 
 
-class Verdict(NamedTuple):
+class Judgement(NamedTuple):
     """What becomes of an image, and how far its score is from the next threshold, as a share of that threshold."""
 
     decision: str | None
@@ -36,7 +36,7 @@ class Found(NamedTuple):
     highest: float  # absolute value of PyTorch's map
     map_difference: float
     scores: tuple[float, float]
-    verdicts: tuple[Verdict, Verdict]  # by the run and by the exported model
+    judgements: tuple[Judgement, Judgement]  # by the run and by the exported model
 
 
 class Judged(NamedTuple):
@@ -45,13 +45,13 @@ class Judged(NamedTuple):
     maps_of: MapsOf
     calibration: Calibration | None
 
-    def verdict(self, anomaly_map: np.ndarray) -> Verdict:
+    def judgement(self, anomaly_map: np.ndarray) -> Judgement:
         score, calibration = image_score(anomaly_map), self.calibration
         if calibration is None:
-            return Verdict(None, np.inf)
+            return Judgement(None, np.inf)
         thresholds = {calibration.threshold, calibration.limit}
         distance = min(abs(score - each) / max(abs(each), TINY) for each in thresholds)
-        return Verdict(calibration.decision(calibration.p_value(score)), distance)
+        return Judgement(calibration.decision(calibration.p_value(score)), distance)
 
 
 def scored(maps_of: MapsOf, dataset: ImageDataset, size: int, what: str) -> Iterator[Scored]:
@@ -82,7 +82,7 @@ def compare(
                     float(np.abs(wanted.anomaly_map).max()),
                     float(np.abs(here.anomaly_map - wanted.anomaly_map).max()),
                     (image_score(wanted.anomaly_map), image_score(here.anomaly_map)),
-                    (run.verdict(decided.anomaly_map), exported.verdict(here.anomaly_map)),
+                    (run.judgement(decided.anomaly_map), exported.judgement(here.anomaly_map)),
                 )
             )
             yield here
@@ -132,16 +132,16 @@ def differences(found: Sequence[Found], precision: str, of_run: str) -> dict[str
 
 
 def _decisions(found: Sequence[Found], near: float) -> dict[str, Any]:
-    other = [each for each in found if len({verdict.decision for verdict in each.verdicts}) > 1]
+    other = [each for each in found if len({judgement.decision for judgement in each.judgements}) > 1]
     for each in other:
-        run, exported = each.verdicts
+        run, exported = each.judgements
         if max(run.distance, exported.distance) > near:
             raise UserError(
                 f"{each.path}: the exported model decides '{exported.decision}', the run '{run.decision}', and the "
                 f"score is not within {100 * near:.2g} % of the threshold (score {each.scores[1]:.6g}, with PyTorch "
                 f"{each.scores[0]:.6g})"
             )
-    if found[0].verdicts[0].decision is None:
+    if found[0].judgements[0].decision is None:
         words = "none, because the run has no calibration"
     elif not other:
         words = "the same on all images"

@@ -28,7 +28,7 @@ from utils.progress import progress
 FOLDS = 5
 
 
-class Student(Protocol):
+class FoldTrainer(Protocol):
     """What is used of a trainer."""
 
     detector: Detector
@@ -39,7 +39,7 @@ class Student(Protocol):
     def load(self) -> None: ...
 
 
-Build = Callable[[RunConfig, Path], Student]  # a trainer from its config and the folder of its run
+Build = Callable[[RunConfig, Path], FoldTrainer]  # a trainer from its config and the folder of its run
 
 
 class Folds:
@@ -55,14 +55,14 @@ class Folds:
     @same_threads()
     def train(self) -> None:
         """Train all of them that are not finished."""
-        self.__dict__.pop("students", None)
+        self.__dict__.pop("trainers", None)
         for fold in self.folders:
             self._trainer(fold, "train").train()
 
     @cached_property
     @same_threads()
-    def students(self) -> list[Student]:
-        """They are loaded; none, if one was trained with other settings than the run's.
+    def trainers(self) -> list[FoldTrainer]:
+        """Those of the folds' students, loaded; none, if one was trained with other settings than the run's.
 
         Raises UserError naming a missing one.
         """
@@ -73,16 +73,16 @@ class Folds:
                 )
         found = []
         for fold in self.folders:
-            student = self._trainer(fold, "test")
-            student.load()
-            if (student.metadata.get("normal") or {}).get("source") != CALIBRATION:
+            trainer = self._trainer(fold, "test")
+            trainer.load()
+            if (trainer.metadata.get("normal") or {}).get("source") != CALIBRATION:
                 return []  # and the others are not loaded: each would say so again
-            found.append(student)
+            found.append(trainer)
         return found
 
     def calibration(self) -> CrossCalibration | None:
-        """From the scores of the students; None without `students`. Raises as that."""
-        found = [student.metadata["normal"] for student in self.students]
+        """From the scores of the students; None without `trainers`. Raises as that."""
+        found = [trainer.metadata["normal"] for trainer in self.trainers]
         if not found:
             return None
         scores = [np.sort(normal["scores"]) for normal in found]
@@ -90,10 +90,10 @@ class Folds:
         return CrossCalibration(scores, self.config.false_reject_rate, self.config.review_rate, unit)
 
     def maps(self, tiles: Tiles | None = None) -> "FoldMaps":
-        """The maps of `students`. Raises as that."""
-        return FoldMaps([AnomalyMaps(student.detector, student.compute, tiles) for student in self.students])
+        """The maps of the folds' students. Raises as that."""
+        return FoldMaps([AnomalyMaps(trainer.detector, trainer.compute, tiles) for trainer in self.trainers])
 
-    def _trainer(self, fold: str, phase: str) -> Student:
+    def _trainer(self, fold: str, phase: str) -> FoldTrainer:
         # Validated again, as if a user had written it.
         values = self.config.model_dump() | {"calibration": fold, "phase": phase}
         values |= {"logger": "none", "protocol": "honest"}
@@ -103,18 +103,18 @@ class Folds:
 class FoldMaps:
     """Images [B,3,H,W] of the dtypes that a detector takes -> the map of each fold's student: [B,folds,H,W] float32."""
 
-    def __init__(self, students: Sequence[AnomalyMaps]):
-        self.students = students
+    def __init__(self, folds: Sequence[AnomalyMaps]):
+        self.folds = folds
 
     def __call__(self, image: torch.Tensor) -> np.ndarray:
-        return np.stack([student(image) for student in self.students], axis=1)
+        return np.stack([maps_of(image) for maps_of in self.folds], axis=1)
 
 
 def p_values(
     calibration: CrossCalibration, maps_of: FoldMaps, dataset: ImageDataset, config: RunConfig
 ) -> Iterator[float]:
     """The p-value of each image of a data set."""
-    device = maps_of.students[0].compute.device
+    device = maps_of.folds[0].compute.device
     with progress(None, "deciding", len(dataset)) as bar:
         for batch in loader(dataset, config, device):
             each = zip(maps_of(batch["image"]), batch["inside"].tolist(), batch["region"], strict=True)

@@ -11,14 +11,13 @@ from datasets.dataset import ImageDataset
 from datasets.parts import parts_of
 from engine.cross import Folds, p_values
 from engine.device import Compute
-from evaluation.calibration import Calibration, by_part
+from evaluation.calibration import Calibration, Verdict, by_part
 from evaluation.cross import CrossCalibration
 from evaluation.score import CALIBRATION, HELD_OUT, TRAINING
 from utils.config import RunConfig, result_settings
 from utils.errors import UserError
 
 Decider = Calibration | CrossCalibration
-Verdict = tuple[float, str]  # p-value and decision
 
 
 def decider(
@@ -38,7 +37,7 @@ def decider(
         found = folds.calibration()
         if found is None:
             return None, ["nothing is decided, because the students of the folds have other settings: train again"]
-        normal = folds.students[0].metadata["normal"]
+        normal = folds.trainers[0].metadata["normal"]
     then = found and normal.get("arithmetic")  # earlier versions did not store it
     return found, [_of_another_arithmetic(then, str(compute), run_dir)] if then not in (None, str(compute)) else []
 

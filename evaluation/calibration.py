@@ -24,6 +24,7 @@ SEEN = {
 }
 CONFIDENCE = 0.9  # of the upper bound that is shown beside the promise
 TINY = 1e-9  # products such as 100 * 0.29 are a little below the whole number that they should be
+Verdict = tuple[float, str]  # on an image: its p-value and the decision
 
 
 class Calibration(NamedTuple):

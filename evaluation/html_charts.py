@@ -10,7 +10,7 @@ from evaluation.curves import Curve
 
 BINS = 40
 TINY = 1e-9
-MANY_DECADES = 30  # ratio of the highest to the lowest score from which an axis is logarithmic
+LOG_FROM = 30  # ratio of the highest to the lowest score from which an axis is logarithmic
 
 
 class Axis(NamedTuple):
@@ -26,7 +26,7 @@ class Axis(NamedTuple):
     def of(cls, values: Sequence[float], start: float, end: float, room: float = 0.03) -> "Axis":
         """With a little room at both ends, so that a threshold can be outside of all values."""
         low, high = min(values), max(values)
-        if low > 0 and high > MANY_DECADES * low:
+        if low > 0 and high > LOG_FROM * low:
             factor = (high / low) ** room
             return cls(low / factor, high * factor, start, end, True)
         margin = room * (high - low) or max(abs(high), 1e-6) * room

@@ -11,7 +11,7 @@ import yaml
 
 from datasets.dataset import ImageDataset, Sample
 from datasets.fit import Fit
-from evaluation.calibration import described
+from evaluation.calibration import Verdict, described
 from evaluation.comparison import drawn_metrics, interval
 from evaluation.curves import Curve, pro
 from evaluation.html_pictures import Thumbnails, thumbnails
@@ -26,8 +26,6 @@ from evaluation.tables import LABELS
 from utils.config import RunConfig, joined
 from utils.errors import UserError
 from utils.files import replacing, write_atomic, write_csv, write_json, write_text
-
-Verdict = tuple[float, str]  # p-value and decision
 
 
 class Tested(NamedTuple):

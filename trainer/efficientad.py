@@ -23,7 +23,7 @@ from models.efficientad import (
     low_and_high,
 )
 from trainer.base import BaseTrainer
-from utils.config import CommonData, Count, Options, Rate, RunConfig, Share, Size, Text
+from utils.config import AnyOptions, CommonData, Count, Rate, RunConfig, Share, Size, Text
 
 if TYPE_CHECKING:
     from engine.loading import Batches
@@ -40,7 +40,7 @@ class Pictures(Protocol):
     def fingerprint(self) -> str: ...
 
 
-class PDNConfig(RunConfig[Options], Generic[Options]):
+class PDNConfig(RunConfig[AnyOptions], Generic[AnyOptions]):
     """The keys of a run whose teacher is a patch description network, which has no levels to choose."""
 
     backbone: Literal["small", "medium"]

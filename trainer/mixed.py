@@ -16,7 +16,7 @@ from models.mixed import HalvedFeatures, ReducedResNet
 from models.teachers.features import Features
 from models.teachers.teacher import Teacher, TeacherPair
 from trainer.base import BaseTrainer
-from utils.config import Config, Count, Levels, NotNegative, Options, Rate, Text, TrainingData
+from utils.config import AnyOptions, Config, Count, Levels, NotNegative, Rate, Text, TrainingData
 
 if TYPE_CHECKING:
     from engine.loading import Batches
@@ -30,7 +30,7 @@ def _two(value: Any) -> Any:
     return value
 
 
-class PairConfig(Config[Options], Generic[Options]):
+class PairConfig(Config[AnyOptions], Generic[AnyOptions]):
     """A backbone with its levels for each of the two pairs; the weights may differ too."""
 
     backbone: Annotated[list[Text], BeforeValidator(_two)]

@@ -172,7 +172,7 @@ class TrainingData(CommonData):
 
 
 AnySection = TypeVar("AnySection", bound=Section)
-Options = TypeVar("Options", bound=CommonData)
+AnyOptions = TypeVar("AnyOptions", bound=CommonData)
 
 
 class FolderData(Section):
@@ -184,7 +184,7 @@ class FolderData(Section):
     masks: Paths = []
 
 
-class RunConfig(Section, Generic[Options]):
+class RunConfig(Section, Generic[AnyOptions]):
     """One run: which data, which method, which teacher, on what."""
 
     data_path: Text
@@ -214,7 +214,7 @@ class RunConfig(Section, Generic[Options]):
     workers: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] = "auto"  # image-reading processes
     cache_mb: Annotated[int, Field(ge=0, le=10**9)] = 4096  # memory for decoded images and teacher features
     logger: Literal["none"] | Logger | list[Logger] = "none"  # they get what the CSV files have, too
-    TrainingData: Options = Field(default={}, validate_default=True)
+    TrainingData: AnyOptions = Field(default={}, validate_default=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -235,7 +235,7 @@ class RunConfig(Section, Generic[Options]):
         return value
 
 
-class Config(RunConfig[Options], Generic[Options]):
+class Config(RunConfig[AnyOptions], Generic[AnyOptions]):
     """A run whose teacher is a backbone cut into levels."""
 
     out_indice: Levels = [1, 2, 3]

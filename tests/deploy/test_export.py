@@ -14,7 +14,7 @@ import calibrate
 import deploy.runtime.model
 from deploy import export_data, export_formats, export_graph, export_int8
 from deploy.export import check_free
-from deploy.export_check import LIMITS, OF_RUN, Found, Judged, Verdict, differences
+from deploy.export_check import LIMITS, OF_RUN, Found, Judged, Judgement, differences
 from deploy.predictor import Predictor
 from deploy.runtime import ExportedModel
 from evaluation.calibration import Calibration
@@ -266,7 +266,7 @@ def test_what_is_impossible_is_said_before_anything_is_computed(run_folder, expo
 
 
 def found(score=1.0, difference=0.0, decisions=("accept", "accept"), distance=0.5, path="a.png"):
-    return Found(path, 1.0, difference, (1.0, score), tuple(Verdict(each, distance) for each in decisions))
+    return Found(path, 1.0, difference, (1.0, score), tuple(Judgement(each, distance) for each in decisions))
 
 
 def test_differences_say_where_they_are():
@@ -291,7 +291,7 @@ def test_differences_say_where_they_are():
 def test_the_distance_is_that_to_the_next_threshold():
     judged = Judged(None, Calibration([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0], 0.1, 0.3))  # 1 and 0.7
     for score, decision, distance in ((0.35, "accept", 0.5), (0.77, "review", 0.1), (1.2, "reject", 0.2)):
-        found = judged.verdict(np.full((2, 2), score, np.float32))
+        found = judged.judgement(np.full((2, 2), score, np.float32))
         assert found.decision == decision and found.distance == pytest.approx(distance, rel=1e-5)
 
 

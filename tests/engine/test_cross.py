@@ -81,7 +81,7 @@ def test_folds_of_other_settings_than_the_run_decide_nothing(crossed, capsys):
 
 
 def test_folds_of_another_arithmetic_decide_with_one_note(crossed, monkeypatch):
-    normal = crossed.folds.students[0].metadata["normal"]
+    normal = crossed.folds.trainers[0].metadata["normal"]
     assert normal["arithmetic"] == crossed.metadata["normal"]["arithmetic"] == str(crossed.compute)
     monkeypatch.setitem(normal, "arithmetic", "float16 on cuda")
     found, notes = decider(crossed.config, crossed.compute, crossed.run_dir, crossed.metadata, crossed.folds)
@@ -140,7 +140,7 @@ def test_the_students_of_the_folds_leave_the_number_of_threads_as_it_is(config):
     try:
         folds.train()
         assert torch.get_num_threads() == own
-        assert len(folds.students) == FOLDS and torch.get_num_threads() == own
+        assert len(folds.trainers) == FOLDS and torch.get_num_threads() == own
     finally:
         torch.set_num_threads(own)
 
