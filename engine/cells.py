@@ -37,6 +37,7 @@ NOT_COMPARED = {
 CELL = "cell.json"
 NOT_A_FILE = ("bundled", "imagenet", "random", "auto")  # values of the key `weights`
 LITE = "tf_efficientnet_lite"  # these networks profit from `border`
+LONG = 80  # characters of a teacher in the name of a folder
 ROUNDS = 3  # in which a cell is tried whose process was killed from outside
 END_WITH_PARENT = 1  # PR_SET_PDEATHSIG, see prctl(2)
 
@@ -125,7 +126,7 @@ def plan(
         words = [*_teacher_words(study, teacher, files[method]), *study.words]
         words += [word for rule in rules for word in rule.words]
         for seed in range(study.seeds):
-            run = f"{teacher.replace('=', '-').replace('/', '_')}-{seed}"
+            run = f"{_as_name(teacher)}-{seed}"
             own = [f"data_path={study.data_path}", f"obj={category}", f"seed={seed}", f"save_path={save_path}"]
             folder, own = save_path / method / f"{category}-{run}", (*own, f"run={run}", *words)
             cell = Cell(method, category, teacher, seed, files[method], own, folder, {})
@@ -139,6 +140,12 @@ def plan(
     if cells[0].mistake and len({cell.mistake for cell in cells}) == 1:
         raise UserError(cells[0].mistake)
     return cells
+
+
+def _as_name(teacher: str) -> str:
+    """A part of a folder's name; a long path keeps its end, and a hash tells it from others with that end."""
+    name = teacher.replace("=", "-").replace("/", "_")
+    return name if len(name) <= LONG else f"{name[-LONG:]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def recipe_files() -> dict[str, str]:

@@ -235,3 +235,10 @@ def test_a_cell_whose_worker_is_killed_is_done_again(tmp_path, tiny_mvtec, name)
     assert killed and sorted(outcome.cell.folder for outcome in outcomes) == [cell.folder for cell in cells]
     assert [outcome.error for outcome in outcomes] == [None] * 3 and all(cell.finished() for cell in cells)
     assert not trainings(tmp_path / "save")
+
+
+def test_a_teacher_with_a_long_path_has_a_folder_of_its_own(tmp_path):
+    teachers = [f"resnet18={tmp_path}/{name}/{'x' * 200}/resnet18.safetensors" for name in "ab"]
+    cells = cells_of(tmp_path, tmp_path, teachers=teachers, words=SMALL)
+    assert len({cell.folder for cell in cells}) == 2 and not any(cell.mistake for cell in cells)
+    assert all(len(cell.folder.name) < 120 and "resnet18.safetensors" in cell.folder.name for cell in cells)
