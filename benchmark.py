@@ -227,8 +227,8 @@ def spent(cells: Sequence["Cell"]) -> list[dict[str, float]]:
 def cost_key(cell: "Cell") -> str:
     """The same for cells whose networks and images have the same sizes."""
     options = {key: value for key, value in cell.config["TrainingData"].items() if key not in NO_COST}
-    names = ("distillType", "backbone", "out_indice", "precision", "device")
-    return json.dumps([options, *(cell.config[name] for name in names)], sort_keys=True)
+    names = ("distillType", "backbone", "out_indice", "precision", "device")  # not every method has all
+    return json.dumps([options, *(cell.config.get(name) for name in names)], sort_keys=True)
 
 
 def measured(cell: "Cell") -> dict[str, float]:

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 import benchmark
-from engine.cells import Cell
+from engine.cells import Cell, plan
+from engine.study import Study
+from trainer import TRAINERS
 
 SMALL = ["backbone=resnet18", "weights=random", "device=cpu", "out_indice=[1,2]", "TrainingData.epochs=1"]
 SMALL += ["TrainingData.batch_size=4", "TrainingData.img_size=64"]
@@ -62,3 +64,11 @@ def test_what_an_image_costs_is_measured_once_for_all_that_compute_alike():
         return benchmark.cost_key(Cell("st", "a", "default", seed, "", (), Path(), config | {"TrainingData": options}))
 
     assert key() == key(seed=1, epochs=9) != key(img_size=[96, 96])
+
+
+def test_methods_with_other_keys_have_costs_too(tiny_mvtec, tmp_path):
+    """EfficientAD has no out_indice, MixedTeacher a list of them and a pair of backbones."""
+    study = Study(methods=list(TRAINERS), data_path=str(tiny_mvtec), save_path=str(tmp_path), seeds=1)
+    cells = plan(study, ["part"], benchmark.checked)
+    assert not [cell.mistake for cell in cells if cell.mistake]
+    assert len({benchmark.cost_key(cell) for cell in cells}) == len(TRAINERS)
