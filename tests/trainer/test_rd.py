@@ -117,7 +117,7 @@ def test_levels_that_do_not_fit_are_refused(config, method):
 def test_what_does_not_fit_is_said_before_weights_are_fetched(config, monkeypatch):
     monkeypatch.setattr("models.teachers.weights.find_source", lambda *where: pytest.fail("looked for weights"))
     for method in ("rd", "rdpp", "rnrd", "rnst", "dbfad"):
-        with pytest.raises(UserError, match="widths: the student of a ResNet"):
+        with pytest.raises(UserError, match="widths: a ResNet's student"):
             build_trainer(config(method, {"widths": [8, 8, 8]}, weights="imagenet"))
     for method in ("rd", "rdpp", "rnrd", "dbfad"):
         with pytest.raises(UserError, match="crop_size"):
