@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from datasets.demo import CATEGORIES, DEFAULT_ROOT
 from datasets.images import read_mask
 from datasets.listing import contents, is_folder, list_images, printable, say_left_out
 from datasets.sample import Sample
@@ -18,9 +19,12 @@ Masks = dict[Path, Path]  # of images
 
 def data_root(config: RunConfig) -> Path:
     """Raises UserError if `data_path` is no folder."""
-    if not is_folder(Path(config.data_path)):
+    root = Path(config.data_path)
+    if not is_folder(root):
+        if root == Path(DEFAULT_ROOT):  # a known category would have been drawn
+            raise no_category(config.data_path, config.obj, [])
         raise UserError(f"data_path: there is no folder {config.data_path}")
-    return Path(config.data_path)
+    return root
 
 
 def check_category(config: RunConfig, there: Sequence[str]) -> None:
@@ -30,6 +34,8 @@ def check_category(config: RunConfig, there: Sequence[str]) -> None:
 
 
 def no_category(data_path: str, obj: str, there: Sequence[str]) -> UserError:
+    if Path(data_path) == Path(DEFAULT_ROOT):
+        there = sorted({*there, *CATEGORIES})
     return UserError(f"obj: {data_path} has no category '{obj}' (it has: {', '.join(there) or 'none'})")
 
 

@@ -7,6 +7,7 @@ import pytest
 from datasets import readers
 from datasets.dataset import ImageDataset
 from datasets.readers import READERS
+from datasets.readers.layout import no_category
 from engine.cells import categories
 from engine.loading import other_good_images, test_dataset, train_datasets
 from tests.conftest import run_script, small
@@ -169,3 +170,8 @@ def test_each_layout_trains_tests_and_predicts(tree, tmp_path):
         assert {page.parent.name for page in pages} == what.defect_types | {"good"}
         shown = {page.with_suffix("").as_posix().partition("_level")[0] for page in pages}
         assert shown <= {sample.name for sample in samples}
+
+
+def test_demo_categories_that_are_not_drawn_yet_are_known():
+    assert str(no_category("demo_data", "wave", ["weave"])).endswith("(it has: washer, weave)")
+    assert str(no_category("data", "wave", ["weave"])).endswith("(it has: weave)")
