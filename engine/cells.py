@@ -295,13 +295,15 @@ def categories(data_path: Path, wanted: str | Sequence[str], reader: str = reade
 def several(raw: dict[str, Any]) -> list[str] | None:
     """The categories of a configuration as read, if its `obj` is a list or `all`; None if it is a single one.
 
-    Raises UserError for an empty list, and as `categories`.
+    Raises UserError for an empty list, or one of other things than names, and as `categories`.
     """
     obj = raw.get("obj")
     if obj != "all" and not isinstance(obj, list):
         return None
     if not obj:
         raise UserError("obj: the list is empty; give one category or more")
+    if wrong := [name for name in obj if isinstance(name, list | dict)]:
+        raise UserError(f"obj: {wrong[0]} is not the name of a category; write a list of names, such as [screw, nut]")
     return categories(Path(str(raw.get("data_path"))), obj, str(raw.get("reader", readers.AUTO)))
 
 

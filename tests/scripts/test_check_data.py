@@ -96,6 +96,7 @@ def test_several_categories_are_checked_one_after_the_other(here, call):
     [
         (["obj=nowhere"], "has no category 'nowhere'"),
         (["obj=[]"], "obj: the list is empty"),
+        (["obj=[[part]]"], "obj: ['part'] is not the name of a category"),
         (["data_path=nowhere"], "there is no folder nowhere"),
         (["colour=red"], "colour"),
         (["save_path=config.yaml"], "save_path"),
