@@ -129,6 +129,8 @@ class Judge:
             return self.checked(read_image(path), path)
         except UserError as error:
             return error
+        except MemoryError:
+            return UserError(f"{path}: there is too little memory for this picture")
 
     def _judged(
         self, picture: np.ndarray, fitted_map: np.ndarray, folds: np.ndarray | None, milliseconds: float

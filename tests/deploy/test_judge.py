@@ -109,3 +109,17 @@ def test_many_parts_of_a_large_map_take_little_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(parts) == 10_000 and all(len(rows) == 1 for rows, _ in parts) and peak < 30e6
+
+
+def test_a_picture_for_which_there_is_too_little_memory_is_one_that_cannot_be_read(monkeypatch, tmp_path):
+    def read(path):
+        if path.stem == "large":
+            raise MemoryError
+        return plain(0)
+
+    monkeypatch.setattr(module, "read_image", read)
+    paths = [tmp_path / "large.png", tmp_path / "small.png"]
+    for path in paths:
+        write_image(path, plain(0))
+    (_, large), (_, small) = Brightness().stream(paths)
+    assert "large.png: there is too little memory" in str(large) and small.score >= 0
