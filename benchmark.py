@@ -29,7 +29,8 @@ def main() -> None:
     args = flags()
 
     from datasets.readers import AUTO
-    from engine.cells import categories, plan
+    from engine.categories import categories
+    from engine.cells import plan
     from utils.config_file import read_config
     from utils.console import say
     from utils.files import check_writable
@@ -59,7 +60,7 @@ def checked(file: str, words: Sequence[str]) -> dict[str, Any]:
 def check_categories(cells: Sequence["Cell"]) -> None:
     """Raises UserError for a category that is nowhere, before anything is trained."""
     from datasets.readers.layout import no_category
-    from engine.cells import categories
+    from engine.categories import categories
 
     for data_path, reader, obj in {tuple(cell.config[key] for key in ("data_path", "reader", "obj")) for cell in cells}:
         if not Path(data_path, obj).exists() and obj not in (known := categories(Path(data_path), "all", reader)):

@@ -29,7 +29,7 @@ def main() -> None:
     args = parser.parse_intermixed_args()
 
     from datasets.demo import ensure_demo
-    from engine.cells import several
+    from engine.categories import several
     from evaluation.check_report import text
     from trainer import read_run
     from utils.config_file import read_config

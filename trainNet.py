@@ -20,7 +20,7 @@ def main() -> None:
         print(overview(read_config(args.config, args.overrides)))
         return
 
-    from engine.cells import runs_of
+    from engine.categories import runs_of
     from engine.machine import keep_freed_memory
     from evaluation.report import summary_of_several
     from utils.console import remember, say

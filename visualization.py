@@ -29,7 +29,7 @@ def main() -> None:
     args = parser.parse_intermixed_args()
 
     from datasets.demo import ensure_demo
-    from engine.cells import runs_of
+    from engine.categories import runs_of
     from engine.unified import categories_apart
     from trainer import build_trainer
 

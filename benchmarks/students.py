@@ -19,7 +19,7 @@ from scipy.stats import rankdata
 
 from datasets.demo import ensure_demo
 from datasets.readers import mvtec
-from engine.cells import LITE, Cell, begin, end, recipe_files, report_of, teacher_hash
+from engine.cells import Cell, begin, border_words, end, recipe_files, report_of, teacher_hash
 from engine.folder import RunFolder
 from trainer import build_trainer, read_run
 from utils.errors import UserError
@@ -45,7 +45,7 @@ class Candidate(NamedTuple):
     @property
     def network(self) -> list[str]:
         words = [f"backbone={self.backbone.removeprefix('pdn_')}", f"weights={self.weights}"]
-        return words + (["TrainingData.border=1"] if self.backbone.startswith(LITE) else [])
+        return words + border_words(self.backbone)
 
     def length(self, steps: int, images: int) -> list[str]:
         if self.method == "ead":

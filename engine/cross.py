@@ -69,7 +69,7 @@ class Folds:
         for folder in self.folders.values():
             if not (folder / "student.safetensors").exists():
                 raise UserError(
-                    f"calibration: cross needs {FOLDS} further students, but that in {folder} is missing: train again"
+                    f"calibration: cross needs {FOLDS} further students; the one in {folder} is missing: train again"
                 )
         found = []
         for fold in self.folders:

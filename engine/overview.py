@@ -5,7 +5,7 @@ from typing import Any
 
 from datasets.demo import DEFAULT_ROOT
 from datasets.readers import AUTO
-from engine.cells import categories
+from engine.categories import categories
 from models.teachers import packages
 from utils.command import ROOT, methods, wrapped
 from utils.errors import UserError

@@ -63,7 +63,7 @@ class _Teacher(BaseModel):
     package: str | None = None
 
 
-class _Yardstick(BaseModel):
+class _NormalScores(BaseModel):
     source: str
     scores: Annotated[list[FiniteFloat], Field(min_length=1)]
 
@@ -82,8 +82,8 @@ class _Metadata(BaseModel):
     settings: _Settings
     standardise: list[tuple[list[FiniteFloat], list[PositiveFloat]]] | None = None
     origin: dict[str, Any] | None = None
-    normal: _Yardstick | None = None
-    earlier_calibrations: list[_Yardstick] = []
+    normal: _NormalScores | None = None
+    earlier_calibrations: list[_NormalScores] = []
     train_seconds: float | None = None
     gpu_peak_memory_mib: float | None = None
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None

@@ -54,7 +54,7 @@ class Features(nn.Module):
 
     @torch.inference_mode()
     def check_size(self, size: Sequence[int], key: str = "crop_size") -> list[torch.Tensor]:
-        """Maps [1,C,h,w] of a [1,3,*size] image; `key` sets its size. Raises UserError: some networks fix it."""
+        """Maps [1,C,h,w] of a [1,3,*size] image; `key` sets its size. Raises UserError if it does not fit."""
         training = self.training
         self.eval()
         try:

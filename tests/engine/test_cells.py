@@ -15,9 +15,8 @@ import pytest
 
 from benchmark import backend, checked
 from engine import cells
-from engine.cells import begin, categories, end, plan, run_cell, run_cells, runs_of
+from engine.cells import begin, end, plan, run_cell, run_cells
 from engine.study import Study
-from trainer import read_run
 from utils.errors import UserError
 
 SMALL = ["backbone=resnet18", "weights=random", "device=cpu", "out_indice=[1,2]", "TrainingData.epochs=1"]
@@ -34,16 +33,6 @@ def test_cells_are_all_combinations_each_with_its_own_folder(tmp_path):
     assert len(cells) == len({cell.folder for cell in cells}) == 24
     assert [cell.category for cell in cells] == ["a"] * 12 + ["b"] * 12
     assert cells[-1].folder == tmp_path / "rd/b-resnet18-bundled-2" and "seed=2" in cells[-1].words
-
-
-def test_the_runs_of_a_configuration_take_all_its_words(tiny_mvtec):
-    words = ["distillType=st", "backbone=resnet18", "run=7", f"data_path={tiny_mvtec}", "unified=true"]
-    for obj, names in (("[part, nut]", ["part", "nut"]), ("all", ["part"])):
-        ((name, run),) = runs_of({"weights": "random"}, [*words, f"obj={obj}"]).items()
-        _, config = read_run(*run)
-        assert name is None and (config.run, config.obj, config.unified) == ("7", "+".join(names), names)
-    apart = runs_of({"weights": "random"}, [*words[:-1], "obj=[01, nut]"])
-    assert [(name, read_run(*run)[1].obj) for name, run in apart.items()] == [("01", "01"), ("nut", "nut")]
 
 
 @pytest.mark.parametrize(
@@ -69,13 +58,6 @@ def test_a_teacher_is_a_backbone_and_weights(tmp_path, teacher, method, words):
         }[method]
     assert list(cell.words[5:]) == words
     assert cell.folder.parent == tmp_path / method
-
-
-def test_all_categories_are_those_with_good_images(tmp_path, tiny_mvtec):
-    assert categories(tiny_mvtec, ["all"]) == ["part"] and categories(tmp_path, ["x", "y"]) == ["x", "y"]
-    assert categories(Path("demo_data"), "all") == ["weave", "washer"]
-    with pytest.raises(UserError, match="data_path: there is no data set in"):
-        categories(tmp_path, ["all"])
 
 
 @pytest.mark.parametrize(

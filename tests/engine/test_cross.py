@@ -110,7 +110,7 @@ def test_an_interrupted_calibration_continues_with_the_folds_that_are_missing(co
     for path in (folders[-1] / "student.safetensors", folders[-1] / "config.yaml"):
         path.unlink()
     with pytest.raises(
-        UserError, match="calibration: cross needs 2 further students, but that in .*2of2 is missing: train again"
+        UserError, match="calibration: cross needs 2 further students; the one in .*2of2 is missing: train again"
     ):
         trainer.test()
     again = build_trainer(raw)

@@ -8,7 +8,7 @@ from datasets import readers
 from datasets.dataset import ImageDataset
 from datasets.readers import READERS
 from datasets.readers.layout import no_category
-from engine.cells import categories
+from engine.categories import categories
 from engine.loading import other_good_images, test_dataset, train_datasets
 from tests.conftest import run_script, small
 from tests.datasets.readers import trees
