@@ -6,7 +6,7 @@ import yaml
 from engine.cells import plan
 from engine.study import read_study
 from tests.conftest import REPO
-from trainer import TRAINERS
+from trainer import TRAINERS, read_run
 from utils.errors import UserError
 
 METHODS = str(REPO / "benchmarks/methods.yaml")
@@ -32,6 +32,15 @@ def test_the_study_of_all_methods_has_each_of_them():
     study = read_study(METHODS, {}, [])
     assert set(study.methods) == set(TRAINERS) and list(study.teachers) == ["bundled", "lite0"] and study.seeds == 3
     assert len(plan(study, study.obj, lambda *_: {})) == (8 * 2 - 1) * 6 * 3
+
+
+def test_the_study_of_stpm_with_lite0_has_the_first_run_among_its_runs():
+    study = read_study(str(REPO / "benchmarks/stpm.yaml"), {}, [])
+    cells = {cell.teacher: read_run(cell.file, cell.words)[1] for cell in plan(study, ["weave"], lambda *_: {})}
+    of_study = cells["border"].model_dump() | {"weights": "auto", "precision": "auto"}
+    first = read_run(REPO / "config.yaml", [])[1].model_dump()
+    assert {key for key in first if of_study[key] != first[key]} == {"run", "save_path", "seed"}
+    assert len(cells) == 5 and cells["no_norm"].TrainingData.norm is False
 
 
 def test_rules_give_words_to_some_runs_and_leave_others_out():
