@@ -202,10 +202,13 @@ def batches(items: Iterable[Item], pixels: Iterable[int]) -> Iterator[list[Item]
 
 def open_judge(run: str | None, model: Path | None, overrides: Sequence[str]) -> Judge:
     """Of the exported model in a folder, which needs no torch, or else of a run. Raises UserError as they do."""
-    if model is not None:
-        from deploy.runtime import ExportedModel
+    from deploy.runtime import ExportedModel
+    from deploy.runtime.metadata import MODELS
 
+    if model is not None:
         return ExportedModel(model, overrides)
+    if any(Path(run, name).exists() for name in MODELS.values()) and not Path(run, "student.safetensors").exists():
+        raise UserError(f"{run} is an exported model: give it with --model {run}, in place of RUN")
     from deploy.predictor import Predictor
 
     return Predictor(run, overrides)

@@ -155,12 +155,19 @@ def explained(error: Exception, sizes: str) -> str | None:
         if re.search("CUDA|HIP|MPS", str(error)):
             return "out of GPU memory: lower batch_size or img_size"
         return f"out of memory: lower {sizes}"
+    if isinstance(error, ModuleNotFoundError) and error.name and not _ours(error.name):
+        return f"the package {error.name} is missing: pip install -r requirements.txt"
     if isinstance(error, UnicodeError):
         return f"a name or a file contains invalid text: {getattr(error, 'object', text)!r:.200}"
     if isinstance(error, OSError):
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
         return f"cannot read or write{''.join(f' {name}' for name in names)}: {error.strerror or text}"
     return None
+
+
+def _ours(module: str) -> bool:
+    name = module.partition(".")[0]
+    return (ROOT / name).is_dir() or (ROOT / f"{name}.py").exists()
 
 
 def _short(sentence: str) -> str:

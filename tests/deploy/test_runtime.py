@@ -22,7 +22,7 @@ import sys
 class Blocker:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {names!r}:
-            raise ImportError(f"{{name}} is not installed")
+            raise ModuleNotFoundError(f"{{name}} is not installed", name=name)
 sys.meta_path.insert(0, Blocker())
 import predict
 from utils.command import run
@@ -32,12 +32,17 @@ ABSENT = ["torch", "torchvision", "timm", "cv2", "scipy", "matplotlib", "pydanti
 ABSENT += ["huggingface_hub", "onnx", "onnxscript", "nncf"]
 
 
-def predicted(out, *words):
-    """The table that predict.py writes in a process without all these packages, and its exit code."""
+def started(*words):
+    """predict.py in a process without all these packages."""
     code = BLOCKED.format(names=set(ABSENT))
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", code, *map(str, words)], cwd=REPO, capture_output=True, text=True, timeout=300
     )
+
+
+def predicted(out, *words):
+    """The table that it writes, and its exit code."""
+    done = started(*words)
     assert done.returncode in (0, 3), done.stderr
     with (out / "predictions.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file)), done.returncode
@@ -56,6 +61,13 @@ def test_predict_needs_no_torch_and_decides_as_the_run_on_every_test_image(kind,
     assert [float(row["p_value"]) for row in rows] == [one.p_value for one in expected]
     assert [float(row["score"]) for row in rows] == pytest.approx([one.score for one in expected], rel=1e-4)
     assert len(list(out.glob("overlays/**/*.png"))) == len(list(out.glob("raw_maps/**/*.npy"))) == len(paths)
+
+
+def test_a_run_without_torch_is_one_sentence(run_folder, tmp_path):
+    write_image(tmp_path / "a.png", np.zeros((64, 64, 3), np.uint8))
+    done = started(run_folder, tmp_path, "--out", tmp_path / "out")
+    sentence = "error: the package torch is missing: pip install -r requirements.txt\n"
+    assert done.returncode == 2 and done.stderr == sentence
 
 
 def test_16_bit_colours_need_another_reader_and_say_so(exported, tmp_path):

@@ -234,6 +234,7 @@ def test_a_run_without_calibration_scores_and_says_how_to_decide(workplace, call
     ("words", "expected"),
     [
         (["nowhere", "data/part/test"], "there is no finished run"),
+        (["exported", "data/part/test"], "exported is an exported model: give it with --model exported"),
         (["results/st/part", "nowhere"], "no images"),
         (["results/st/part", "data/part/test", "--out", "results"], "already has predictions"),
         (["results/st/part", "data/part/test", "obj=other"], "obj"),
@@ -247,6 +248,8 @@ def test_a_run_without_calibration_scores_and_says_how_to_decide(workplace, call
 )
 def test_a_mistake_is_one_sentence(workplace, call, words, expected):
     (workplace.path / "results/predictions.csv").write_text("")
+    (workplace.path / "exported").mkdir()
+    (workplace.path / "exported/model.xml").write_text("")
     (workplace.path / "bad.txt").write_bytes(b"\xff\xfe\x00")
     said = call(predict, *words)
     assert said.code == 2 and said.last.startswith("error: ") and expected in said.last

@@ -47,6 +47,10 @@ def failing(error):
             UnicodeEncodeError("utf-8", "caf\udce9.png", 3, 4, "surrogates not allowed"),
             "error: a name or a file contains invalid text: 'caf\\udce9.png'\n",
         ),
+        (
+            ModuleNotFoundError("No module named 'yaml'", name="yaml"),
+            "error: the package yaml is missing: pip install -r requirements.txt\n",
+        ),
         (MemoryError(), "error: out of memory: lower batch_size, img_size or cache_mb\n"),
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
@@ -75,6 +79,9 @@ def test_a_fault_of_the_toolkit_keeps_its_traceback():
         run(failing(RuntimeError("odd")))
     with pytest.raises(KeyError):
         run(failing(KeyError("odd")))
+    for name in ("deploy.gone", "predict.gone"):
+        with pytest.raises(ModuleNotFoundError):
+            run(failing(ModuleNotFoundError(f"No module named '{name}'", name=name)))
 
 
 def test_a_word_of_thousands_of_letters_is_shown_in_part(capsys):
