@@ -27,7 +27,7 @@ def main() -> None:
     overrides = [word for word in given if "=" in word and not Path(word).exists()]
     words = [word for word in given if word not in overrides]
     paths = folders_of(words, args.out) if args.watch else images_of(words)
-    if not args.watch and (args.out / "predictions.csv").exists():
+    if not args.watch and (args.out / "predictions.csv").exists():  # and again when it is created
         raise UserError(f"--out: {args.out} already has predictions; give another folder")
 
     from deploy.judge import open_judge

@@ -43,13 +43,14 @@ class Results(NamedTuple):
         found: Found,
         root: str,
         total: int | None = None,
-        mode: str = "w",
+        mode: str = "x",
         files: Mapping[Path, Signature] | None = None,
     ) -> Counter:
         """Everything that is found, as it comes; returns how many have which decision.
 
-        Names of pictures and maps are those of the images, relative to `root`. `mode` is that of the two files. With
-        `files`, lines also say which file was judged, for `finished`.
+        Names of pictures and maps are those of the images, relative to `root`. `mode` is that of the two files: "x",
+        or "a" to continue them. With `files`, lines also say which file was judged, for `finished`. Raises UserError
+        if there are predictions already.
         """
         check_writable(self.folder, "--out")
         counts: Counter = Counter()
@@ -88,7 +89,7 @@ class Results(NamedTuple):
             return {}
         fresh, found = self.folder / ".continued", {}
         fresh.mkdir(exist_ok=True)
-        with _lines(fresh) as write:
+        with _lines(fresh, "w") as write:
             for row in _rows(self.folder / LINES):
                 write(row)
                 file = row.get("file")
@@ -131,10 +132,15 @@ def _short(name: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _lines(folder: Path, mode: str = "w") -> Iterator[Callable[[dict[str, Any]], None]]:
+def _lines(folder: Path, mode: str) -> Iterator[Callable[[dict[str, Any]], None]]:
     """A function that writes a row to both files, so that what is finished survives whatever happens."""
     text = {"mode": mode, "encoding": "utf-8", "errors": "surrogateescape"}
-    with (folder / TABLE).open(**text, newline="") as table, (folder / LINES).open(**text) as lines:
+    with contextlib.ExitStack() as files:
+        try:  # of two processes with mode "x", one creates the files, and the other is refused
+            lines = files.enter_context((folder / LINES).open(**text))
+            table = files.enter_context((folder / TABLE).open(**text, newline=""))
+        except FileExistsError:
+            raise UserError(f"--out: {folder} already has predictions; give another folder") from None
         writer = csv.DictWriter(table, COLUMNS, extrasaction="ignore")
         if table.tell() == 0:
             writer.writeheader()

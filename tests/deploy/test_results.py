@@ -5,10 +5,11 @@ import os
 
 import pytest
 
-from deploy.results import LINES, Results
+from deploy.results import LINES, TABLE, Results
 from deploy.watch import Signature
 from tests.conftest import write_image
 from tests.deploy.brightness import Brightness, plain
+from utils.errors import UserError
 
 
 def written(folder, paths, **options):
@@ -36,6 +37,17 @@ def test_a_name_that_is_just_short_enough_is_kept(tmp_path):
     write_image(path, plain(200))
     folder = written(tmp_path, [path], pictures="all", raw_maps="tiff").folder
     assert (folder / f"raw_maps/{path.name}.tiff").exists() and (folder / f"overlays/{path.name}.png").exists()
+
+
+@pytest.mark.parametrize("name", [TABLE, LINES])
+def test_two_processes_do_not_write_into_one_folder(tmp_path, name):
+    """Another one may have begun since the command line was checked, while the networks were loaded."""
+    write_image(tmp_path / "a.png", plain(200))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("of another process\n")
+    with pytest.raises(UserError, match="--out: .*out already has predictions"):
+        written(tmp_path, [tmp_path / "a.png"])
+    assert (tmp_path / "out" / name).read_text() == "of another process\n"
 
 
 def test_the_first_failed_files_are_named_and_the_others_counted(tmp_path, capsys):
