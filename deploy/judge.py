@@ -145,7 +145,7 @@ class Judge:
         rows, columns = self.fit.source(shape)
         height, width = rows.stop - rows.start, columns.stop - columns.start
         whole = np.full(shape, -np.inf, np.float32)
-        whole[rows, columns] = np.asarray(Image.fromarray(inside).resize((width, height), BILINEAR))
+        whole[rows, columns] = resized(inside, (height, width), BILINEAR)
         p_value, above = None, np.zeros(inside.shape, bool)
         if isinstance(calibration, CrossCalibration):
             p_map = calibration.p_map(folds[box])
@@ -157,7 +157,7 @@ class Judge:
         scale, start = (height / above.shape[0], width / above.shape[1]), (rows.start, columns.start)
         regions = [_region(part, inside, scale, start) for part in connected_parts(above)]
         mask = np.zeros(shape, bool)
-        mask[rows, columns] = np.asarray(Image.fromarray(above).resize((width, height), Image.Resampling.NEAREST))
+        mask[rows, columns] = resized(above, (height, width), Image.Resampling.NEAREST)
         if self.roi:
             outside = ~self.roi.whole(shape)
             whole[outside], mask[outside] = -np.inf, False
@@ -246,6 +246,21 @@ def connected_parts(mask: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
 def _pixels(runs: list[tuple[int, int, int]]) -> tuple[np.ndarray, np.ndarray]:
     rows, firsts, ends = np.array(runs).T
     return np.repeat(rows, ends - firsts), np.concatenate([np.arange(*run) for run in zip(firsts, ends, strict=True)])
+
+
+def resized(values: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:
+    """A map or mask [h,w] -> [H,W]. Where it gets smaller, a pixel has the highest of the values that it shows.
+
+    So nothing that decided is lost: the highest value stays, and a mask with a region is not empty.
+    """
+    for axis, (have, want) in enumerate(zip(values.shape, size, strict=True)):
+        if want < have:
+            edges = [(k * have // want, -(-(k + 1) * have // want)) for k in range(want)]
+            # Of the values from each edge to the next; every second of them lies between two pixels. The last edge is
+            # the end, which may not be given.
+            values = np.maximum.reduceat(values, np.ravel(edges)[:-1], axis)
+            values = values.take(range(0, 2 * want, 2), axis)
+    return np.asarray(Image.fromarray(values).resize(size[::-1], how))
 
 
 def _region(

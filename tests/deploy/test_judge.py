@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets.fit import BILINEAR, Fit
 from deploy import judge as module
-from deploy.judge import connected_parts
+from deploy.judge import Judge, connected_parts, resized
+from evaluation.calibration import Calibration
 from tests.conftest import write_image
 from tests.deploy.brightness import Brightness, plain
 from utils.errors import UserError
@@ -123,3 +125,39 @@ def test_a_picture_for_which_there_is_too_little_memory_is_one_that_cannot_be_re
         write_image(path, plain(0))
     (_, large), (_, small) = Brightness().stream(paths)
     assert "large.png: there is too little memory" in str(large) and small.score >= 0
+
+
+@pytest.mark.parametrize("size", [(64, 64), (100, 37), (255, 300), (1, 1), (256, 256), (700, 40)])
+def test_a_small_picture_loses_nothing_that_decided(size):
+    """Two pixels of the map above the limit may be less than a pixel of the picture."""
+
+    class Spot(Judge):
+        def maps_of(self, images):
+            maps = np.zeros((len(images), 256, 256), np.float32)
+            maps[:, 101:103, 151:152] = 5
+            return maps
+
+    found = Spot(Fit((256, 256), (256, 256)), None, Calibration([0.1] * 19, 0.05), 4)(np.zeros((*size, 3), np.uint8))
+    assert found.decision == "reject" and found.score == 5 and found.mask.any()
+    assert found.anomaly_map.shape == found.mask.shape == size
+    if size[0] <= 256 and size[1] <= 256:
+        assert found.anomaly_map.max() == 5 and (found.mask == (found.anomaly_map == 5)).all()
+    left, top, right, bottom = found.regions[0].box
+    inside = np.zeros(size, bool)
+    inside[top:bottom, left:right] = True
+    assert not (found.mask & ~inside).any()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_smaller_map_has_the_highest_value_of_each_block(seed):
+    rng = np.random.default_rng(seed)
+    have, want = rng.integers(1, 40, 2), rng.integers(1, 40, 2)
+    want = np.minimum(have, want)
+    values = rng.random(have, np.float32)
+    found = resized(values, tuple(want), BILINEAR)
+    for row, column in np.ndindex(*want):
+        (top, left), (bottom, right) = (
+            np.floor(np.array([row, column]) * have / want + 1e-9).astype(int),
+            np.ceil(np.array([row + 1, column + 1]) * have / want - 1e-9).astype(int),
+        )
+        assert found[row, column] == values[top:bottom, left:right].max()
