@@ -18,6 +18,7 @@ from datasets.tiles import Tiles, whole_maps
 from evaluation.calibration import Calibration
 from evaluation.cross import CrossCalibration
 from evaluation.score import image_score
+from utils.command import is_memory
 from utils.cores import allowed_cores
 from utils.errors import UserError
 
@@ -107,7 +108,7 @@ class Judge:
         return picture
 
     def stream(self, paths: Iterable[Path]) -> Iterator[tuple[Path, Prediction | UserError]]:
-        """Predictions in the order of the paths, and the error of each file that cannot be read.
+        """Predictions in the order of the paths, and the error of each file that cannot be read or judged.
 
         Threads read the next files; memory grows neither with their number nor, for large ones, with the batch size.
         """
@@ -120,9 +121,19 @@ class Judge:
     def _found(self, paths: list[Path], pool: ThreadPoolExecutor) -> Iterator[tuple[Path, Prediction | UserError]]:
         read = list(pool.map(self._read, paths))
         pictures = [picture for picture in read if not isinstance(picture, UserError)]
-        found = iter(self.predict(pictures) if pictures else [])
+        found = iter(self._predicted(pictures))
         for path, picture in zip(paths, read, strict=True):
-            yield path, picture if isinstance(picture, UserError) else next(found)
+            yield path, picture if isinstance(picture, UserError) else next(found) or too_large(path)
+
+    def _predicted(self, pictures: list[np.ndarray]) -> list[Prediction | None]:
+        """None for a picture for which there is too little memory, even when it is judged alone."""
+        try:
+            return self.predict(pictures) if pictures else []
+        except Exception as error:
+            if not is_memory(error):
+                raise
+        # Not above, where the error still holds the arrays of the batch.
+        return [None] if len(pictures) == 1 else [self._predicted([picture])[0] for picture in pictures]
 
     def _read(self, path: Path) -> np.ndarray | UserError:
         try:
@@ -130,7 +141,7 @@ class Judge:
         except UserError as error:
             return error
         except MemoryError:
-            return UserError(f"{path}: there is too little memory for this picture")
+            return too_large(path)
 
     def _judged(
         self, picture: np.ndarray, fitted_map: np.ndarray, folds: np.ndarray | None, milliseconds: float
@@ -171,6 +182,10 @@ class Judge:
             picture,
             mask,
         )
+
+
+def too_large(path: Path) -> UserError:
+    return UserError(f"{path}: there is too little memory for this picture")
 
 
 def pixels_of(image: str | Path | np.ndarray | Image.Image) -> np.ndarray:

@@ -61,7 +61,10 @@ class Results(NamedTuple):
                     row["file"] = {"path": absolute} | files[path]._asdict()
                 what = "failed" if row["error"] else row["decision"] or "scored"
                 if not row["error"]:
-                    self._draw(judge, result, what, _short(Path(absolute).relative_to(root)))
+                    try:
+                        self._draw(judge, result, what, _short(Path(absolute).relative_to(root)))
+                    except MemoryError:  # the decision counts
+                        note(f"{path}: there is too little memory to draw this picture; --pictures none draws none")
                 elif counts["failed"] < NAMED:
                     note(row["error"])
                 write(row)  # last: an image with a line is finished

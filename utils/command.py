@@ -22,7 +22,8 @@ SOME_FAILED = 3  # the exit code of a script that went on after a failure
 INTERRUPTED = 130  # that of a process that Ctrl-C ended
 LONGEST = 900  # characters of a sentence
 FIRST_FAILS = 10  # seconds in which torchrun ends the other processes when one has failed
-NO_MEMORY = "out of memory|not enough memory|can't allocate memory|insufficient memory"
+# The words of torch, OpenCV, and the engines of exported models.
+NO_MEMORY = "(out of|not enough|insufficient|can't allocate|failed to allocate) memory|bad.alloc"
 
 
 class Flags(argparse.ArgumentParser):
@@ -151,7 +152,7 @@ def explained(error: Exception, sizes: str) -> str | None:
     text = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "")
     if isinstance(error, UserError):
         return text
-    if isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error), re.IGNORECASE):
+    if is_memory(error):
         if re.search("CUDA|HIP|MPS", str(error)):
             return "out of GPU memory: lower batch_size or img_size"
         return f"out of memory: lower {sizes}"
@@ -163,6 +164,11 @@ def explained(error: Exception, sizes: str) -> str | None:
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
         return f"cannot read or write{''.join(f' {name}' for name in names)}: {error.strerror or text}"
     return None
+
+
+def is_memory(error: Exception) -> bool:
+    """Whether an error says that there is too little memory, the computer's or the GPU's."""
+    return isinstance(error, MemoryError) or bool(re.search(NO_MEMORY, str(error), re.IGNORECASE))
 
 
 def _ours(module: str) -> bool:

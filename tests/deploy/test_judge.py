@@ -127,6 +127,33 @@ def test_a_picture_for_which_there_is_too_little_memory_is_one_that_cannot_be_re
     assert "large.png: there is too little memory" in str(large) and small.score >= 0
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")])
+def test_a_picture_that_is_too_large_to_be_judged_does_not_end_the_rest(error, tmp_path):
+    class Small(Brightness):
+        def fitted(self, picture):
+            if len(picture) > 20:
+                raise error
+            return super().fitted(picture)
+
+    paths = [tmp_path / f"{k}.png" for k in range(6)]
+    for k, path in enumerate(paths):
+        write_image(path, plain(40 * k, 30 if k == 1 else 16))
+    found = [result for _, result in Small().stream(paths)]
+    assert str(found[1]) == f"{paths[1]}: there is too little memory for this picture"
+    del found[1]
+    assert [one.score for one in found] == pytest.approx([40 * k / 255 for k in (0, 2, 3, 4, 5)])
+
+
+def test_another_error_of_the_networks_ends_it(tmp_path):
+    class Broken(Brightness):
+        def maps_of(self, images):
+            raise RuntimeError("odd")
+
+    write_image(tmp_path / "a.png", plain(0))
+    with pytest.raises(RuntimeError, match="odd"):
+        list(Broken().stream([tmp_path / "a.png"]))
+
+
 @pytest.mark.parametrize("size", [(64, 64), (100, 37), (255, 300), (1, 1), (256, 256), (700, 40)])
 def test_a_small_picture_loses_nothing_that_decided(size):
     """Two pixels of the map above the limit may be less than a pixel of the picture."""

@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from deploy import results as module
 from deploy.results import LINES, TABLE, Results
 from deploy.watch import Signature
 from tests.conftest import write_image
@@ -48,6 +49,17 @@ def test_two_processes_do_not_write_into_one_folder(tmp_path, name):
     with pytest.raises(UserError, match="--out: .*out already has predictions"):
         written(tmp_path, [tmp_path / "a.png"])
     assert (tmp_path / "out" / name).read_text() == "of another process\n"
+
+
+def test_a_picture_that_is_too_large_to_be_drawn_keeps_its_decision(tmp_path, monkeypatch, capsys):
+    def write_pictures(*words):
+        raise MemoryError
+
+    monkeypatch.setattr(module, "write_pictures", write_pictures)
+    write_image(tmp_path / "a.png", plain(200))
+    folder = written(tmp_path, [tmp_path / "a.png"], pictures="all").folder
+    assert json.loads((folder / LINES).read_text())["decision"] == "reject"
+    assert "a.png: there is too little memory to draw this picture" in capsys.readouterr().err
 
 
 def test_the_first_failed_files_are_named_and_the_others_counted(tmp_path, capsys):

@@ -74,6 +74,14 @@ def test_memory_that_is_not_there_is_a_sentence(allocate):
     assert explained(error.value, "--size") == "out of memory: lower --size"
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["std::bad_alloc", "bad allocation", "[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer"],
+)
+def test_the_engines_of_exported_models_have_their_own_words_for_too_little_memory(text):
+    assert explained(RuntimeError(text), "--size") == "out of memory: lower --size"
+
+
 def test_a_fault_of_the_toolkit_keeps_its_traceback():
     with pytest.raises(RuntimeError, match="odd"):
         run(failing(RuntimeError("odd")))
