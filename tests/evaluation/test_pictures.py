@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from time import process_time
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from datasets.images import read_image
 from evaluation import pictures
 from evaluation.colours import colour_scale
 from evaluation.fonts import STANDARD
-from evaluation.outline import OUTLINE, outlined
+from evaluation.outline import OUTLINE, widened
 from evaluation.pictures import Overlays, original_size, overlay, page, panel_size, shown, shown_aspect, standing
 from evaluation.score import HELD_OUT, TRAINING, Scored
 from tests.conftest import REPO
@@ -70,15 +71,23 @@ def test_the_mask_is_an_outline_on_its_own_panel_and_on_the_map():
     assert (marked[4 * 20, 4 * 50] == 100).all()
 
 
-def test_no_filter_of_one_pixel_is_made(monkeypatch):
-    """Pillow 12.3 ends the process in it (SIGFPE)."""
-    sizes = []
-    monkeypatch.setattr(
-        ImageFilter, "MaxFilter", lambda size: sizes.append(size) or ImageFilter.RankFilter(size, size**2 - 1)
-    )
-    for side in (32, 256, 512, 1024):
-        outlined(Image.new("RGB", (side, side)), np.eye(32, dtype=bool))
-    assert sizes == [3, 5]
+@pytest.mark.parametrize("reach", [0, 1, 2, 3, 4, 5, 13, 14, 40])
+@pytest.mark.parametrize("shape", [(40, 30), (1, 50), (7, 90)])
+def test_a_widened_mask_is_that_of_pillows_filter(reach, shape):
+    """Pillow 12.3 ends the process in a filter of one pixel (SIGFPE)."""
+    for seed in range(5):
+        mask = np.random.default_rng(seed).random(shape) < 0.01
+        expected, before = Image.fromarray(mask.astype(np.uint8)), mask.copy()
+        if reach:
+            expected = expected.filter(ImageFilter.MaxFilter(2 * reach + 1))
+        assert (widened(mask, reach) == np.asarray(expected)).all() and (mask == before).all()
+
+
+def test_a_wide_outline_takes_no_longer_than_there_are_pixels():
+    """0.05 s; a filter that looks at a window of 801 x 801 for each of them takes minutes."""
+    begin = process_time()
+    assert widened(np.eye(1000, dtype=bool), 400).sum() == 1000**2 - 199 * 200
+    assert process_time() - begin < 2
 
 
 def test_a_single_marked_pixel_is_outlined_where_the_panel_is_smaller_than_the_map():
