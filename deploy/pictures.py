@@ -28,12 +28,17 @@ def write_pictures(judge: Judge, prediction: Prediction, folder: Path, name: Pat
 def drawn(judge: Judge, prediction: Prediction) -> dict[str, Image.Image]:
     """The pictures of a prediction by the names of their folders."""
     heat = colour_scale(judge.normal, prediction.anomaly_map).colour(prediction.anomaly_map)
+    found = {"maps": Image.fromarray(heat), "overlays": overlay(judge, prediction)}
+    if judge.calibration:
+        found["masks"] = Image.fromarray(255 * prediction.mask.astype(np.uint8))
+    return found
+
+
+def overlay(judge: Judge, prediction: Prediction) -> Image.Image:
+    """The picture, dark outside of the region of interest; with a calibration, the outlines of the regions found."""
     picture = eight_bits(prediction.picture)
-    overlay = Image.fromarray(dimmed(picture, judge.roi.whole(picture.shape[:2])) if judge.roi else picture)
-    if not judge.calibration:
-        return {"maps": Image.fromarray(heat), "overlays": overlay}
-    masks = Image.fromarray(255 * prediction.mask.astype(np.uint8))
-    return {"maps": Image.fromarray(heat), "overlays": outlined(overlay, prediction.mask), "masks": masks}
+    image = Image.fromarray(dimmed(picture, judge.roi.whole(picture.shape[:2])) if judge.roi else picture)
+    return outlined(image, prediction.mask) if judge.calibration else image
 
 
 def png(picture: Image.Image) -> bytes:

@@ -29,7 +29,7 @@ import numpy as np
 
 from datasets.images import count_pixels, image_from
 from deploy.judge import Judge, Prediction, batches, open_judge
-from deploy.pictures import drawn, png
+from deploy.pictures import overlay, png
 from deploy.results import described
 from utils.command import Flags, run, whole_number
 from utils.console import note, say
@@ -142,15 +142,20 @@ class Refused(Exception):
 
 
 class Job(NamedTuple):
-    """A picture as the bytes of its file, and the prediction that somebody waits for."""
+    """A picture as the bytes of its file, and the answer that somebody waits for: a line of predictions.jsonl."""
 
     data: bytes
     name: str
-    answer: "Future[Prediction]"
+    overlay: bool  # whether the answer also has the overlay
+    answer: "Future[dict[str, Any]]"
 
 
 class Desk:
-    """A thread that judges the pictures of all requests, in batches. It is a context: the thread ends with it."""
+    """A thread that judges the pictures of all requests, in batches. It is a context: the thread ends with it.
+
+    Pictures wait as the bytes of their files. Only those of one batch are in memory with their maps: the next batch
+    begins when all overlays of this one are drawn.
+    """
 
     def __init__(self, judge: Judge, max_pixels: int):
         self.judge, self.max_pixels = judge, max_pixels
@@ -171,9 +176,9 @@ class Desk:
         begin = self.begin
         return self.thread.is_alive() and (not begin or time.monotonic() - begin < STUCK)
 
-    def put(self, data: bytes, name: str) -> "Future[Prediction]":
+    def put(self, data: bytes, name: str, overlay: bool) -> "Future[dict[str, Any]]":
         """The future raises UserError if these are not an image's bytes."""
-        job = Job(data, name, Future())
+        job = Job(data, name, overlay, Future())
         self.jobs.put(job)
         return job.answer
 
@@ -212,8 +217,8 @@ class Desk:
             if not read:
                 return
             self.batches += 1
-            for (job, _), found in zip(read, self.judge.predict([picture for _, picture in read]), strict=True):
-                job.answer.set_result(found)
+            found = self.judge.predict([picture for _, picture in read])
+            list(pool.map(self._finish, [job for job, _ in read], found))
         except Exception as error:  # such as too little memory: the next batch may be smaller
             for job in jobs:
                 if not job.answer.done():
@@ -225,6 +230,15 @@ class Desk:
             return self.judge.checked(image_from(job.data, name, most=self.max_pixels), name)
         except Exception as error:  # a UserError, or too little memory: other pictures of the batch may be small
             return error
+
+    def _finish(self, job: Job, found: Prediction) -> None:
+        try:
+            row = described(job.name, found)
+            if job.overlay:
+                row["overlay"] = base64.b64encode(png(overlay(self.judge, found))).decode()
+            job.answer.set_result(row)
+        except Exception as error:  # such as too little memory: others of the batch have no overlay
+            job.answer.set_exception(error)
 
 
 class Service:
@@ -244,8 +258,7 @@ class Service:
         self.inside += 1
         try:
             data = await self._data(body, length)
-            found = await asyncio.wrap_future(self.desk.put(data, name))
-            return await asyncio.to_thread(self._described, found, name, overlay)
+            return await asyncio.wrap_future(self.desk.put(data, name, overlay))
         except UserError as error:
             raise Refused(400, str(error)) from None
         finally:
@@ -268,12 +281,6 @@ class Service:
     def _check(self, length: int) -> None:
         if length > self.limits.max_bytes:
             raise Refused(413, f"the picture has more than {self.limits.max_bytes:,} bytes")
-
-    def _described(self, found: Prediction, name: str, overlay: bool) -> dict[str, Any]:
-        row = described(name, found)
-        if overlay:
-            row["overlay"] = base64.b64encode(png(drawn(self.judge, found)["overlays"])).decode()
-        return row
 
 
 class Metrics:

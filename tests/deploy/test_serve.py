@@ -149,10 +149,48 @@ def test_an_answer_that_was_given_is_not_kept_while_the_next_pictures_are_judged
 
     judge.predict, desk = watched, serve.Desk(judge, 10**6)
     for k in range(4):
-        desk.put(png(k), "")
+        desk.put(png(k), "", False)
     with desk:
         pass
     assert kept == [0, 0, 0, 0]
+
+
+def test_the_next_pictures_are_judged_when_all_overlays_are_drawn(served, monkeypatch):
+    """Drawing takes longer than judging, and a queue of large pictures with their maps would fill the memory."""
+    monkeypatch.setattr(module, "MOST_PIXELS", 16**2)
+    judge, given, kept = Brightness(), [], []
+    predict, overlay = judge.predict, serve.overlay
+
+    def watched(pictures):
+        kept.append(sum(mask() is not None for mask in given))
+        found = predict(pictures)
+        given.extend(weakref.ref(one.mask) for one in found)
+        return found
+
+    judge.predict = watched
+    monkeypatch.setattr(serve, "overlay", lambda *found: time.sleep(0.1) or overlay(*found))
+    port = served(judge)
+    with ThreadPoolExecutor(5) as pool:
+        jobs = [pool.submit(ask, port, "/predict?overlay=true", png(200)) for _ in range(5)]
+        assert all(job.result()[1]["overlay"] for job in jobs)
+    assert len(kept) == 5 and max(kept) <= 1  # the thread that drew the last one may not have forgotten it yet
+
+
+def test_a_failure_while_one_overlay_is_drawn_is_its_answer_only(served, monkeypatch, capfd):
+    def no_memory(*found):
+        raise MemoryError
+
+    monkeypatch.setattr(serve, "overlay", no_memory)
+    judge = Held()
+    port = served(judge)
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(ask, port, body=png())
+        judge.busy.wait(20)
+        others = [pool.submit(ask, port, f"/predict?overlay={one}", png()) for one in ("true", "false")]
+        wait_until(lambda: waiting(port) == 3)
+        judge.go.set()
+        assert [job.result()[0] for job in (first, *others)] == [200, 500, 200]
+    assert "MemoryError" in capfd.readouterr().err
 
 
 def test_a_full_queue_is_answered_at_once_and_nothing_is_lost(served):
