@@ -54,29 +54,33 @@ class Results(NamedTuple):
         """
         check_writable(self.folder, "--out")
         counts: Counter = Counter()
+        failed: set[str] = set()  # with the --watch flag, a file that is written slowly may be read later
         with _lines(self.folder, mode) as write, progress(None, "predicting", total) as bar:
             for path, result in found:
                 row, absolute = described(str(path), result), os.path.abspath(path)
                 if files is not None:
                     row["file"] = {"path": absolute} | files[path]._asdict()
-                what = "failed" if row["error"] else row["decision"] or "scored"
-                if not row["error"]:
-                    try:
-                        self._draw(judge, result, what, _short(Path(absolute).relative_to(root)))
-                    except MemoryError:  # the decision counts
-                        note(f"{path}: there is too little memory to draw this picture; --pictures none draws none")
-                elif counts["failed"] < NAMED:
-                    note(row["error"])
+                if row["error"]:
+                    failed.add(absolute)
+                    if len(failed) <= NAMED:
+                        note(row["error"])
+                else:
+                    failed.discard(absolute)
+                    counts[row["decision"] or "scored"] += 1
+                    self._draw(judge, result, path, _short(Path(absolute).relative_to(root)))
                 write(row)  # last: an image with a line is finished
-                counts[what] += 1
                 bar.update()
-        if counts["failed"] > NAMED:
-            note(f"{counts['failed'] - NAMED} more files failed; {self.folder / TABLE} says why")
-        return counts
+        if len(failed) > NAMED:
+            note(f"{len(failed) - NAMED} more files failed; {self.folder / TABLE} says why")
+        return counts + Counter(failed=len(failed))  # without a count of 0
 
-    def _draw(self, judge: Judge, prediction: Prediction, what: str, name: Path) -> None:
-        if self.pictures == "all" or self.pictures == "rejected" and what in ("review", "reject"):
-            write_pictures(judge, prediction, self.folder, name)
+    def _draw(self, judge: Judge, prediction: Prediction, path: Path, name: Path) -> None:
+        drawn = self.pictures == "all" or self.pictures == "rejected" and prediction.decision in ("review", "reject")
+        try:
+            if drawn:
+                write_pictures(judge, prediction, self.folder, name)
+        except MemoryError:  # the decision counts
+            note(f"{path}: there is too little memory to draw this picture; --pictures none draws none")
         if self.raw_maps:
             path = self.folder / "raw_maps" / f"{name}.{self.raw_maps}"
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -51,6 +51,24 @@ def test_two_processes_do_not_write_into_one_folder(tmp_path, name):
     assert (tmp_path / "out" / name).read_text() == "of another process\n"
 
 
+def test_a_file_that_was_read_later_has_not_failed(tmp_path, capsys):
+    """As with --watch, where a program that writes slowly leaves half a picture for a while."""
+    paths, judge, results = [tmp_path / f"{k}.png" for k in range(3)], Brightness(), Results(tmp_path / "out")
+
+    def found():
+        for path in paths:
+            path.write_bytes(b"half")
+            yield from judge.stream([path, path])
+        for path in paths[:2]:
+            write_image(path, plain(0))
+            yield from judge.stream([path])
+
+    assert results.write(judge, found(), str(tmp_path)) == {"accept": 2, "failed": 1}
+    for path in paths[2:]:
+        write_image(path, plain(0))
+    assert "failed" not in Results(tmp_path / "again").write(judge, judge.stream(paths), str(tmp_path))
+
+
 def test_a_picture_that_is_too_large_to_be_drawn_keeps_its_decision(tmp_path, monkeypatch, capsys):
     def write_pictures(*words):
         raise MemoryError
