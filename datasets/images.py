@@ -33,7 +33,10 @@ def image_from(data: bytes, name: str | Path, remark: Remark | None = None, most
     With `most`, for what strangers send, raises UserError also for an image of more pixels, before it is decoded (a
     small file may contain a picture that fills the memory), and for formats other than `FORMATS`.
     """
-    return _colours(_decode(data, name, remark, most)[0])
+    pixels, _, bits = _decode(data, name, remark, most)
+    if bits > 16:  # values that fit into 16 bits would be very dark, if they were meant so
+        raise _other_depth(name)
+    return _colours(pixels)
 
 
 def from_pillow(image: Image.Image) -> np.ndarray:
@@ -64,7 +67,7 @@ def read_mask(path: Path, remark: Remark | None = None) -> np.ndarray:
 
     Otherwise, and as in `read_image`, raises UserError naming the file.
     """
-    pixels, lossy = _decode(_read(path), path, remark)
+    pixels, lossy, _ = _decode(_read(path), path, remark)
     gray, alpha = (pixels, None) if pixels.ndim == 2 else (pixels[:, :, :3].max(axis=2), pixels[:, :, 3:])
     mask = gray > 127 if lossy else gray > 0
     if lossy and remark is not None:
@@ -101,8 +104,17 @@ def _colours(pixels: np.ndarray) -> np.ndarray:
     return np.repeat(pixels[:, :, None], 3, axis=2) if pixels.ndim == 2 else pixels[:, :, :3]
 
 
-def _decode(data: bytes, name: str | Path, remark: Remark | None, most: int | None = None) -> tuple[np.ndarray, bool]:
-    """Pixels [H,W], [H,W,3] or [H,W,4], upright, uint8 or uint16, in RGB order; whether the format is lossy."""
+def _other_depth(name: str | Path) -> UserError:
+    return UserError(f"{name}: only 8- and 16-bit integer images are supported (16 bits in gray or RGB)")
+
+
+def _decode(
+    data: bytes, name: str | Path, remark: Remark | None, most: int | None = None
+) -> tuple[np.ndarray, bool, int]:
+    """Pixels [H,W], [H,W,3] or [H,W,4], upright, uint8 or uint16, in RGB order; whether the format is lossy; bits.
+
+    The bits are those of a value in the file.
+    """
     if not data:
         raise UserError(f"{name}: cannot be read as an image (the file is empty)")
     try:
@@ -111,16 +123,16 @@ def _decode(data: bytes, name: str | Path, remark: Remark | None, most: int | No
                 raise ValueError(f"{image.width} x {image.height} pixels; at most {most:,} in all are allowed")
             left_out = _left_out(image)
             image.load()
-            pixels, lossy = _pixels(data, image), _is_lossy(data, image)
+            pixels, lossy, bits = _pixels(data, image), _is_lossy(data, image), _bits_per_sample(data, image)
     except UnidentifiedImageError:  # its text contains a memory address
         raise UserError(f"{name}: cannot be read as an image (damaged, or of an unknown format or kind)") from None
     except Exception as error:  # by format: OSError, SyntaxError, MemoryError, OverflowError, cv2.error ...
         raise UserError(f"{name}: cannot be read as an image ({reason(error)})") from None
     if pixels is None:
-        raise UserError(f"{name}: only 8- and 16-bit integer images are supported (16 bits in gray or RGB)")
+        raise _other_depth(name)
     for what in left_out if remark else ():
         remark(what)
-    return pixels, lossy
+    return pixels, lossy, bits
 
 
 def _read(path: Path) -> bytes:

@@ -4,7 +4,7 @@ import copy
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import ValidationError
@@ -112,15 +112,16 @@ def _assign(raw: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _verbatim(model: type[Section], key: str, text: str) -> str | None:
-    """The override of a key that is text, as it was typed: a folder may be called 01, null, *x or "run #3".
+    """The override of a key that is text, as it was typed: a folder may be called 01, *x or "run #3".
 
-    None for other keys, and for a list if the key may be a list. Quotes around the whole text are read as YAML's.
+    None for other keys, for a list if the key may be a list, and for null if the key may be left out. Quotes around the
+    whole text are read as YAML's.
     """
     section, _, last = key.rpartition(".")
     field = _sections(model).get(section, {}).get(last)
     value = parse_word(text)
     types = _types(field.annotation) if field else set()
-    if str not in types or (list in types and isinstance(value, list)):
+    if str not in types or (list in types and isinstance(value, list)) or (NoneType in types and text == "null"):
         return None
     return value if isinstance(value, str) and text.lstrip()[:1] in ("'", '"') else text
 

@@ -208,11 +208,18 @@ def test_half_a_picture_is_an_error_though_another_library_allows_it(tmp_path, m
     assert ImageFile.LOAD_TRUNCATED_IMAGES is True
 
 
-@pytest.mark.parametrize("pixels", [np.zeros((8, 8), np.float32), np.full((8, 8), 70000, np.int32)])
+@pytest.mark.parametrize("pixels", [np.zeros((8, 8), np.float32), np.full((8, 8), 200, np.int32)])
 def test_other_depths_are_refused_by_name(tmp_path, pixels):
     Image.fromarray(pixels).save(tmp_path / "deep.tif")
     with pytest.raises(UserError, match="deep.tif: only 8- and 16-bit"):
         read_image(tmp_path / "deep.tif")
+
+
+def test_a_mask_of_32_bits_is_read_because_only_black_matters(tmp_path):
+    pixels = np.zeros((8, 8), np.int32)
+    pixels[2:4] = 1
+    Image.fromarray(pixels).save(tmp_path / "mask.tif")
+    assert (read_mask(tmp_path / "mask.tif") == (pixels > 0)).all()
 
 
 def test_files_that_the_system_refuses_are_named(tmp_path):

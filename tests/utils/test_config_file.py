@@ -37,7 +37,14 @@ def test_an_override_that_cannot_be_applied_is_one_sentence_that_says_so(overrid
 def test_a_key_that_is_text_takes_the_words_as_they_are(name):
     assert check([f"obj={name}"]).obj == name
     assert check([f"save_path=/x/{name}"]).save_path == f"/x/{name}"
-    assert check([f"run={name}"]).run == name
+    assert check([f"run={name}"]).run == (None if name == "null" else name)
+
+
+def test_null_leaves_out_a_key_that_may_be_left_out():
+    section = {"roi": "roi.png"}
+    config = check(["part_pattern=null", "TrainingData.roi=null"], part_pattern="^a", TrainingData=section)
+    assert config.part_pattern is None and config.TrainingData.roi is None
+    assert check(["run='null'"]).run == "null"
 
 
 def test_quotes_around_a_text_are_not_part_of_it():
