@@ -1,4 +1,4 @@
-"""Set the threshold of a finished run with new good images, without training."""
+"""Set the threshold of a finished run with new good images, without training; or undo that."""
 
 import shlex
 from pathlib import Path
@@ -10,14 +10,15 @@ from utils.errors import UserError
 if TYPE_CHECKING:
     from trainer.base import BaseTrainer
 
-CHANGEABLE = ("part_pattern", "weights")  # they change no score: the teacher's values were compared
 CHANGED = 0.01  # p-value of the two-sample test below which the scores are said to have changed
 
 
 def main() -> None:
     parser = Flags(description=__doc__)
     parser.add_argument("run", metavar="RUN", help="the folder of a finished run, such as results/st/screw")
-    parser.add_argument("--images", required=True, type=Path, metavar="FOLDER", help="good images, also in subfolders")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--images", type=Path, metavar="FOLDER", help="good images, also in subfolders")
+    source.add_argument("--restore", action="store_true", help="undo the last calibration")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as false_reject_rate=0.05")
     args = parser.parse_intermixed_args()
 
@@ -26,7 +27,7 @@ def main() -> None:
 
     trainer = open_run(args.run, args.overrides)
     with trainer.folder.locked(), trainer.folder.log():
-        for line in calibrate(trainer, args.images):
+        for line in restore(trainer) if args.restore else calibrate(trainer, args.images):
             say(line)
 
 
@@ -36,42 +37,72 @@ def calibrate(trainer: "BaseTrainer", folder: Path) -> list[str]:
     Raises UserError for settings that are not the student's, for a folder without images, for images that trained the
     student, and for too few of them.
     """
-    from engine.loading import other_good_images
+    from engine.loading import among_test, other_good_images
     from engine.run import good_scores
-    from engine.student_file import read_metadata
-    from engine.unified import categories_apart
     from evaluation.calibration import Calibration, described
     from evaluation.score import CALIBRATION
 
     config = trainer.config
     _check_settings(trainer)
     dataset = other_good_images(config, folder)
-    earlier = read_metadata(trainer.folder.student_file).get("normal")  # loaded, it depends on `part_pattern` here
+    earlier = trainer.metadata.get("normal")
     now = good_scores(trainer.detector, trainer.compute, config, dataset, CALIBRATION)
+    if among_test(config, [sample.path for sample in dataset.samples]):
+        now["of_test"] = True
     calibration = Calibration.of(now, config.false_reject_rate, config.review_rate)
-    lines = [*described(calibration.promise), *_comparison(earlier, now["scores"])]  # raises if there are too few
+    lines = [*described(calibration.promise), *_comparison(earlier, now)]  # raises if there are too few
     if trainer.folds and not (earlier and earlier["source"] == CALIBRATION):
         lines.append("from now on this threshold decides, and no longer the students of calibration=cross")
     kept = trainer.metadata.get("earlier_calibrations", [])
-    trainer.metadata |= {"normal": now, "earlier_calibrations": [*kept, *([earlier] if earlier else [])]}
+    return [*lines, *_replace(trainer, now, [*kept, *([earlier] if earlier else [])])]
+
+
+def restore(trainer: "BaseTrainer") -> list[str]:
+    """Put the earlier calibration of a student back in place of the last one; returns what to tell the user.
+
+    Raises UserError if there is none, and for settings that are not the student's.
+    """
+    from evaluation.calibration import Calibration, described
+
+    config, kept = trainer.config, trainer.metadata.get("earlier_calibrations")
+    if not kept:
+        raise UserError(f"--restore: {trainer.run_dir} has no earlier calibration")
+    _check_settings(trainer)
+    calibration = Calibration.of(kept[-1], config.false_reject_rate, config.review_rate)
+    if calibration:
+        lines = described(calibration.promise)
+    elif trainer.folds:
+        lines = ["the students of calibration=cross decide again"]
+    else:
+        lines = ["this run decides nothing again: it was trained without a calibration"]
+    return [*lines, *_replace(trainer, kept[-1], kept[:-1])]
+
+
+def _replace(trainer: "BaseTrainer", normal: dict, earlier: list[dict]) -> list[str]:
+    """Save the calibration that decides from now on and the earlier ones; returns what to tell the user."""
+    from engine.unified import categories_apart
+
+    config = trainer.config
+    trainer.metadata |= {"normal": normal, "earlier_calibrations": earlier}
     trainer.save()
     rates = {"false_reject_rate": config.false_reject_rate, "review_rate": config.review_rate}
     _keep_rates(trainer.run_dir / "config.yaml", rates)
     tested = [part.run_dir for part in categories_apart(trainer) if part.folder.metrics_file.exists()]
     for run_dir in tested:
         _forget_decisions(run_dir)
-    if tested:
-        lines.append(f"the pages still show the earlier threshold; {_how_to_test(trainer)}")
-    return lines
+    return [f"the pages still show the earlier threshold; {_how_to_test(trainer)}"] if tested else []
 
 
 def _check_settings(trainer: "BaseTrainer") -> None:
     """Raises UserError if scores would be other ones than those of a test: the threshold would mean nothing there."""
+    from engine.decisions import other_region
+    from engine.folder import NOT_IN_SCORES
     from engine.student_file import changes
     from utils.config import result_settings
 
     settings = (trainer.metadata["settings"], result_settings(trainer.config))
-    changed = changes(*({key: each[key] for key in each if key not in CHANGEABLE} for each in settings))
+    changed = changes(*({key: each[key] for key in each if key not in NOT_IN_SCORES} for each in settings))
+    changed = changed or ", ".join(other_region(trainer.config, trainer.metadata.get("normal") or {}))
     if changed:
         raise UserError(f"calibrate.py cannot change settings that scores depend on ({changed}): train a run with them")
 
@@ -96,7 +127,7 @@ def _how_to_test(trainer: "BaseTrainer") -> str:
     return moved + shlex.join([*words, *(f"{key}={value}" for key, value in where.items() if value is not None)])
 
 
-def _comparison(earlier: dict | None, scores: list[float]) -> list[str]:
+def _comparison(earlier: dict | None, now: dict) -> list[str]:
     """Whether the new scores are distributed as the earlier ones (two-sample Kolmogorov-Smirnov test)."""
     from scipy.stats import ks_2samp
 
@@ -104,8 +135,11 @@ def _comparison(earlier: dict | None, scores: list[float]) -> list[str]:
 
     if not earlier or earlier["source"] not in (CALIBRATION, HELD_OUT):
         return ["this run has no earlier scores of good images that did not train: nothing to compare with"]
-    before, after = (sorted(each)[len(each) // 2] for each in (earlier["scores"], scores))
-    p_value = ks_2samp(earlier["scores"], scores).pvalue
+    if earlier.get("unit") != now.get("unit"):
+        return ["one of the two calibrations counts images and the other parts, so their scores are not compared"]
+    scores = (earlier["scores"], now["scores"])
+    before, after = (sorted(each)[len(each) // 2] for each in scores)
+    p_value = ks_2samp(*scores).pvalue
     changed = "have changed" if p_value < CHANGED else "have not changed noticeably"
     return [
         f"the scores of good images {changed}: median {after:.4g}, before {before:.4g} "

@@ -5,6 +5,7 @@ Nothing here needs torch.
 
 import base64
 import functools
+import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from utils.config import RunConfig
 
 SAME_SHAPE = 0.01  # relative difference of two aspect ratios that are the same but for rounding
+EACH = "a mask for each image"
 GRAY = 127 / 255  # of the full scale: what the networks see outside
 
 
@@ -30,6 +32,11 @@ class Roi(NamedTuple):
 
     mask: np.ndarray
     source: str
+
+    @property
+    def digest(self) -> str:
+        """Equal for equal masks, whatever their files are called."""
+        return hashlib.sha256(repr(self.mask.shape).encode() + np.packbits(self.mask).tobytes()).hexdigest()
 
     @classmethod
     def of_text(cls, text: str, source: str) -> "Roi":
@@ -104,7 +111,7 @@ class RoiFiles:
         self.each = self.path is not None and is_folder(self.path)
         self.masks: dict[Path, dict[str, Path]] = {}  # of the folders listed so far, by stem
         if self.path is not None and not self.each and not self.path.is_file():
-            raise UserError(f"TrainingData.roi: there is no file or folder {self.path}")
+            raise UserError(f"TrainingData.roi: there is no file or folder {self.path}{_advice(roi)}")
 
     def common(self) -> Path | None:
         """The mask of all images, None if there is no region. Raises UserError if each has its own."""
@@ -133,10 +140,25 @@ class RoiFiles:
         return self.masks[expected.parent][image.stem]
 
 
+def _advice(roi: str) -> str:
+    return "" if Path(roi).is_absolute() else "; a path begins in the category's folder, unless it is absolute"
+
+
 def common_roi(config: "RunConfig") -> Path | None:
     """The mask of images that are not of the data set. Raises as `RoiFiles` and its `common`."""
     roi = config.TrainingData.roi
     return None if roi is None else RoiFiles(home(config), roi).common()
+
+
+def region_digest(config: "RunConfig") -> str | None:
+    """The digest of the mask of all images, EACH if every image has its own, None if there is no region.
+
+    Raises as `RoiFiles`.
+    """
+    if config.TrainingData.roi is None:
+        return None
+    files = RoiFiles(home(config), config.TrainingData.roi)
+    return EACH if files.each else read_roi(files.path).digest
 
 
 def home(config: "RunConfig") -> Path:

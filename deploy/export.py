@@ -17,9 +17,11 @@ from deploy.export_graph import Graphs, on_cpu
 from deploy.predictor import Predictor
 from deploy.runtime import ExportedModel
 from deploy.runtime.metadata import Metadata
+from engine.decisions import verdicts_of
 from engine.device import DTYPES, Compute
 from engine.scoring import AnomalyMaps
 from evaluation.calibration import Calibration, described
+from evaluation.cross import CrossCalibration
 from evaluation.report import Tested, evaluate
 from evaluation.score import CALIBRATION, Scored
 from utils.errors import UserError
@@ -69,6 +71,8 @@ class Export:
             exported, found, test = ExportedModel(folder), [], self.data.test
             tested = evaluate(test.samples, self._compared(exported, found), self.data.notes, test.fit)
             check = differences(found, self.precision, PRECISIONS[self.trainer.compute.dtype])
+            if isinstance(self.predictor.calibration, CrossCalibration):
+                check["decisions"] = self._beside_folds(found)
             card.write_card(folder, self._card(folder, exported, check, tested))
         return card.read_card(out)
 
@@ -97,9 +101,14 @@ class Export:
         Raises UserError if they are not, and the images that they come from are not known.
         """
         normal = self.predictor.normal
+        own_scores = normal is not None and normal["source"] == CALIBRATION
+        if own_scores and not self.predictor.calibration and self.data.folder is None:  # the predictor has said why
+            raise UserError(
+                "--images: the run's thresholds do not belong to these settings; leave the changed keys out, or give "
+                "good images that did not train the student: --images FOLDER"
+            )
         if self.data.calibration is not None:
             return self.data.normal_scores(exported.maps_of, exported.batch_size)
-        own_scores = normal is not None and normal["source"] == CALIBRATION
         if self.predictor.calibration and not (own_scores and self._same_scores):
             raise UserError(
                 "--images: the thresholds must be computed again for this export, but the images that they come from "
@@ -128,6 +137,16 @@ class Export:
         run = Judged(self._run_maps, Calibration.of(normal, *rates))
         ours = Judged(exported.maps_of, exported.calibration)
         return compare(self.data.test, self.float32, run, ours, exported.batch_size, found)
+
+    def _beside_folds(self, found: list[Found]) -> str:
+        """How far the exported model, which has one student, decides as the run's students."""
+        decider, folds, test = self.predictor.calibration, self.trainer.folds, self.data.test
+        verdicts = verdicts_of(decider, [], folds, test, self.config)
+        other = sum(each.judgements[1].decision != words for each, (_, words) in zip(found, verdicts, strict=True))
+        return (
+            f"other ones than the run's on {other} of {len(found)} images, because {len(decider.scores)} further "
+            "students decide in the run (calibration=cross), and a threshold here"
+        )
 
     def _card(self, folder: Path, exported: ExportedModel, check: dict[str, Any], tested: Tested) -> dict[str, Any]:
         tiles = len(exported.tiles) if exported.tiles else 1

@@ -9,10 +9,11 @@ import numpy as np
 
 from datasets.dataset import ImageDataset
 from datasets.images import unit_range
+from datasets.parts import parts_of
 from datasets.tiles import Tiles
 from deploy.export_check import MapsOf, scored
+from engine.decisions import calibrated_by
 from engine.loading import other_good_images, train_datasets
-from engine.run import parts
 from evaluation.score import CALIBRATION, normal_scores
 
 if TYPE_CHECKING:
@@ -27,14 +28,19 @@ class RunData:
     def __init__(self, trainer: "BaseTrainer", folder: Path | None):
         self.config, self.metadata, self.folder = trainer.config, trainer.metadata, folder
         self.test, self.notes = trainer.test_set
-        self.sets = dict(zip(("training", "held_out", "calibration"), train_datasets(self.config), strict=True))
+        self.trained_by = self.metadata["settings"].get("part_pattern")
+        # Another pattern may be given for new images.
+        trained = self.config.model_copy(update={"part_pattern": self.trained_by})
+        self.sets = dict(zip(("training", "held_out", "calibration"), train_datasets(trained), strict=True))
         for dataset in (*self.sets.values(), self.test):  # also for the hashes; images in memory are read only once
             dataset.read_all(self.config.cache_mb * 2**20 // 4)
 
     def described(self) -> dict[str, Any]:
         """Counts and hashes, for the card."""
-        sets = {**self.sets, "test": self.test}
+        sets = {**self.sets, "calibration": self.calibration or [], "test": self.test}
         counts = {name: {"images": len(each), "hash": each.fingerprint()} for name, each in sets.items() if len(each)}
+        if self.folder is not None:
+            counts["calibration"]["folder"] = str(self.folder)
         return {"sets": counts, "unchanged": self.unchanged}
 
     @property
@@ -51,15 +57,21 @@ class RunData:
         Raises UserError for a folder without images, and for images that may have trained the student.
         """
         if self.folder is not None:
-            return other_good_images(self.config, self.folder)
+            images = other_good_images(self.config, self.folder)
+            images.read_all(self.config.cache_mb * 2**20 // 4)
+            return images
         decides = (self.metadata.get("normal") or {}).get("source") == CALIBRATION
         own = isinstance(self.config.calibration, float) and not self.metadata.get("earlier_calibrations")
         return self.sets["calibration"] if decides and own and self.unchanged else None
 
     def normal_scores(self, maps_of: MapsOf, size: int) -> dict[str, Any]:
         """The scores of the images for calibration, in batches of `size`."""
+        paths = [sample.path for sample in self.calibration.samples]
+        pattern = self.config.part_pattern
+        if pattern == self.trained_by:  # not given with this command
+            pattern = calibrated_by(self.metadata["settings"], self.metadata.get("normal") or {})
         results = scored(maps_of, self.calibration, size, "calibrating")
-        return normal_scores(results, CALIBRATION, parts(self.calibration, self.config))
+        return normal_scores(results, CALIBRATION, parts_of(paths, pattern))
 
     def samples(self) -> Sequence[np.ndarray]:
         """Training images as the networks see them, [3,h,w] float32 in [0,1]; of large ones, a tile each."""

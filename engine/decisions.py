@@ -9,8 +9,10 @@ import numpy as np
 
 from datasets.dataset import ImageDataset
 from datasets.parts import parts_of
+from datasets.regions import EACH, region_digest
 from engine.cross import Folds, p_values
 from engine.device import Compute
+from engine.loading import training_images
 from evaluation.calibration import Calibration, Verdict, by_part
 from evaluation.cross import CrossCalibration
 from evaluation.score import CALIBRATION, HELD_OUT, TRAINING
@@ -45,14 +47,33 @@ def decider(
 def _changed(config: RunConfig, metadata: dict[str, Any]) -> list[str]:
     """The keys because of which a student that could decide cannot."""
     normal, trained = metadata.get("normal"), metadata["settings"]
-    if normal is None or normal["source"] in (CALIBRATION, HELD_OUT, TRAINING):  # `RunFolder.load` compares
-        return []
     uncalibrated = {config.calibration, trained.get("calibration", "none")} == {"none"}
-    if uncalibrated and "earlier_calibrations" not in metadata:
+    if normal is None or (uncalibrated and "earlier_calibrations" not in metadata):
         return []
+    if normal["source"] in (CALIBRATION, HELD_OUT, TRAINING):  # `RunFolder.load` compares what else scores depend on
+        return [*_other_pattern(config, trained, normal), *other_region(config, normal)]
     # The teacher itself and the categories are compared elsewhere.
     now = result_settings(config) | {key: trained.get(key) for key in ("weights", "obj")}
     return [key for key in trained | now if trained.get(key) != now.get(key)]
+
+
+def _other_pattern(config: RunConfig, trained: dict[str, Any], normal: dict[str, Any]) -> list[str]:
+    known = (trained.get("part_pattern"), calibrated_by(trained, normal))
+    return [] if config.part_pattern in known else ["part_pattern"]
+
+
+def calibrated_by(trained: dict[str, Any], normal: dict[str, Any]) -> str | None:
+    """The `part_pattern` of the calibration: calibrate.py may have another one than the training."""
+    return normal.get("part_pattern", trained.get("part_pattern"))
+
+
+def other_region(config: RunConfig, normal: dict[str, Any]) -> list[str]:
+    """The highest value of another part of a picture is another score.
+
+    Where each image of the data set has a mask of its own, a single one for other images is no mistake.
+    """
+    digests = {normal["region"], region_digest(config)} if "region" in normal else {None}
+    return ["TrainingData.roi"] if len(digests) > 1 and EACH not in digests else []
 
 
 def _of_another_arithmetic(then: str, now: str, run_dir: Path) -> str:
@@ -82,6 +103,17 @@ def verdicts_of(
     else:
         values = map(found.p_value, scores) if found else ()
     return [(value, found.decision(value)) for value in values]
+
+
+def took_no_part(config: RunConfig, dataset: ImageDataset, normal: dict[str, Any]) -> tuple[np.ndarray, list[str]]:
+    """Which test images [N] bool neither trained the student nor calibrated it: only they can measure its rates."""
+    used = training_images(config)
+    unseen = np.array([sample.path.resolve() not in used for sample in dataset.samples], bool)
+    if not normal.get("of_test"):
+        return unseen, []
+    return unseen & dataset.defective, [
+        "the threshold comes from good test images, so no rate of false rejects is measured with them"
+    ]
 
 
 def measured(

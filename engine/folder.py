@@ -17,6 +17,7 @@ from utils.console import log_to, note
 from utils.errors import UserError
 from utils.files import check_writable, locked
 
+NOT_IN_SCORES = ("part_pattern", "weights")  # settings that no score depends on: the teacher itself is compared
 TRAINED = ("config.yaml", "student.safetensors", "training.csv", "training.png")  # files of a training
 TESTED = "metrics.json scores.csv pixels.npz maps features report.html report_pictures".split()
 TESTED += ["scores.png", "curves.png", "contact.png"]
@@ -104,9 +105,8 @@ class RunFolder:
         load_student(self.student_file, student)
         if self.checkpoint.exists():
             note(f"{self.path} also holds an unfinished training; this is the student of the last finished one")
-        # The teacher itself was compared above, so the spelling of `weights` does not matter.
-        then, now = ({k: v for k, v in each["settings"].items() if k != "weights"} for each in (metadata, expected))
-        changed = changes(then, now)
+        both = (metadata["settings"], expected["settings"])
+        changed = changes(*({key: each[key] for key in each if key not in NOT_IN_SCORES} for each in both))
         if changed and metadata.get("normal"):
             note(f"the student was trained with other settings ({changed}): do not compare scores with its good images")
             metadata["normal"]["source"] = "good images, other settings"

@@ -77,12 +77,13 @@ def train_datasets(config: RunConfig) -> tuple[ImageDataset, ImageDataset, Image
 def other_good_images(config: RunConfig, folder: Path) -> ImageDataset:
     """The images in a folder and its subfolders, given by a flag `--images`, as good ones that did not train.
 
-    Raises UserError for a folder without images, or with images that may have trained the student, or copies of them.
+    Raises UserError for a folder without images, or with images that may have trained the student, or copies of them,
+    or with defective images of the test.
     """
     paths, train = list_images_below(folder), Path(config.data_path, config.obj, "train").resolve()
     if not paths:
         raise UserError(f"--images: there are no images (png, jpg, bmp, tif, webp) in or below {folder}")
-    used = _used(config)
+    used = training_images(config)
     if not used:
         note(
             f"the data set in {config.data_path} is not there any more, so it was not checked whether the student has "
@@ -97,17 +98,34 @@ def other_good_images(config: RunConfig, folder: Path) -> ImageDataset:
         raise UserError(
             f"--images: {folder} has copies of images that the student may have seen ({which}); give new ones"
         )
+    of_test = among_test(config, paths)
+    if any(of_test.values()):
+        bad = next(path for path, defective in of_test.items() if defective)
+        raise UserError(f"--images: {bad} is a defective test image; give a folder of good images only")
     roi = common_roi(config)
     return ImageDataset([Sample(path, None, "good", roi) for path in paths], config.TrainingData)
 
 
-def _used(config: RunConfig) -> set[Path]:
+def training_images(config: RunConfig) -> set[Path]:
     """The images of training and validation, whatever the layout; none if the data set is gone."""
     try:
         samples = readers.train_samples(config) + readers.validation_samples(config)
         return {sample.path.resolve() for sample in samples}
     except UserError:
         return set()
+
+
+def among_test(config: RunConfig, paths: Sequence[Path]) -> dict[Path, bool]:
+    """Those of the images that are test images, or copies of them, and whether they are defective."""
+    try:
+        samples = {sample.path.resolve(): sample.defect_type != "good" for sample in readers.test_samples(config)}
+    except UserError:  # the data set is gone
+        return {}
+    here = {path: samples[path.resolve()] for path in paths if path.resolve() in samples}
+    for defective in (False, True):
+        which = [path for path, of_sample in samples.items() if of_sample == defective]
+        here |= dict.fromkeys(_copies([path for path in paths if path not in here], which), defective)
+    return here
 
 
 def _copies(paths: Sequence[Path], used: Iterable[Path]) -> list[Path]:

@@ -9,8 +9,9 @@ import torch
 from datasets import readers
 from datasets.dataset import ImageDataset
 from datasets.parts import parts_of
+from datasets.regions import region_digest
 from engine.cross import FOLDS, Folds
-from engine.decisions import decider, measured, promised, verdicts_of
+from engine.decisions import calibrated_by, decider, measured, promised, took_no_part, verdicts_of
 from engine.device import Compute
 from engine.distributed import from_main
 from engine.fit import fit
@@ -124,7 +125,10 @@ def test(
             report.write_scores(folder.path, dataset.samples, tested, verdicts)
         decisions, uncounted = None, []
         if calibration:
-            decisions, uncounted = measured(calibration, verdicts, dataset, tested.counted, config.part_pattern)
+            pattern = calibrated_by(metadata["settings"], normal or {})
+            unseen, uncounted = took_no_part(config, dataset, normal or {})
+            decisions, more = measured(calibration, verdicts, dataset, tested.counted & unseen, pattern)
+            uncounted.extend(more)
         tested.notes.extend(uncounted)
         tested.notes.extend(f"{path}: {what}" for what, path in dataset.said.items())
         best = metadata.get("best_on_test") and beside(metadata["best_on_test"], tested.metrics)
@@ -216,9 +220,10 @@ def _normal_scores(
 def good_scores(
     detector: Detector, compute: Compute, config: RunConfig, dataset: ImageDataset, source: str
 ) -> dict[str, Any]:
-    """`normal_scores` of the images of a data set, and their arithmetic; `source` names the images."""
+    """`normal_scores` of the images of a data set, and what they belong to; `source` names the images."""
     found = normal_scores(scoring(detector, compute, config, dataset, source), source, parts(dataset, config))
-    return found | {"arithmetic": str(compute)}
+    about = {"part_pattern": config.part_pattern, "region": region_digest(config), "arithmetic": str(compute)}
+    return found | about
 
 
 def parts(dataset: ImageDataset, config: RunConfig) -> list[str]:

@@ -132,7 +132,7 @@ def count_decisions(decisions: Sequence[str], defective: np.ndarray, unit: str, 
 
     A miss is a defective part that is accepted; one that somebody looks at is not missed.
     """
-    kinds = np.array(decisions)
+    kinds = np.array(decisions, str)
     found = {"test_unit": unit, "false_rejects": _seen(kinds[~defective] == "reject")}
     found["misses"] = _seen(kinds[defective] == "accept")
     if review:

@@ -170,14 +170,29 @@ def new_good_images(folder, count=20):
 
 def test_images_for_calibration_may_be_given(run_folder, export, same_graph, tmp_path):
     images = new_good_images(tmp_path / "good")
-    export(run_folder, tmp_path / "out", "onnx", "fp32", images, "false_reject_rate=0.1")
+    card = export(run_folder, tmp_path / "out", "onnx", "fp32", images, "false_reject_rate=0.1")
     model = ExportedModel(tmp_path / "out")
     assert model.calibration.rate == 0.1
     assert model.normal["scores"] == pytest.approx(sorted(model(path).score for path in images.iterdir()), rel=1e-5)
+    given = card["data"]["sets"]["calibration"]
+    assert given["images"] == 20 and given["folder"] == str(images) and len(given["hash"]) == 16
     train = Path(Predictor(run_folder).trainer.config.data_path, "part/train/good")
     for folder, expected in ((train, "which the student may have seen"), (tmp_path / "none", "there are no images")):
         with pytest.raises(UserError, match=f"--images: .*{expected}"):
             export(run_folder, tmp_path / "out", "onnx", "fp32", folder)
+
+
+def test_thresholds_of_other_settings_are_not_exported(run_folder, export, same_graph, tmp_path):
+    with pytest.raises(UserError, match="thresholds do not belong to these settings"):
+        export(run_folder, tmp_path / "out", "onnx", "fp32", None, "part_pattern=^.")
+
+
+def test_images_are_counted_by_parts_as_in_the_calibration(run_folder, export, same_graph, tmp_path):
+    run, images = copied(run_folder, tmp_path), new_good_images(tmp_path / "good")
+    calibrate.calibrate(open_run(run, ["part_pattern=^.", "false_reject_rate=0.4"]), images)
+    export(run, tmp_path / "out", "onnx", "fp32", images)
+    normal = ExportedModel(tmp_path / "out").normal
+    assert normal["unit"] == "parts" and len(normal["scores"]) == 2  # the tens
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -222,7 +237,11 @@ def test_a_run_that_several_students_decide_for_needs_images(export, tmp_path):
     with pytest.raises(UserError, match="--images"):
         export(run, tmp_path / "out")
     card = export(run, tmp_path / "out", "onnx", "fp32", new_good_images(tmp_path / "good"))
-    assert card["calibration"]["images"] == 20 and ExportedModel(tmp_path / "out")(pictures()[1]).decision
+    model, of_run = ExportedModel(tmp_path / "out"), Predictor(run)
+    assert card["calibration"]["images"] == 20 and model(pictures()[1]).decision
+    paths = [sample.path for sample in of_run.trainer.test_set[0].samples]
+    other = sum(model(path).decision != of_run(path).decision for path in paths)
+    assert f"other ones than the run's on {other} of 8 images" in card["check"]["decisions"]
 
 
 @pytest.mark.slow

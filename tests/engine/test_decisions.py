@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from datasets.dataset import Sample
+from datasets.regions import EACH, region_digest
 from engine.decisions import decider, measured
 from engine.device import Compute
 from evaluation.calibration import Calibration
-from tests.conftest import small
+from tests.conftest import small, write_image
 from trainer import read_run
 from utils.config import result_settings
 
@@ -42,6 +43,24 @@ def test_scores_of_another_arithmetic_decide_with_a_note(tmp_path):
         assert found.threshold == 1.0
         assert "computed in bfloat16 on cuda, but this machine computes in float32 on cpu" in note
         assert f"python3 calibrate.py '{run}' --images FOLDER" in note
+
+
+def test_a_changed_mask_of_the_same_name_does_not_decide(tmp_path):
+    (tmp_path / "part").mkdir()
+    here = config(f"data_path={tmp_path}", "obj=part", "TrainingData.roi=roi.png", "calibration=0.2")
+    write_image(tmp_path / "part/roi.png", np.eye(8, dtype=np.uint8))
+    there = metadata(region=region_digest(here), words=["calibration=0.2"])
+    assert decider(here, HERE, Path("run"), there, None)[1] == []
+    write_image(tmp_path / "part/other.png", np.eye(8, dtype=np.uint8) * 255)  # the same pixels are white
+    other = here.model_copy(update={"TrainingData": here.TrainingData.model_copy(update={"roi": "other.png"})})
+    assert decider(other, HERE, Path("run"), there, None)[1] == []
+    write_image(tmp_path / "part/other.png", np.eye(8, dtype=np.uint8)[::-1])
+    found, (note,) = decider(other, HERE, Path("run"), there, None)
+    assert found is None and note == "nothing is decided, because TrainingData.roi was changed"
+    there["normal"]["region"] = EACH  # one mask for other images is no mistake
+    assert decider(other, HERE, Path("run"), there, None)[1] == []
+    del there["normal"]["region"]  # earlier versions did not store it
+    assert decider(other, HERE, Path("run"), there, None)[1] == []
 
 
 def test_changed_keys_are_named_where_a_student_could_decide():

@@ -61,6 +61,78 @@ def test_scores_are_those_of_a_test(workplace, call, images):
     assert tested == pytest.approx(scores, rel=1e-12) and report["good_scores"]["source"] == "calibration images"
 
 
+def test_an_earlier_calibration_can_be_restored(workplace, call, images):
+    assert "has no earlier calibration" in call(calibrate, workplace.run, "--restore").last
+    before = open_run(workplace.run).metadata
+    call(calibrate, workplace.run, "--images", images, "false_reject_rate=0.1")
+    first = open_run(workplace.run).metadata
+    call(calibrate, workplace.run, "--images", images / "more", "false_reject_rate=0.1")
+    said = call(calibrate, workplace.run, "--restore")
+    assert said.code == 0 and "20 calibration images" in said.out and "phase=test" in said.out
+    assert open_run(workplace.run).metadata == first
+    assert "this run decides nothing again" in call(calibrate, workplace.run, "--restore").out
+    assert open_run(workplace.run).metadata == before | {"earlier_calibrations": []}
+
+
+def test_the_pattern_of_parts_is_that_of_the_calibration(workplace, call, images):
+    for k, path in enumerate(sorted(images.rglob("*.png"))):
+        path.rename(path.with_name(f"{k // 2}_{k % 2}.png"))
+    for k, path in enumerate(sorted((workplace.path / "data/part/test").rglob("*.png"))):
+        path.rename(path.with_name(f"9_{k}.png"))
+    pattern = "part_pattern=^[0-9]+"
+    said = call(calibrate, workplace.run, "--images", images, "false_reject_rate=0.1", pattern)
+    assert said.code == 0 and "10 calibration parts" in said.out and "are not compared" in said.out
+    assert "other settings" not in said.err
+    trainer = open_run(workplace.run)
+    assert trainer.config.part_pattern is None  # as trained: it also says which images were held out
+    shutil.rmtree(workplace.path / "data/part/ground_truth")
+    trainer.test()
+    decisions = json.loads((workplace.run / "metrics.json").read_text(encoding="utf-8"))["decisions"]
+    assert (decisions["unit"], decisions["test_unit"], decisions["misses"]["of"]) == ("parts", "parts", 1)
+    said = call(predict, "results/st/part", "new", "--out", "out", "part_pattern=^.")
+    assert "nothing is decided, because part_pattern was changed" in said.err
+    said = call(predict, "results/st/part", "new", "--out", "out2", pattern)
+    assert "nothing is decided" not in said.err and " accept" in said.out
+
+
+def test_another_region_of_interest_does_not_decide(workplace, call, images):
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:32] = 255
+    write_image(workplace.path / "roi.png", mask)
+    word = f"TrainingData.roi={workplace.path}/roi.png"
+    said = call(calibrate, workplace.run, "--images", images, "false_reject_rate=0.1", word)
+    assert said.code == 2 and "cannot change settings that scores depend on (TrainingData.roi)" in said.last
+    assert call(calibrate, workplace.run, "--images", images, "false_reject_rate=0.1").code == 0
+    said = call(predict, "results/st/part", "new", "--out", "out", word)
+    assert "nothing is decided, because TrainingData.roi was changed" in said.err
+
+
+def test_test_images_that_calibrate_measure_nothing(workplace, call, images):
+    test = workplace.path / "data/part/test"
+    said = call(calibrate, workplace.run, "--images", test, "false_reject_rate=0.1")
+    assert said.code == 2 and "test/square/000.png is a defective test image" in said.last
+    for k, path in enumerate(sorted(images.rglob("*.png"))):
+        shutil.copy(path, test / f"good/new_{k}.png")
+    assert call(calibrate, workplace.run, "--images", images, "false_reject_rate=0.1").code == 0  # copies of them
+    trainer = open_run(workplace.run)
+    trainer.test()
+    report = json.loads((workplace.run / "metrics.json").read_text(encoding="utf-8"))
+    assert report["decisions"]["false_rejects"] == {"count": 0, "of": 0, "interval": None}
+    assert report["decisions"]["misses"]["of"] == 2
+    assert any("no rate of false rejects" in note for note in report["notes"])
+
+
+def test_images_that_trained_measure_nothing(workplace, call, images):
+    """Without test images, the held-out or the training images are scored instead."""
+    assert call(calibrate, workplace.run, "--images", images, "false_reject_rate=0.1").code == 0
+    for name in ("test", "ground_truth"):
+        shutil.rmtree(workplace.path / "data/part" / name)
+    trainer = open_run(workplace.run)
+    trainer.test()
+    report = json.loads((workplace.run / "metrics.json").read_text(encoding="utf-8"))
+    assert report["decisions"]["false_rejects"]["of"] == 0 and report["decisions"]["threshold"] > 0
+
+
 def test_images_of_another_kind_are_said_to_have_changed_the_scores(workplace, call, images):
     assert call(calibrate, workplace.run, "--images", images, "false_reject_rate=0.1").code == 0
     rng = np.random.default_rng(0)
