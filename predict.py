@@ -24,7 +24,7 @@ def main() -> None:
     given = args.images if args.model is None else [args.run, *args.images]
     if args.model and Path(args.run, "student.safetensors").exists():
         raise UserError(f"--model: give it in place of RUN, not with it; {args.run} is a run")
-    overrides = [word for word in given if "=" in word and not Path(word).exists()]
+    overrides = [word for word in given if "=" in word and not Path(word).exists() and not _matching(word)]
     words = [word for word in given if word not in overrides]
     paths = folders_of(words, args.out) if args.watch else images_of(words)
     if not args.watch and (args.out / "predictions.csv").exists():  # and again when it is created
@@ -90,38 +90,66 @@ def flags() -> argparse.ArgumentParser:
 def images_of(words: Iterable[str]) -> list[Path]:
     """The image files that files, folders, patterns and text files name, each once, in their order.
 
-    Raises UserError naming a word without images.
+    What earlier predictions drew into a folder is left out, and a note says so. Raises UserError naming a word without
+    images.
     """
-    from datasets.listing import SUFFIXES, is_folder, list_images_below
+    from datasets.listing import is_folder
+    from utils.console import note
 
     found: dict[str, Path] = {}
+    drawn: list[Path] = []
     for word in words:
         path = Path(word)
         if is_folder(path):
-            paths = list_images_below(path)
+            paths = _below(path, drawn)
         elif path.suffix.lower() == ".txt" and path.is_file():
-            paths = _listed(path)
-        elif path.is_file():
-            paths = [path]
+            paths = _listed(path, drawn)
         else:
-            paths = [Path(name) for name in sorted(glob.glob(word, recursive=True))]
-            paths = [path for path in paths if path.suffix.lower() in SUFFIXES]
+            paths = [path] if path.is_file() else _matching(word)
         if not paths:
             raise UserError(f"IMAGES: there are no images (png, jpg, bmp, tif, webp) at {word}")
         for path in paths:
             found.setdefault(os.path.abspath(path), path)
     if not found:
         raise UserError("IMAGES: give files, folders or patterns")
+    if drawn:
+        note(f"left out {len(drawn)} files that earlier predictions drew, such as {drawn[0]}")
     return list(found.values())
 
 
-def _listed(path: Path) -> list[Path]:
-    """The paths in a text file, one per line."""
+def _below(folder: Path, drawn: list[Path]) -> list[Path]:
+    """The images of a folder and its subfolders. What earlier predictions drew there is put into `drawn`."""
+    from datasets.listing import list_images_below
+    from deploy.pictures import is_drawn
+
+    paths = []
+    for path in list_images_below(folder):
+        (drawn if is_drawn(path, folder) else paths).append(path)
+    return paths
+
+
+def _listed(path: Path, drawn: list[Path]) -> list[Path]:
+    """The files that a text file names, a path per line, and the images of the folders."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise UserError(f"IMAGES: {path} cannot be read as a list of paths: {error}") from None
-    return [Path(line) for line in lines if line.strip()]
+    found = []
+    for line in filter(None, map(str.strip, lines)):
+        found += _below(Path(line), drawn) if os.path.isdir(line) else [Path(line)]
+    return found
+
+
+def _matching(pattern: str) -> list[Path]:
+    """The image files that a pattern matches. Folders at its beginning may have characters such as [ in their names."""
+    from datasets.listing import SUFFIXES
+
+    names, path = glob.glob(pattern, recursive=True), Path(pattern)
+    if not names:
+        folder = next((parent for parent in path.parents if os.path.isdir(parent)), Path())
+        rest = path.relative_to(folder)
+        names = glob.glob(os.path.join(glob.escape(str(folder)), rest), recursive=True)
+    return [path for path in map(Path, sorted(names)) if path.suffix.lower() in SUFFIXES]
 
 
 def folders_of(words: Iterable[str], out: Path) -> list[Path]:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from deploy.judge import Judge, Prediction
-from deploy.pictures import write_pictures
+from deploy.pictures import TABLE, write_pictures
 from deploy.watch import Signature
 from utils.console import note
 from utils.errors import UserError
@@ -23,7 +23,7 @@ from utils.files import check_writable, write_bytes
 from utils.progress import progress
 
 COLUMNS = ["path", "score", "p_value", "decision", "milliseconds", "regions", "error"]
-TABLE, LINES = "predictions.csv", "predictions.jsonl"
+LINES = "predictions.jsonl"
 NAMED = 5  # failed files whose reasons are also printed
 LONGEST = 250  # bytes of a file's name, before .tiff is added
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from datasets.listing import SUFFIXES
 from deploy.judge import Judge, Prediction
+from deploy.pictures import DRAWN, TABLE
 from utils.console import note
 from utils.errors import UserError
 
@@ -57,7 +58,7 @@ class Arrivals:
     same name is a new one. Memory grows with the files that are there, not with those that were there.
 
     `done` has absolute paths of files that are not new. Without a signature, the file that is there when its folder
-    can be read for the first time is not new. The folder `out` is left out.
+    can be read for the first time is not new. Left out are the folder `out`, and what earlier predictions drew.
     """
 
     def __init__(
@@ -112,6 +113,8 @@ class Arrivals:
         except OSError as error:
             self._complain(folder, error)
             return
+        if any(entry.name == TABLE for entry in inside):
+            inside = [entry for entry in inside if entry.name not in DRAWN]
         for entry in inside:
             with contextlib.suppress(OSError):  # it is gone
                 if entry.is_dir(follow_symlinks=False):  # links could form a loop

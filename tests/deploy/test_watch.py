@@ -119,7 +119,9 @@ def test_memory_does_not_grow_with_files_that_are_gone(folder, monkeypatch):
 
 def test_what_is_done_and_what_is_written_here_is_left_out(folder, monkeypatch):
     monkeypatch.chdir(folder.parent)
-    for name in ("a.png", "b.png", "judged/overlays/a.png.png"):
+    (folder / "earlier").mkdir()
+    (folder / "earlier/predictions.csv").write_text("")
+    for name in ("a.png", "b.png", "judged/overlays/a.png.png", "earlier/maps/a.png.png"):
         write_image(folder / name, plain(9))
     arrivals = Arrivals([folder.relative_to(folder.parent)], {str(folder / "a.png"): None}, folder / "judged")
     arrivals.look()

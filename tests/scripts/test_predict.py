@@ -93,6 +93,39 @@ def test_patterns_files_and_folders_name_each_picture_once(calibrated):
     assert list(map(str, paths)) == ["line/a/0.png", "line/a/1.png", "line/a/2.png", "line/b/1.png"]
 
 
+def test_a_list_may_have_folders_and_blanks(calibrated):
+    (calibrated.path / "list.txt").write_text("  line/b/1.png \n\nline/a\t\nline/gone.png\n")
+    names = ["line/b/1.png", *(f"line/a/{k}.png" for k in range(3)), "line/gone.png"]
+    assert list(map(str, predict.images_of(["list.txt"]))) == names
+
+
+def test_a_folder_that_looks_like_a_pattern_or_a_key_is_found(calibrated, call):
+    for name in ("br[1]/c/a.png", "br1/c/b.png", "a=b/c.png"):
+        write_image(calibrated.path / name, draw_good(np.random.default_rng(1)))
+    for word in ("br[1]/*/*.png", str(calibrated.path / "br[1]/**/a.png")):
+        paths = predict.images_of([word])
+        # As ever, [1] is the letter 1 where that finds something.
+        assert [path.name for path in paths] == ["b.png" if word.endswith("*.png") else "a.png"]
+    said = call(predict, "results/st/part", "a=b/*.png", "--out", "out")
+    assert said.code == 0, said.err
+    assert [row["path"] for row in rows_of(calibrated.path / "out")[0]] == ["a=b/c.png"]
+
+
+def test_what_earlier_predictions_drew_is_not_judged(calibrated, call):
+    for name in ("a/masks/0.png", "a/masks/maps/1.png"):  # pictures of parts
+        write_image(calibrated.path / "line" / name, draw_good(np.random.default_rng(1)))
+    everything = ["results/st/part", "line", "--pictures", "all", "--maps", "tiff", "--out"]
+    for out, drawn in (("line/one", 0), ("line", 28), ("two", 28 + 28)):
+        said = call(predict, *everything, out)
+        assert said.code == 0, said.err
+        rows, _ = rows_of(calibrated.path / out)
+        assert len(rows) == 7 and len({row["path"] for row in rows}) == 7
+        assert (f"left out {drawn} files that earlier predictions drew" in said.err) == (drawn > 0), said.err
+    assert list(map(str, predict.images_of(["line/one/masks/a"]))) == [
+        f"line/one/masks/a/{name}.png.png" for name in ("0", "1", "2", "masks/0", "masks/maps/1")
+    ]
+
+
 def test_pictures_on_two_drives_are_a_sentence(monkeypatch):
     monkeypatch.setattr(predict.os.path, "commonpath", ntpath.commonpath)
     assert predict.folder_of_all(["C:\\line\\a", "C:\\line\\b"]) == "C:\\line"
