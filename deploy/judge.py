@@ -70,6 +70,7 @@ class Judge:
     ):
         self.fit, self.normal, self.calibration, self.tiles, self.roi = fit, normal, calibration, tiles, roi
         self.batch_size = batch_size if tiles is None else 1  # pictures at once
+        self.remarks: dict[str, tuple[Path, int]] = {}  # what `stream` left out of files: the first file, their number
         if calibration:  # a rate that it cannot promise is an error now
             # The threshold, not all of the promise: its upper bound needs scipy, which an exported model has not.
             _ = calibration.threshold if isinstance(calibration, Calibration) else calibration.promise
@@ -119,7 +120,12 @@ class Judge:
                     yield from self._found(batch, pool)
 
     def _found(self, paths: list[Path], pool: ThreadPoolExecutor) -> Iterator[tuple[Path, Prediction | UserError]]:
-        read = list(pool.map(self._read, paths))
+        remarks: list[list[str]] = [[] for _ in paths]
+        read = list(pool.map(self._read, paths, remarks))
+        for path, sentences in zip(paths, remarks, strict=True):
+            for sentence in sentences:
+                first, count = self.remarks.get(sentence, (path, 0))
+                self.remarks[sentence] = first, count + 1
         pictures = [picture for picture in read if not isinstance(picture, UserError)]
         found = iter(self._predicted(pictures))
         for path, picture in zip(paths, read, strict=True):
@@ -135,9 +141,9 @@ class Judge:
         # Not above, where the error still holds the arrays of the batch.
         return [None] if len(pictures) == 1 else [self._predicted([picture])[0] for picture in pictures]
 
-    def _read(self, path: Path) -> np.ndarray | UserError:
+    def _read(self, path: Path, remarks: list[str]) -> np.ndarray | UserError:
         try:
-            return self.checked(read_image(path), path)
+            return self.checked(read_image(path, remarks.append), path)
         except UserError as error:
             return error
         except MemoryError:

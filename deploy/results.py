@@ -72,6 +72,8 @@ class Results(NamedTuple):
                 bar.update()
         if len(failed) > NAMED:
             note(f"{len(failed) - NAMED} more files failed; {self.folder / TABLE} says why")
+        for sentence, (first, count) in judge.remarks.items():
+            note(f"{first}: {sentence}" + (f"; the same for {count - 1} other file(s)" if count > 1 else ""))
         return counts + Counter(failed=len(failed))  # without a count of 0
 
     def _draw(self, judge: Judge, prediction: Prediction, path: Path, name: Path) -> None:

@@ -161,6 +161,7 @@ class Desk:
         self.judge, self.max_pixels = judge, max_pixels
         self.jobs: SimpleQueue[Job | None] = SimpleQueue()
         self.thread = threading.Thread(target=self._work, name="judge", daemon=True)
+        self.remarks: set[str] = set()
         self.batches, self.begin = 0, 0.0  # `begin` of the current batch; 0 while there is none
 
     def __enter__(self) -> "Desk":
@@ -227,9 +228,15 @@ class Desk:
     def _read(self, job: Job) -> np.ndarray | Exception:
         try:
             name = job.name or "the picture"
-            return self.judge.checked(image_from(job.data, name, most=self.max_pixels), name)
+            return self.judge.checked(image_from(job.data, name, self._remark, self.max_pixels), name)
         except Exception as error:  # a UserError, or too little memory: other pictures of the batch may be small
             return error
+
+    def _remark(self, sentence: str) -> None:
+        """Say once what is left out of pictures, without their names: strangers give those."""
+        if sentence not in self.remarks:
+            self.remarks.add(sentence)
+            note(f"of a picture that was sent, {sentence} (this is said once)")
 
     def _finish(self, job: Job, found: Prediction) -> None:
         try:

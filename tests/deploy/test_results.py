@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+from PIL import Image
 
 from deploy import results as module
 from deploy.results import LINES, TABLE, Results
@@ -67,6 +68,17 @@ def test_a_file_that_was_read_later_has_not_failed(tmp_path, capsys):
     for path in paths[2:]:
         write_image(path, plain(0))
     assert "failed" not in Results(tmp_path / "again").write(judge, judge.stream(paths), str(tmp_path))
+
+
+def test_what_is_left_out_of_files_is_said_once_at_the_end(tmp_path, capsys):
+    pages = [Image.fromarray(plain(value)) for value in (0, 255)]
+    for name in ("a.tif", "b.webp", "c.tif"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:], lossless=True)
+    write_image(tmp_path / "d.png", plain(0))
+    written(tmp_path, [tmp_path / name for name in ("d.png", "a.tif", "b.webp", "c.tif")])
+    sentence = "only the first of its pages or frames is read; the same for 2 other file(s)"
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert notes == [f"note: {tmp_path / 'a.tif'}: {sentence}"]
 
 
 def test_a_picture_that_is_too_large_to_be_drawn_keeps_its_decision(tmp_path, monkeypatch, capsys):

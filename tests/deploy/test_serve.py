@@ -224,6 +224,14 @@ def test_bytes_that_are_no_picture_are_refused_and_others_of_the_batch_are_judge
     assert judge.batches == [1, 1]
 
 
+def test_that_only_the_first_page_is_judged_is_said_once(served, capfd):
+    pages, data = [Image.fromarray(plain(value)) for value in (0, 255)], io.BytesIO()
+    pages[0].save(data, "TIFF", save_all=True, append_images=pages[1:])
+    port = served(Brightness())
+    assert [ask(port, body=data.getvalue())[1]["score"] for _ in range(2)] == [0, 0]
+    assert capfd.readouterr().err.count("only the first of its pages or frames is read") == 1
+
+
 @pytest.mark.parametrize("headers", [{}, {"Transfer-Encoding": "chunked"}])
 def test_a_large_body_is_refused(served, headers):
     port = served(Brightness(), Limits(max_bytes=1000))
@@ -288,10 +296,10 @@ def test_a_failure_of_the_networks_is_an_answer_and_the_next_picture_is_judged(s
 
 
 def test_a_failure_while_one_picture_is_read_is_its_answer_only(served, monkeypatch, capfd):
-    def image_from(data, name, most, real=serve.image_from):
+    def image_from(data, name, *limits, real=serve.image_from):
         if name == "large.png":
             raise MemoryError
-        return real(data, name, most=most)
+        return real(data, name, *limits)
 
     monkeypatch.setattr(serve, "image_from", image_from)
     judge = Held()
