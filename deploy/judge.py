@@ -1,5 +1,6 @@
 """From pictures and their anomaly maps to scores, decisions and regions. Nothing here needs torch."""
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from PIL import Image
 
 from datasets.fit import BILINEAR, Fit
 from datasets.images import count_pixels, from_pillow, read_image
+from datasets.parts import parts_of
 from datasets.regions import Roi, grayed, lowest_outside
 from datasets.tiles import Tiles, whole_maps
 from evaluation.calibration import Calibration
@@ -107,6 +109,12 @@ class Judge:
         if self.roi:
             self.roi.check(picture.shape, name)
         return picture
+
+    def part(self, name: str) -> str | None:
+        """The part that a picture shows, by its name and the calibration's pattern; None if that is not known."""
+        with contextlib.suppress(UserError):  # the pattern finds nothing
+            pattern = (self.normal or {}).get("part_pattern")
+            return parts_of([Path(name)], pattern)[0] if pattern else None
 
     def stream(self, paths: Iterable[Path]) -> Iterator[tuple[Path, Prediction | UserError]]:
         """Predictions in the order of the paths, and the error of each file that cannot be read or judged.

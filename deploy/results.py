@@ -22,7 +22,7 @@ from utils.errors import UserError
 from utils.files import check_writable, write_bytes
 from utils.progress import progress
 
-COLUMNS = ["path", "score", "p_value", "decision", "milliseconds", "regions", "error"]
+COLUMNS = ["path", "part", "score", "p_value", "decision", "milliseconds", "regions", "error"]
 LINES = "predictions.jsonl"
 NAMED = 5  # failed files whose reasons are also printed
 LONGEST = 250  # bytes of a file's name, before .tiff is added
@@ -57,7 +57,7 @@ class Results(NamedTuple):
         failed: set[str] = set()  # with the --watch flag, a file that is written slowly may be read later
         with _lines(self.folder, mode) as write, progress(None, "predicting", total) as bar:
             for path, result in found:
-                row, absolute = described(str(path), result), os.path.abspath(path)
+                row, absolute = described(judge, str(path), result), os.path.abspath(path)
                 if files is not None:
                     row["file"] = {"path": absolute} | files[path]._asdict()
                 if row["error"]:
@@ -112,9 +112,9 @@ class Results(NamedTuple):
         return found
 
 
-def described(name: str, result: Prediction | UserError) -> dict[str, Any]:
+def described(judge: Judge, name: str, result: Prediction | UserError) -> dict[str, Any]:
     """A line of the results."""
-    row = dict.fromkeys(COLUMNS) | {"path": name, "regions": []}
+    row = dict.fromkeys(COLUMNS) | {"path": name, "part": judge.part(name), "regions": []}
     if isinstance(result, UserError):
         return row | {"error": str(result)}
     regions = [region.as_dict() for region in result.regions]

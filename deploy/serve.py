@@ -240,7 +240,7 @@ class Desk:
 
     def _finish(self, job: Job, found: Prediction) -> None:
         try:
-            row = described(job.name, found)
+            row = described(self.judge, job.name, found)
             if job.overlay:
                 row["overlay"] = base64.b64encode(png(overlay(self.judge, found))).decode()
             job.answer.set_result(row)

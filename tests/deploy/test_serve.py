@@ -94,7 +94,7 @@ def test_the_answer_is_the_line_that_predict_writes(served):
     port = served(judge)
     for value in (100, 200):
         status, row, _ = ask(port, "/predict?name=a%20b.png", png(value))
-        expected = described("a b.png", judge(plain(value)))
+        expected = described(judge, "a b.png", judge(plain(value)))
         assert status == 200 and row == json.loads(json.dumps(expected)) | {"milliseconds": row["milliseconds"]}
     assert row["decision"] == "reject" and row["regions"][0]["box"] == [0, 0, 16, 16]
 

@@ -93,6 +93,11 @@ def test_the_pattern_of_parts_is_that_of_the_calibration(workplace, call, images
     assert "nothing is decided, because part_pattern was changed" in said.err
     said = call(predict, "results/st/part", "new", "--out", "out2", pattern)
     assert "nothing is decided" not in said.err and " accept" in said.out
+    write_image(workplace.path / "new/without.png", draw_good(np.random.default_rng(0)))
+    call(predict, "results/st/part", "new", "--out", "out3")
+    rows = (workplace.path / "out3/predictions.csv").read_text(encoding="utf-8").splitlines()
+    found = {row.split(",")[0].rpartition("/")[2]: row.split(",")[1] for row in rows[1:]}
+    assert found["9_1.png"] == "9" and found["0_0.png"] == "0" and found["without.png"] == ""
 
 
 def test_another_region_of_interest_does_not_decide(workplace, call, images):
