@@ -139,13 +139,13 @@ class Export:
         return compare(self.data.test, self.float32, run, ours, exported.batch_size, found)
 
     def _beside_folds(self, found: list[Found]) -> str:
-        """How far the exported model, which has one student, decides as the run's students."""
+        """How many decisions differ from those of a run with further students; the exported model has only one."""
         decider, folds, test = self.predictor.calibration, self.trainer.folds, self.data.test
         verdicts = verdicts_of(decider, [], folds, test, self.config)
         other = sum(each.judgements[1].decision != words for each, (_, words) in zip(found, verdicts, strict=True))
         return (
-            f"other ones than the run's on {other} of {len(found)} images, because {len(decider.scores)} further "
-            "students decide in the run (calibration=cross), and a threshold here"
+            f"{other} of {len(found)} differ from the run's, where {len(decider.scores)} further students decide "
+            "(calibration=cross) in place of a threshold"
         )
 
     def _card(self, folder: Path, exported: ExportedModel, check: dict[str, Any], tested: Tested) -> dict[str, Any]:

@@ -241,7 +241,7 @@ def test_a_run_that_several_students_decide_for_needs_images(export, tmp_path):
     assert card["calibration"]["images"] == 20 and model(pictures()[1]).decision
     paths = [sample.path for sample in of_run.trainer.test_set[0].samples]
     other = sum(model(path).decision != of_run(path).decision for path in paths)
-    assert f"other ones than the run's on {other} of 8 images" in card["check"]["decisions"]
+    assert f"{other} of 8 differ from the run's, where 5 further students" in card["check"]["decisions"]
 
 
 @pytest.mark.slow
