@@ -10,6 +10,9 @@ from utils.errors import UserError
 if TYPE_CHECKING:
     from trainer.base import BaseTrainer
 
+Rates = dict[str, float | None]
+
+RATES = ("false_reject_rate", "review_rate")
 CHANGED = 0.01  # p-value of the two-sample test below which the scores are said to have changed
 
 
@@ -21,6 +24,8 @@ def main() -> None:
     source.add_argument("--restore", action="store_true", help="undo the last calibration")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as false_reject_rate=0.05")
     args = parser.parse_intermixed_args()
+    if args.restore and args.overrides:
+        raise UserError(f"--restore: '{args.overrides[0]}' cannot be given with it; the earlier rates come back, too")
 
     from trainer import open_run
     from utils.console import say
@@ -37,24 +42,29 @@ def calibrate(trainer: "BaseTrainer", folder: Path) -> list[str]:
     Raises UserError for settings that are not the student's, for a folder without images, for images that trained the
     student, and for too few of them.
     """
-    from engine.loading import among_test, other_good_images
+    from engine.decisions import pattern_of_new
+    from engine.loading import other_good_images
     from engine.run import good_scores
     from evaluation.calibration import Calibration, described
     from evaluation.score import CALIBRATION
+    from utils.config_file import read_config
 
     config = trainer.config
     _check_settings(trainer)
-    dataset = other_good_images(config, folder)
+    dataset, of_test = other_good_images(config, folder)
     earlier = trainer.metadata.get("normal")
-    now = good_scores(trainer.detector, trainer.compute, config, dataset, CALIBRATION)
-    if among_test(config, [sample.path for sample in dataset.samples]):
-        now["of_test"] = True
+    by_pattern = config.model_copy(update={"part_pattern": pattern_of_new(config, trainer.metadata)})
+    now = good_scores(trainer.detector, trainer.compute, by_pattern, dataset, CALIBRATION)
+    now |= {"of_test": of_test} if of_test else {}
     calibration = Calibration.of(now, config.false_reject_rate, config.review_rate)
     lines = [*described(calibration.promise), *_comparison(earlier, now)]  # raises if there are too few
     if trainer.folds and not (earlier and earlier["source"] == CALIBRATION):
         lines.append("from now on this threshold decides, and no longer the students of calibration=cross")
     kept = trainer.metadata.get("earlier_calibrations", [])
-    return [*lines, *_replace(trainer, now, [*kept, *([earlier] if earlier else [])])]
+    if earlier:
+        before = read_config(trainer.run_dir / "config.yaml")
+        kept = [*kept, earlier | {"rates": {key: before.get(key) for key in RATES}}]
+    return [*lines, *_replace(trainer, now, kept, {key: getattr(config, key) for key in RATES})]
 
 
 def restore(trainer: "BaseTrainer") -> list[str]:
@@ -64,28 +74,28 @@ def restore(trainer: "BaseTrainer") -> list[str]:
     """
     from evaluation.calibration import Calibration, described
 
-    config, kept = trainer.config, trainer.metadata.get("earlier_calibrations")
+    kept = trainer.metadata.get("earlier_calibrations")
     if not kept:
         raise UserError(f"--restore: {trainer.run_dir} has no earlier calibration")
     _check_settings(trainer)
-    calibration = Calibration.of(kept[-1], config.false_reject_rate, config.review_rate)
+    normal = dict(kept[-1])
+    rates = normal.pop("rates", None) or {key: getattr(trainer.config, key) for key in RATES}
+    calibration = Calibration.of(normal, rates["false_reject_rate"], rates["review_rate"])
     if calibration:
         lines = described(calibration.promise)
     elif trainer.folds:
         lines = ["the students of calibration=cross decide again"]
     else:
         lines = ["this run decides nothing again: it was trained without a calibration"]
-    return [*lines, *_replace(trainer, kept[-1], kept[:-1])]
+    return [*lines, *_replace(trainer, normal, kept[:-1], rates)]
 
 
-def _replace(trainer: "BaseTrainer", normal: dict, earlier: list[dict]) -> list[str]:
+def _replace(trainer: "BaseTrainer", normal: dict, earlier: list[dict], rates: Rates) -> list[str]:
     """Save the calibration that decides from now on and the earlier ones; returns what to tell the user."""
     from engine.unified import categories_apart
 
-    config = trainer.config
     trainer.metadata |= {"normal": normal, "earlier_calibrations": earlier}
     trainer.save()
-    rates = {"false_reject_rate": config.false_reject_rate, "review_rate": config.review_rate}
     _keep_rates(trainer.run_dir / "config.yaml", rates)
     tested = [part.run_dir for part in categories_apart(trainer) if part.folder.metrics_file.exists()]
     for run_dir in tested:
@@ -147,7 +157,7 @@ def _comparison(earlier: dict | None, now: dict) -> list[str]:
     ]
 
 
-def _keep_rates(path: Path, rates: dict[str, float | None]) -> None:
+def _keep_rates(path: Path, rates: Rates) -> None:
     """In the run's config.yaml, so that tests and predictions use it, too."""
     import yaml
 

@@ -99,13 +99,18 @@ def images_of(words: Iterable[str]) -> list[Path]:
     found: dict[str, Path] = {}
     drawn: list[Path] = []
     for word in words:
-        path = Path(word)
+        path, left_out = Path(word), len(drawn)
         if is_folder(path):
             paths = _below(path, drawn)
         elif path.suffix.lower() == ".txt" and path.is_file():
             paths = _listed(path, drawn)
         else:
             paths = [path] if path.is_file() else _matching(word)
+        if not paths and len(drawn) > left_out:
+            raise UserError(
+                f"IMAGES: in {word} there are only pictures that earlier predictions drew; to judge these, give their "
+                f"folder: {drawn[-1].parent}"
+            )
         if not paths:
             raise UserError(f"IMAGES: there are no images (png, jpg, bmp, tif, webp) at {word}")
         for path in paths:
@@ -113,7 +118,7 @@ def images_of(words: Iterable[str]) -> list[Path]:
     if not found:
         raise UserError("IMAGES: give files, folders or patterns")
     if drawn:
-        note(f"left out {len(drawn)} files that earlier predictions drew, such as {drawn[0]}")
+        note(f"left out {len(drawn)} file(s) that earlier predictions drew, such as {drawn[0]}")
     return list(found.values())
 
 
@@ -146,7 +151,9 @@ def _matching(pattern: str) -> list[Path]:
 
     names, path = glob.glob(pattern, recursive=True), Path(pattern)
     if not names:
-        folder = next((parent for parent in path.parents if os.path.isdir(parent)), Path())
+        folder = next((parent for parent in path.parents if os.path.isdir(parent)), None)
+        if folder is None:  # a drive that is not there
+            return []
         rest = path.relative_to(folder)
         names = glob.glob(os.path.join(glob.escape(str(folder)), rest), recursive=True)
     return [path for path in map(Path, sorted(names)) if path.suffix.lower() in SUFFIXES]

@@ -75,6 +75,7 @@ class ImageDataset(Dataset):
         self.digests: list[bytes] = []  # of the pixels, set by read_all()
         self.shapes: list[tuple[int, int]] = []  # height and width of the files, set by read_all()
         self.said: dict[str, Path] = {}  # what was noted, and for which file
+        self.of_training = False  # whether images of the training are tested, because there are no others
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -42,7 +42,8 @@ def image_from(data: bytes, name: str | Path, remark: Remark | None = None, most
 def from_pillow(image: Image.Image) -> np.ndarray:
     """`read_image` from an image in memory. Raises UserError for one that is empty, damaged, or of another depth."""
     try:
-        pixels = _from_pillow(image) if image.width and image.height else None
+        other = not (image.width and image.height) or (image.format == "TIFF" and _bits_per_sample(b"", image) > 16)
+        pixels = None if other else _from_pillow(image)
     except (OSError, SyntaxError, ValueError) as error:  # its file is read now
         raise UserError(f"the PIL image cannot be read ({reason(error)})") from None
     if pixels is None:

@@ -7,7 +7,7 @@ import base64
 import functools
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from utils.config import RunConfig
 
 SAME_SHAPE = 0.01  # relative difference of two aspect ratios that are the same but for rounding
-EACH = "a mask for each image"
+EACH = "several masks"
 GRAY = 127 / 255  # of the full scale: what the networks see outside
 
 
@@ -150,11 +150,14 @@ def common_roi(config: "RunConfig") -> Path | None:
     return None if roi is None else RoiFiles(home(config), roi).common()
 
 
-def region_digest(config: "RunConfig") -> str | None:
-    """The digest of the mask of all images, EACH if every image has its own, None if there is no region.
+def digest_of(masks: Iterable[Path | None]) -> str | None:
+    """The digest of the mask that all images have, EACH if they have several, None if they have none."""
+    digests = {path and read_roi(path).digest for path in dict.fromkeys(masks)}
+    return digests.pop() if len(digests) == 1 else EACH
 
-    Raises as `RoiFiles`.
-    """
+
+def region_digest(config: "RunConfig") -> str | None:
+    """`digest_of` the images of a run. Raises as `RoiFiles`."""
     if config.TrainingData.roi is None:
         return None
     files = RoiFiles(home(config), config.TrainingData.roi)

@@ -72,7 +72,7 @@ class Export:
             tested = evaluate(test.samples, self._compared(exported, found), self.data.notes, test.fit)
             check = differences(found, self.precision, PRECISIONS[self.trainer.compute.dtype])
             if isinstance(self.predictor.calibration, CrossCalibration):
-                check["decisions"] = self._beside_folds(found)
+                check |= self._beside_folds(found)
             card.write_card(folder, self._card(folder, exported, check, tested))
         return card.read_card(out)
 
@@ -138,15 +138,17 @@ class Export:
         ours = Judged(exported.maps_of, exported.calibration)
         return compare(self.data.test, self.float32, run, ours, exported.batch_size, found)
 
-    def _beside_folds(self, found: list[Found]) -> str:
+    def _beside_folds(self, found: list[Found]) -> dict[str, Any]:
         """How many decisions differ from those of a run with further students; the exported model has only one."""
         decider, folds, test = self.predictor.calibration, self.trainer.folds, self.data.test
         verdicts = verdicts_of(decider, [], folds, test, self.config)
-        other = sum(each.judgements[1].decision != words for each, (_, words) in zip(found, verdicts, strict=True))
-        return (
-            f"{other} of {len(found)} differ from the run's, where {len(decider.scores)} further students decide "
+        pairs = zip(found, verdicts, strict=True)
+        other = [each.path for each, (_, decision) in pairs if each.judgements[1].decision != decision]
+        words = (
+            f"{len(other)} of {len(found)} differ from the run's, where {len(decider.scores)} further students decide "
             "(calibration=cross) in place of a threshold"
         )
+        return {"decisions": words, "other_decisions": other}
 
     def _card(self, folder: Path, exported: ExportedModel, check: dict[str, Any], tested: Tested) -> dict[str, Any]:
         tiles = len(exported.tiles) if exported.tiles else 1

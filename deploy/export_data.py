@@ -12,7 +12,7 @@ from datasets.images import unit_range
 from datasets.parts import parts_of
 from datasets.tiles import Tiles
 from deploy.export_check import MapsOf, scored
-from engine.decisions import calibrated_by
+from engine.decisions import pattern_of_new
 from engine.loading import other_good_images, train_datasets
 from evaluation.score import CALIBRATION, normal_scores
 
@@ -28,9 +28,9 @@ class RunData:
     def __init__(self, trainer: "BaseTrainer", folder: Path | None):
         self.config, self.metadata, self.folder = trainer.config, trainer.metadata, folder
         self.test, self.notes = trainer.test_set
-        self.trained_by = self.metadata["settings"].get("part_pattern")
         # Another pattern may be given for new images.
-        trained = self.config.model_copy(update={"part_pattern": self.trained_by})
+        pattern = self.metadata["settings"].get("part_pattern")
+        trained = self.config.model_copy(update={"part_pattern": pattern})
         self.sets = dict(zip(("training", "held_out", "calibration"), train_datasets(trained), strict=True))
         for dataset in (*self.sets.values(), self.test):  # also for the hashes; images in memory are read only once
             dataset.read_all(self.config.cache_mb * 2**20 // 4)
@@ -57,7 +57,7 @@ class RunData:
         Raises UserError for a folder without images, and for images that may have trained the student.
         """
         if self.folder is not None:
-            images = other_good_images(self.config, self.folder)
+            images, _ = other_good_images(self.config, self.folder)
             images.read_all(self.config.cache_mb * 2**20 // 4)
             return images
         decides = (self.metadata.get("normal") or {}).get("source") == CALIBRATION
@@ -66,12 +66,10 @@ class RunData:
 
     def normal_scores(self, maps_of: MapsOf, size: int) -> dict[str, Any]:
         """The scores of the images for calibration, in batches of `size`."""
-        paths = [sample.path for sample in self.calibration.samples]
-        pattern = self.config.part_pattern
-        if pattern == self.trained_by:  # not given with this command
-            pattern = calibrated_by(self.metadata["settings"], self.metadata.get("normal") or {})
-        results = scored(maps_of, self.calibration, size, "calibrating")
-        return normal_scores(results, CALIBRATION, parts_of(paths, pattern))
+        pattern = pattern_of_new(self.config, self.metadata)
+        parts = parts_of([sample.path for sample in self.calibration.samples], pattern)
+        found = normal_scores(scored(maps_of, self.calibration, size, "calibrating"), CALIBRATION, parts)
+        return found | {"part_pattern": pattern}
 
     def samples(self) -> Sequence[np.ndarray]:
         """Training images as the networks see them, [3,h,w] float32 in [0,1]; of large ones, a tile each."""

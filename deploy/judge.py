@@ -20,7 +20,7 @@ from datasets.tiles import Tiles, whole_maps
 from evaluation.calibration import Calibration
 from evaluation.cross import CrossCalibration
 from evaluation.score import image_score
-from utils.command import is_memory
+from utils.command import is_memory, is_of_gpu
 from utils.cores import allowed_cores
 from utils.errors import UserError
 
@@ -144,7 +144,7 @@ class Judge:
         try:
             return self.predict(pictures) if pictures else []
         except Exception as error:
-            if not is_memory(error):
+            if not is_memory(error) or (len(pictures) == 1 and is_of_gpu(error)):  # there, no picture is larger
                 raise
         # Not above, where the error still holds the arrays of the batch.
         return [None] if len(pictures) == 1 else [self._predicted([picture])[0] for picture in pictures]

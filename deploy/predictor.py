@@ -10,7 +10,7 @@ from datasets.fit import Fit
 from datasets.regions import common_roi, read_roi
 from datasets.tiles import Tiles
 from deploy.judge import Judge
-from engine.decisions import decider
+from engine.decisions import calibrated_by, decider
 from engine.scoring import AnomalyMaps
 from evaluation.cross import CrossCalibration
 from trainer import open_run
@@ -30,6 +30,8 @@ class Predictor(Judge):
     def __init__(self, run: str | Path, overrides: Sequence[str] = ()):
         trainer = open_run(run, overrides)
         config, normal = trainer.config, trainer.metadata.get("normal")
+        if normal:  # earlier versions did not store it
+            normal = normal | {"part_pattern": calibrated_by(trainer.metadata["settings"], normal)}
         calibration, reasons = decider(config, trainer.compute, trainer.run_dir, trainer.metadata, trainer.folds)
         for reason in reasons:
             note(reason)

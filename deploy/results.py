@@ -77,16 +77,16 @@ class Results(NamedTuple):
         return counts + Counter(failed=len(failed))  # without a count of 0
 
     def _draw(self, judge: Judge, prediction: Prediction, path: Path, name: Path) -> None:
-        drawn = self.pictures == "all" or self.pictures == "rejected" and prediction.decision in ("review", "reject")
+        wanted = self.pictures == "all" or self.pictures == "rejected" and prediction.decision in ("review", "reject")
         try:
-            if drawn:
+            if wanted:
                 write_pictures(judge, prediction, self.folder, name)
+            if self.raw_maps:
+                file = self.folder / "raw_maps" / f"{name}.{self.raw_maps}"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_bytes(file, raw_map(prediction.anomaly_map, self.raw_maps))
         except MemoryError:  # the decision counts
-            note(f"{path}: there is too little memory to draw this picture; --pictures none draws none")
-        if self.raw_maps:
-            path = self.folder / "raw_maps" / f"{name}.{self.raw_maps}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(path, raw_map(prediction.anomaly_map, self.raw_maps))
+            note(f"{path}: there is too little memory to draw this picture or its map; it is judged all the same")
 
     def finished(self) -> dict[str, Signature | None]:
         """The images that earlier lines describe, by their absolute paths; None if a line does not say which file.
@@ -179,6 +179,6 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 def _row(line: str) -> dict[str, Any] | None:
     with contextlib.suppress(ValueError):
         row = json.loads(line)
-        if isinstance(row, dict) and set(row) - {"file"} == set(COLUMNS):
-            return row
+        if isinstance(row, dict) and set(row) - {"file", "part"} == set(COLUMNS) - {"part"}:
+            return {"part": None} | row  # earlier versions did not write it
     return None

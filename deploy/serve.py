@@ -242,10 +242,16 @@ class Desk:
         try:
             row = described(self.judge, job.name, found)
             if job.overlay:
-                row["overlay"] = base64.b64encode(png(overlay(self.judge, found))).decode()
+                row["overlay"] = self._overlay(found)
             job.answer.set_result(row)
-        except Exception as error:  # such as too little memory: others of the batch have no overlay
+        except Exception as error:  # others of the batch have no overlay
             job.answer.set_exception(error)
+
+    def _overlay(self, found: Prediction) -> str | None:
+        try:
+            return base64.b64encode(png(overlay(self.judge, found))).decode()
+        except MemoryError:  # the decision counts
+            return None
 
 
 class Service:

@@ -12,7 +12,7 @@ from datasets.parts import parts_of
 from datasets.regions import EACH, region_digest
 from engine.cross import Folds, p_values
 from engine.device import Compute
-from engine.loading import training_images
+from engine.loading import place
 from evaluation.calibration import Calibration, Verdict, by_part
 from evaluation.cross import CrossCalibration
 from evaluation.score import CALIBRATION, HELD_OUT, TRAINING
@@ -48,7 +48,7 @@ def _changed(config: RunConfig, metadata: dict[str, Any]) -> list[str]:
     """The keys because of which a student that could decide cannot."""
     normal, trained = metadata.get("normal"), metadata["settings"]
     uncalibrated = {config.calibration, trained.get("calibration", "none")} == {"none"}
-    if normal is None or (uncalibrated and "earlier_calibrations" not in metadata):
+    if normal is None or (uncalibrated and not metadata.get("earlier_calibrations")):
         return []
     if normal["source"] in (CALIBRATION, HELD_OUT, TRAINING):  # `RunFolder.load` compares what else scores depend on
         return [*_other_pattern(config, trained, normal), *other_region(config, normal)]
@@ -62,6 +62,13 @@ def _other_pattern(config: RunConfig, trained: dict[str, Any], normal: dict[str,
     return [] if config.part_pattern in known else ["part_pattern"]
 
 
+def pattern_of_new(config: RunConfig, metadata: dict[str, Any]) -> str | None:
+    """The `part_pattern` for new good images: that of the calibration, unless another one is given."""
+    trained = metadata["settings"]
+    given = config.part_pattern != trained.get("part_pattern")
+    return config.part_pattern if given else calibrated_by(trained, metadata.get("normal") or {})
+
+
 def calibrated_by(trained: dict[str, Any], normal: dict[str, Any]) -> str | None:
     """The `part_pattern` of the calibration: calibrate.py may have another one than the training."""
     return normal.get("part_pattern", trained.get("part_pattern"))
@@ -70,10 +77,10 @@ def calibrated_by(trained: dict[str, Any], normal: dict[str, Any]) -> str | None
 def other_region(config: RunConfig, normal: dict[str, Any]) -> list[str]:
     """The highest value of another part of a picture is another score.
 
-    Where each image of the data set has a mask of its own, a single one for other images is no mistake.
+    Where the images of the data set have several masks, a single one for other images is no mistake.
     """
     digests = {normal["region"], region_digest(config)} if "region" in normal else {None}
-    return ["TrainingData.roi"] if len(digests) > 1 and EACH not in digests else []
+    return ["TrainingData.roi"] if len(digests) > 1 and (None in digests or EACH not in digests) else []
 
 
 def _of_another_arithmetic(then: str, now: str, run_dir: Path) -> str:
@@ -106,14 +113,17 @@ def verdicts_of(
 
 
 def took_no_part(config: RunConfig, dataset: ImageDataset, normal: dict[str, Any]) -> tuple[np.ndarray, list[str]]:
-    """Which test images [N] bool neither trained the student nor calibrated it: only they can measure its rates."""
-    used = training_images(config)
-    unseen = np.array([sample.path.resolve() not in used for sample in dataset.samples], bool)
-    if not normal.get("of_test"):
+    """Which test images [N] bool neither trained the student nor calibrated it, and notes about the others.
+
+    Only these can measure its rates.
+    """
+    if dataset.of_training:  # a note says so already
+        return np.zeros(len(dataset.samples), bool), []
+    used = set(normal.get("of_test", []))
+    unseen = np.array([place(config, sample) not in used for sample in dataset.samples], bool)
+    if unseen.all():
         return unseen, []
-    return unseen & dataset.defective, [
-        "the threshold comes from good test images, so no rate of false rejects is measured with them"
-    ]
+    return unseen, [f"{sum(~unseen)} good test images are in no rate, because the threshold comes from them"]
 
 
 def measured(

@@ -74,16 +74,17 @@ def train_datasets(config: RunConfig) -> tuple[ImageDataset, ImageDataset, Image
     return tuple(ImageDataset(part, options) for part in split)
 
 
-def other_good_images(config: RunConfig, folder: Path) -> ImageDataset:
-    """The images in a folder and its subfolders, given by a flag `--images`, as good ones that did not train.
+def other_good_images(config: RunConfig, folder: Path) -> tuple[ImageDataset, list[str]]:
+    """The images in a folder and its subfolders, given by a flag `--images`, as good ones that did not train; and the
+    places of the test images that are among them, or of which copies are.
 
-    Raises UserError for a folder without images, or with images that may have trained the student, or copies of them,
-    or with defective images of the test.
+    Raises UserError for a folder without images, with images that may have trained the student, with defective test
+    images, or with copies of either.
     """
     paths, train = list_images_below(folder), Path(config.data_path, config.obj, "train").resolve()
     if not paths:
         raise UserError(f"--images: there are no images (png, jpg, bmp, tif, webp) in or below {folder}")
-    used = training_images(config)
+    used = _used(config)
     if not used:
         note(
             f"the data set in {config.data_path} is not there any more, so it was not checked whether the student has "
@@ -98,15 +99,18 @@ def other_good_images(config: RunConfig, folder: Path) -> ImageDataset:
         raise UserError(
             f"--images: {folder} has copies of images that the student may have seen ({which}); give new ones"
         )
-    of_test = among_test(config, paths)
-    if any(of_test.values()):
-        bad = next(path for path, defective in of_test.items() if defective)
-        raise UserError(f"--images: {bad} is a defective test image; give a folder of good images only")
+    of_test = _among_test(config, paths)
+    for sample in of_test:
+        if sample.defect_type != "good":
+            raise UserError(
+                f"--images: {folder} has the defective test image {sample.path}, or a copy of it; give good images only"
+            )
     roi = common_roi(config)
-    return ImageDataset([Sample(path, None, "good", roi) for path in paths], config.TrainingData)
+    dataset = ImageDataset([Sample(path, None, "good", roi) for path in paths], config.TrainingData)
+    return dataset, [place(config, sample) for sample in of_test]
 
 
-def training_images(config: RunConfig) -> set[Path]:
+def _used(config: RunConfig) -> set[Path]:
     """The images of training and validation, whatever the layout; none if the data set is gone."""
     try:
         samples = readers.train_samples(config) + readers.validation_samples(config)
@@ -115,17 +119,21 @@ def training_images(config: RunConfig) -> set[Path]:
         return set()
 
 
-def among_test(config: RunConfig, paths: Sequence[Path]) -> dict[Path, bool]:
-    """Those of the images that are test images, or copies of them, and whether they are defective."""
+def _among_test(config: RunConfig, paths: Sequence[Path]) -> list[Sample]:
+    """The test images that are among the files, or of which copies are; none if the data set is gone."""
     try:
-        samples = {sample.path.resolve(): sample.defect_type != "good" for sample in readers.test_samples(config)}
-    except UserError:  # the data set is gone
-        return {}
-    here = {path: samples[path.resolve()] for path in paths if path.resolve() in samples}
-    for defective in (False, True):
-        which = [path for path, of_sample in samples.items() if of_sample == defective]
-        here |= dict.fromkeys(_copies([path for path in paths if path not in here], which), defective)
-    return here
+        samples = readers.test_samples(config)
+    except UserError:
+        return []
+    known = {path.resolve() for path in paths}
+    copies = set(_copies([sample.path for sample in samples if sample.path.resolve() not in known], paths))
+    return [sample for sample in samples if sample.path.resolve() in known or sample.path in copies]
+
+
+def place(config: RunConfig, sample: Sample) -> str:
+    """Where an image is, from the data set's folder if it is inside: the same after that folder was moved."""
+    path, root = sample.path.resolve(), Path(config.data_path).resolve()
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
 def _copies(paths: Sequence[Path], used: Iterable[Path]) -> list[Path]:
@@ -146,12 +154,15 @@ def test_dataset(config: RunConfig) -> tuple[ImageDataset, list[str]]:
     Raises as the reader does.
     """
     samples, notes = readers.test_samples(config), []
-    if not samples:
+    of_training = not samples
+    if of_training:
         train, val, _ = train_datasets(config)
         samples = val.samples or train.samples
         which = "held-out" if val.samples else "training (val_ratio is 0)"
         notes.append(f"there are no test images: the {len(samples)} {which} good images are scored instead")
-    return ImageDataset(samples, config.TrainingData), notes
+    dataset = ImageDataset(samples, config.TrainingData)
+    dataset.of_training = of_training
+    return dataset, notes
 
 
 class EpochBatches(Sampler):

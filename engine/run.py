@@ -9,7 +9,7 @@ import torch
 from datasets import readers
 from datasets.dataset import ImageDataset
 from datasets.parts import parts_of
-from datasets.regions import region_digest
+from datasets.regions import digest_of
 from engine.cross import FOLDS, Folds
 from engine.decisions import calibrated_by, decider, measured, promised, took_no_part, verdicts_of
 from engine.device import Compute
@@ -222,8 +222,8 @@ def good_scores(
 ) -> dict[str, Any]:
     """`normal_scores` of the images of a data set, and what they belong to; `source` names the images."""
     found = normal_scores(scoring(detector, compute, config, dataset, source), source, parts(dataset, config))
-    about = {"part_pattern": config.part_pattern, "region": region_digest(config), "arithmetic": str(compute)}
-    return found | about
+    region = digest_of(sample.roi for sample in dataset.samples)
+    return found | {"part_pattern": config.part_pattern, "region": region, "arithmetic": str(compute)}
 
 
 def parts(dataset: ImageDataset, config: RunConfig) -> list[str]:

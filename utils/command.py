@@ -153,11 +153,12 @@ def explained(error: Exception, sizes: str) -> str | None:
     if isinstance(error, UserError):
         return text
     if is_memory(error):
-        if re.search("CUDA|HIP|MPS", str(error)):
+        if is_of_gpu(error):
             return "out of GPU memory: lower batch_size or img_size"
         return f"out of memory: lower {sizes}"
     if isinstance(error, ModuleNotFoundError) and error.name and not _ours(error.name):
-        return f"the package {error.name} is missing: pip install -r requirements.txt"
+        file = "requirements-runtime.txt" if "--model" in sys.argv else "requirements.txt"
+        return f"the package {error.name} is missing: pip install -r {file}"
     if isinstance(error, UnicodeError):
         return f"a name or a file contains invalid text: {getattr(error, 'object', text)!r:.200}"
     if isinstance(error, OSError):
@@ -169,6 +170,10 @@ def explained(error: Exception, sizes: str) -> str | None:
 def is_memory(error: Exception) -> bool:
     """Whether an error says that there is too little memory, the computer's or the GPU's."""
     return isinstance(error, MemoryError) or bool(re.search(NO_MEMORY, str(error), re.IGNORECASE))
+
+
+def is_of_gpu(error: Exception) -> bool:
+    return bool(re.search("CUDA|HIP|MPS", str(error)))
 
 
 def _ours(module: str) -> bool:

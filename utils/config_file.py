@@ -16,6 +16,7 @@ from utils.strict_yaml import parse, parse_word
 from utils.wording import dotted, sentence
 
 ROOT = Path(__file__).parents[1]
+NULLS = ("null", "Null", "NULL", "~")  # YAML's
 
 
 def read_config(source: str | Path | Mapping, overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -121,7 +122,7 @@ def _verbatim(model: type[Section], key: str, text: str) -> str | None:
     field = _sections(model).get(section, {}).get(last)
     value = parse_word(text)
     types = _types(field.annotation) if field else set()
-    if str not in types or (list in types and isinstance(value, list)) or (NoneType in types and text == "null"):
+    if str not in types or (list in types and isinstance(value, list)) or (NoneType in types and text in NULLS):
         return None
     return value if isinstance(value, str) and text.lstrip()[:1] in ("'", '"') else text
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFile, ImageOps
 
 from datasets.fit import Fit
-from datasets.images import AnySize, image_from, read_image, read_mask
+from datasets.images import AnySize, from_pillow, image_from, read_image, read_mask
 from datasets.listing import SUFFIXES
 from tests.conftest import REPO, draw_good
 from utils.errors import UserError
@@ -213,6 +213,8 @@ def test_other_depths_are_refused_by_name(tmp_path, pixels):
     Image.fromarray(pixels).save(tmp_path / "deep.tif")
     with pytest.raises(UserError, match="deep.tif: only 8- and 16-bit"):
         read_image(tmp_path / "deep.tif")
+    with pytest.raises(UserError, match="must have pixels of 8- or 16-bit"), Image.open(tmp_path / "deep.tif") as image:
+        from_pillow(image)
 
 
 def test_a_mask_of_32_bits_is_read_because_only_black_matters(tmp_path):

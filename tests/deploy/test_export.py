@@ -193,6 +193,7 @@ def test_images_are_counted_by_parts_as_in_the_calibration(run_folder, export, s
     export(run, tmp_path / "out", "onnx", "fp32", images)
     normal = ExportedModel(tmp_path / "out").normal
     assert normal["unit"] == "parts" and len(normal["scores"]) == 2  # the tens
+    assert ExportedModel(tmp_path / "out").part("a/17.png") == Predictor(run).part("a/17.png") == "1"
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

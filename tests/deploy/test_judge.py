@@ -127,12 +127,11 @@ def test_a_picture_for_which_there_is_too_little_memory_is_one_that_cannot_be_re
     assert "large.png: there is too little memory" in str(large) and small.score >= 0
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")])
-def test_a_picture_that_is_too_large_to_be_judged_does_not_end_the_rest(error, tmp_path):
+def test_a_picture_that_is_too_large_to_be_judged_does_not_end_the_rest(tmp_path):
     class Small(Brightness):
         def fitted(self, picture):
             if len(picture) > 20:
-                raise error
+                raise MemoryError
             return super().fitted(picture)
 
     paths = [tmp_path / f"{k}.png" for k in range(6)]
@@ -142,6 +141,25 @@ def test_a_picture_that_is_too_large_to_be_judged_does_not_end_the_rest(error, t
     assert str(found[1]) == f"{paths[1]}: there is too little memory for this picture"
     del found[1]
     assert [one.score for one in found] == pytest.approx([40 * k / 255 for k in (0, 2, 3, 4, 5)])
+
+
+def test_too_little_memory_of_a_gpu_reduces_the_batch_and_is_an_error_if_that_does_not_help(tmp_path):
+    class Gpu(Brightness):
+        room = 1
+
+        def maps_of(self, images):
+            if len(images) > self.room:
+                raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+            return super().maps_of(images)
+
+    paths = [tmp_path / f"{k}.png" for k in range(3)]
+    for k, path in enumerate(paths):
+        write_image(path, plain(40 * k))
+    judge = Gpu()
+    assert [round(255 * found.score) for _, found in judge.stream(paths)] == [0, 40, 80]
+    judge.room = 0  # no picture is too large: none would be judged
+    with pytest.raises(RuntimeError, match="CUDA out of memory"):
+        list(judge.stream(paths))
 
 
 def test_another_error_of_the_networks_ends_it(tmp_path):

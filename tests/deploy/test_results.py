@@ -81,13 +81,14 @@ def test_what_is_left_out_of_files_is_said_once_at_the_end(tmp_path, capsys):
     assert notes == [f"note: {tmp_path / 'a.tif'}: {sentence}"]
 
 
-def test_a_picture_that_is_too_large_to_be_drawn_keeps_its_decision(tmp_path, monkeypatch, capsys):
-    def write_pictures(*words):
+@pytest.mark.parametrize("part", ["write_pictures", "raw_map"])
+def test_a_picture_that_is_too_large_to_be_drawn_keeps_its_decision(part, tmp_path, monkeypatch, capsys):
+    def fails(*words):
         raise MemoryError
 
-    monkeypatch.setattr(module, "write_pictures", write_pictures)
+    monkeypatch.setattr(module, part, fails)
     write_image(tmp_path / "a.png", plain(200))
-    folder = written(tmp_path, [tmp_path / "a.png"], pictures="all").folder
+    folder = written(tmp_path, [tmp_path / "a.png"], pictures="all", raw_maps="npy").folder
     assert json.loads((folder / LINES).read_text())["decision"] == "reject"
     assert "a.png: there is too little memory to draw this picture" in capsys.readouterr().err
 
@@ -113,7 +114,7 @@ def test_a_line_says_which_file_was_judged_and_lines_without_it_are_understood(t
     monkeypatch.chdir("/")
     assert results.finished() == {str(tmp_path / path): signature}
     line = json.loads((tmp_path / "out" / LINES).read_text())
-    del line["file"]  # as before there were any
+    del line["file"], line["part"]  # as before there were any
     (tmp_path / "out" / LINES).write_text(json.dumps(line) + "\n")
     monkeypatch.chdir(tmp_path)
     assert results.finished() == {str(tmp_path / path): None}

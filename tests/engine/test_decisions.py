@@ -59,6 +59,8 @@ def test_a_changed_mask_of_the_same_name_does_not_decide(tmp_path):
     assert found is None and note == "nothing is decided, because TrainingData.roi was changed"
     there["normal"]["region"] = EACH  # one mask for other images is no mistake
     assert decider(other, HERE, Path("run"), there, None)[1] == []
+    (note,) = decider(config("calibration=0.2"), HERE, Path("run"), there, None)[1]
+    assert "TrainingData.roi was changed" in note  # none at all is one
     del there["normal"]["region"]  # earlier versions did not store it
     assert decider(other, HERE, Path("run"), there, None)[1] == []
 
@@ -67,7 +69,7 @@ def test_changed_keys_are_named_where_a_student_could_decide():
     changed = config("TrainingData.sigma=2", "TrainingData.img_size=96", "TrainingData.crop_size=96")
     found, notes = decider(changed, HERE, Path("run"), metadata("good images, other settings"), None)
     assert found is None and notes == []  # nothing was calibrated
-    there = metadata("good images, other settings") | {"earlier_calibrations": []}
+    there = metadata("good images, other settings") | {"earlier_calibrations": [SCORES]}
     found, (note,) = decider(changed, HERE, Path("run"), there, None)
     keys = "TrainingData.img_size, TrainingData.crop_size, TrainingData.sigma"
     assert found is None and note == f"nothing is decided, because {keys} were changed"

@@ -164,6 +164,19 @@ def test_decisions_of_each_category_come_from_the_one_calibration(finished, tmp_
 
 
 @pytest.mark.slow
+def test_each_category_may_have_a_region_of_interest(finished, tmp_path):
+    for name in ("a", "b"):
+        mask = np.zeros((64, 64), np.uint8)
+        mask[:, : 40 if name == "a" else 50] = 255
+        write_image(finished / f"data/{name}/roi.png", mask)
+    top = {"calibration": 0.25, "false_reject_rate": 0.6, "save_path": str(tmp_path), "unified": True}
+    where = {"data_path": str(finished / "data"), "obj": ["a", "b"]}
+    for folder in trainNet.train_and_test(small("st", {"epochs": 1, "roi": "roi.png"}, **top, **where)):
+        report = json.loads((folder / "metrics.json").read_text())
+        assert report["decisions"], report["notes"]
+
+
+@pytest.mark.slow
 def test_a_new_threshold_is_that_of_all_categories_and_their_reports_forget_the_other(finished, tmp_path, monkeypatch):
     rates = {"calibration": 0.25, "false_reject_rate": 0.6, "save_path": str(tmp_path / "out")}
     folders = trainNet.train_and_test(raw(finished, **rates))

@@ -35,7 +35,8 @@ def test_a_new_threshold_comes_from_the_images_and_the_earlier_one_is_kept(workp
     assert after.config.false_reject_rate == 0.1  # tests and predictions use it, too
     normal = after.metadata["normal"]
     assert normal["source"] == "calibration images" and len(normal["scores"]) == 20
-    assert after.metadata["earlier_calibrations"] == [before.metadata["normal"]]
+    rates = {"false_reject_rate": 0.01, "review_rate": None}
+    assert after.metadata["earlier_calibrations"] == [before.metadata["normal"] | {"rates": rates}]
     assert f"threshold {normal['scores'][-2]:.4g}" in said.out  # 21 x 0.1: two of 21 may be above
     for old, new in zip(before.student.state_dict().values(), after.student.state_dict().values(), strict=True):
         assert old.equal(new)
@@ -66,10 +67,12 @@ def test_an_earlier_calibration_can_be_restored(workplace, call, images):
     before = open_run(workplace.run).metadata
     call(calibrate, workplace.run, "--images", images, "false_reject_rate=0.1")
     first = open_run(workplace.run).metadata
-    call(calibrate, workplace.run, "--images", images / "more", "false_reject_rate=0.1")
+    call(calibrate, workplace.run, "--images", images / "more", "false_reject_rate=0.2")
+    assert "'review_rate=0.3' cannot be given" in call(calibrate, workplace.run, "--restore", "review_rate=0.3").last
     said = call(calibrate, workplace.run, "--restore")
     assert said.code == 0 and "20 calibration images" in said.out and "phase=test" in said.out
     assert open_run(workplace.run).metadata == first
+    assert open_run(workplace.run).config.false_reject_rate == 0.1  # the rates come back, too
     assert "this run decides nothing again" in call(calibrate, workplace.run, "--restore").out
     assert open_run(workplace.run).metadata == before | {"earlier_calibrations": []}
 
@@ -83,6 +86,8 @@ def test_the_pattern_of_parts_is_that_of_the_calibration(workplace, call, images
     said = call(calibrate, workplace.run, "--images", images, "false_reject_rate=0.1", pattern)
     assert said.code == 0 and "10 calibration parts" in said.out and "are not compared" in said.out
     assert "other settings" not in said.err
+    said = call(calibrate, workplace.run, "--images", images)  # the pattern is kept
+    assert "10 calibration parts" in said.out and "have not changed noticeably" in said.out
     trainer = open_run(workplace.run)
     assert trainer.config.part_pattern is None  # as trained: it also says which images were held out
     shutil.rmtree(workplace.path / "data/part/ground_truth")
@@ -115,16 +120,15 @@ def test_another_region_of_interest_does_not_decide(workplace, call, images):
 def test_test_images_that_calibrate_measure_nothing(workplace, call, images):
     test = workplace.path / "data/part/test"
     said = call(calibrate, workplace.run, "--images", test, "false_reject_rate=0.1")
-    assert said.code == 2 and "test/square/000.png is a defective test image" in said.last
+    assert said.code == 2 and "has the defective test image data/part/test/square/000.png" in said.last
     for k, path in enumerate(sorted(images.rglob("*.png"))):
         shutil.copy(path, test / f"good/new_{k}.png")
     assert call(calibrate, workplace.run, "--images", images, "false_reject_rate=0.1").code == 0  # copies of them
     trainer = open_run(workplace.run)
     trainer.test()
     report = json.loads((workplace.run / "metrics.json").read_text(encoding="utf-8"))
-    assert report["decisions"]["false_rejects"] == {"count": 0, "of": 0, "interval": None}
-    assert report["decisions"]["misses"]["of"] == 2
-    assert any("no rate of false rejects" in note for note in report["notes"])
+    assert (report["decisions"]["false_rejects"]["of"], report["decisions"]["misses"]["of"]) == (1, 2)  # 000.png
+    assert "20 good test images are in no rate, because the threshold comes from them" in report["notes"]
 
 
 def test_images_that_trained_measure_nothing(workplace, call, images):
@@ -170,7 +174,9 @@ def test_a_key_that_changes_no_score_is_taken(workplace, call, images, word):
     earlier = open_run(workplace.run).metadata["normal"]
     assert call(calibrate, workplace.run, "--images", images, "false_reject_rate=0.1", word).code == 0
     metadata = open_run(workplace.run).metadata
-    assert metadata["earlier_calibrations"] == [earlier] and metadata["normal"]["source"] == "calibration images"
+    rates = {"false_reject_rate": 0.01, "review_rate": None}
+    assert metadata["earlier_calibrations"] == [earlier | {"rates": rates}]
+    assert metadata["normal"]["source"] == "calibration images"
 
 
 @pytest.mark.slow

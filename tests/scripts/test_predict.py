@@ -120,7 +120,9 @@ def test_what_earlier_predictions_drew_is_not_judged(calibrated, call):
         assert said.code == 0, said.err
         rows, _ = rows_of(calibrated.path / out)
         assert len(rows) == 7 and len({row["path"] for row in rows}) == 7
-        assert (f"left out {drawn} files that earlier predictions drew" in said.err) == (drawn > 0), said.err
+        assert (f"left out {drawn} file(s) that earlier predictions drew" in said.err) == (drawn > 0), said.err
+    said = call(predict, "results/st/part", "two", "--out", "three")
+    assert said.code == 2 and "in two there are only pictures that earlier predictions drew" in said.last
     assert list(map(str, predict.images_of(["line/one/masks/a"]))) == [
         f"line/one/masks/a/{name}.png.png" for name in ("0", "1", "2", "masks/0", "masks/maps/1")
     ]

@@ -42,7 +42,7 @@ def test_a_key_that_is_text_takes_the_words_as_they_are(name):
 
 def test_null_leaves_out_a_key_that_may_be_left_out():
     section = {"roi": "roi.png"}
-    config = check(["part_pattern=null", "TrainingData.roi=null"], part_pattern="^a", TrainingData=section)
+    config = check(["part_pattern=~", "TrainingData.roi=null"], part_pattern="^a", TrainingData=section)
     assert config.part_pattern is None and config.TrainingData.roi is None
     assert check(["run='null'"]).run == "null"
 
