@@ -25,7 +25,9 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as false_reject_rate=0.05")
     args = parser.parse_intermixed_args()
     if args.restore and args.overrides:
-        raise UserError(f"--restore: '{args.overrides[0]}' cannot be given with it; the earlier rates come back, too")
+        raise UserError(
+            f"--restore: '{args.overrides[0]}' cannot be given with it, because the earlier rates come back"
+        )
 
     from trainer import open_run
     from utils.console import say
@@ -43,8 +45,8 @@ def calibrate(trainer: "BaseTrainer", folder: Path) -> list[str]:
     student, and for too few of them.
     """
     from engine.decisions import pattern_of_new
-    from engine.loading import other_good_images
     from engine.run import good_scores
+    from engine.splits import other_good_images
     from evaluation.calibration import Calibration, described
     from evaluation.score import CALIBRATION
     from utils.config_file import read_config
@@ -86,7 +88,7 @@ def restore(trainer: "BaseTrainer") -> list[str]:
     elif trainer.folds:
         lines = ["the students of calibration=cross decide again"]
     else:
-        lines = ["this run decides nothing again: it was trained without a calibration"]
+        lines = ["this run decides nothing, as before: it was trained without a calibration"]
     return [*lines, *_replace(trainer, normal, kept[:-1], rates)]
 
 

@@ -131,8 +131,8 @@ def fold_scores(folder: Path, config: "RunConfig") -> list[list[tuple[Path, floa
 
     Raises UserError for a missing student, and if the training images are no longer those of the run.
     """
-    from engine.loading import train_datasets
     from engine.run import scoring
+    from engine.splits import train_datasets
     from evaluation.score import image_score
     from trainer import open_run
 

@@ -33,8 +33,8 @@ import torch.nn.functional as F
 from datasets.dataset import ImageDataset, Sample
 from datasets.demo import CATEGORIES, DEFAULT_ROOT, ensure_demo
 from engine.device import Compute, choose_device
-from engine.loading import test_dataset, train_datasets
 from engine.machine import keep_freed_memory
+from engine.splits import test_dataset, train_datasets
 from evaluation.metrics import PixelMetrics, detection
 from models.anomaly_map import resize, smooth
 from models.teachers.features import outline

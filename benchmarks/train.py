@@ -29,8 +29,9 @@ from torch.utils.data import DataLoader
 from datasets.demo import render
 from engine.device import Compute
 from engine.fit import train_epoch
-from engine.loading import as_it_is, cache_teacher, test_dataset, train_datasets, training_batches
+from engine.loading import as_it_is, cache_teacher, training_batches
 from engine.machine import keep_freed_memory
+from engine.splits import test_dataset, train_datasets
 from engine.state import TrainState
 from engine.stream import Scoring
 from models.detector import unit_range

@@ -13,7 +13,7 @@ from datasets.parts import parts_of
 from datasets.tiles import Tiles
 from deploy.export_check import MapsOf, scored
 from engine.decisions import pattern_of_new
-from engine.loading import other_good_images, train_datasets
+from engine.splits import other_good_images, train_datasets
 from evaluation.score import CALIBRATION, normal_scores
 
 if TYPE_CHECKING:

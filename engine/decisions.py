@@ -12,7 +12,7 @@ from datasets.parts import parts_of
 from datasets.regions import EACH, region_digest
 from engine.cross import Folds, p_values
 from engine.device import Compute
-from engine.loading import place
+from engine.splits import place
 from evaluation.calibration import Calibration, Verdict, by_part
 from evaluation.cross import CrossCalibration
 from evaluation.score import CALIBRATION, HELD_OUT, TRAINING
@@ -123,7 +123,9 @@ def took_no_part(config: RunConfig, dataset: ImageDataset, normal: dict[str, Any
     unseen = np.array([place(config, sample) not in used for sample in dataset.samples], bool)
     if unseen.all():
         return unseen, []
-    return unseen, [f"{sum(~unseen)} good test images are in no rate, because the threshold comes from them"]
+    return unseen, [
+        f"{sum(~unseen)} good test images do not count in the measured rates, because the threshold comes from them"
+    ]
 
 
 def measured(

@@ -1,22 +1,17 @@
 """From files to the batches of a training: images on the device, together with the teacher's maps."""
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 
-from datasets import readers
-from datasets.dataset import ImageDataset, Sample, TileDataset, as_seen
+from datasets.dataset import ImageDataset, TileDataset, as_seen
 from datasets.fit import advice
-from datasets.listing import is_folder, list_images_below
-from datasets.parts import parts_of
-from datasets.regions import common_roi
 from engine.device import Compute
 from engine.prefetch import Prefetch, prefetched
+from engine.splits import train_datasets
 from models.teachers.statistics import ChannelStatistics
 from utils.config import RunConfig
 from utils.console import note
@@ -26,143 +21,6 @@ from utils.progress import progress
 from utils.ranks import is_main, rank, world_size
 
 Augment = Callable[[torch.Tensor], torch.Tensor]  # images [B,3,H,W] in [0,1] -> same
-
-
-def split_train(size: int, val_ratio: float, seed: int, calibration: float | str = "none") -> tuple[list[int], ...]:
-    """Disjoint (train, validation, calibration) positions; validation is ceil(val_ratio * size).
-
-    The permutation is that of scikit-learn's train_test_split, which STPM's published code uses. Validation does not
-    depend on a ratio for calibration, whose ceil(ratio * size) images are taken from those that would train. A fold
-    such as "2/5" is every fifth image of the permutation, and validation is taken from the others.
-    """
-    held_out, order = int(np.ceil(val_ratio * size)), np.random.RandomState(seed).permutation(size).tolist()
-    if isinstance(calibration, float):
-        end = max(size - int(np.ceil(calibration * size)), held_out)
-        order, kept = order[:end], order[end:]
-    elif "/" in calibration:
-        number, folds = map(int, calibration.split("/"))
-        kept = order[number - 1 :: folds]
-        order = [place for k, place in enumerate(order) if k % folds != number - 1]
-    else:
-        kept = []
-    return sorted(order[held_out:]), sorted(order[:held_out]), sorted(kept)
-
-
-def train_datasets(config: RunConfig) -> tuple[ImageDataset, ImageDataset, ImageDataset]:
-    """Training, validation and calibration part of the good training images; the last two may be empty.
-
-    If the data set has a validation set of its own, validation is that, and no training images are held out for it.
-    Raises UserError naming the folder when there are too few images.
-    """
-    samples, options = readers.train_samples(config), config.TrainingData
-    validation = readers.validation_samples(config)
-    val_ratio = 0.0 if validation else options.val_ratio
-    shown = parts_of([sample.path for sample in samples], config.part_pattern)
-    names = list(dict.fromkeys(shown))  # all pictures of a part go the same way
-    ways = [{names[i] for i in way} for way in split_train(len(names), val_ratio, config.seed, config.calibration)]
-    split = [[sample for sample, part in zip(samples, shown, strict=True) if part in way] for way in ways]
-    if not split[0]:
-        what = "image(s)" if config.part_pattern is None else "part(s)"
-        shares = f"a val_ratio of {val_ratio:g}" + (
-            "" if config.calibration in ("none", "cross") else f" and calibration={config.calibration}"
-        )
-        raise UserError(
-            f"{samples[0].path.parent}: {len(names)} {what} and {shares} leave none to train on; add images, or lower "
-            "val_ratio (0 means no held-out images, if the method allows it) or calibration"
-        )
-    split[1] = validation or split[1]
-    return tuple(ImageDataset(part, options) for part in split)
-
-
-def other_good_images(config: RunConfig, folder: Path) -> tuple[ImageDataset, list[str]]:
-    """The images in a folder and its subfolders, given by a flag `--images`, as good ones that did not train; and the
-    places of the test images that are among them, or of which copies are.
-
-    Raises UserError for a folder without images, with images that may have trained the student, with defective test
-    images, or with copies of either.
-    """
-    paths, train = list_images_below(folder), Path(config.data_path, config.obj, "train").resolve()
-    if not paths:
-        raise UserError(f"--images: there are no images (png, jpg, bmp, tif, webp) in or below {folder}")
-    used = _used(config)
-    if not used:
-        note(
-            f"the data set in {config.data_path} is not there any more, so it was not checked whether the student has "
-            f"seen images of {folder}; if it was moved, say where it is: data_path=FOLDER"
-        )
-    if any(train in path.resolve().parents or path.resolve() in used for path in paths):
-        where = train if is_folder(train) else config.data_path
-        raise UserError(f"--images: {folder} has images of {where}, which the student may have seen; give new ones")
-    copies = _copies(paths, used)
-    if copies:
-        which = f"{copies[0]}{f' and {len(copies) - 1} more' if len(copies) > 1 else ''}"
-        raise UserError(
-            f"--images: {folder} has copies of images that the student may have seen ({which}); give new ones"
-        )
-    of_test = _among_test(config, paths)
-    for sample in of_test:
-        if sample.defect_type != "good":
-            raise UserError(
-                f"--images: {folder} has the defective test image {sample.path}, or a copy of it; give good images only"
-            )
-    roi = common_roi(config)
-    dataset = ImageDataset([Sample(path, None, "good", roi) for path in paths], config.TrainingData)
-    return dataset, [place(config, sample) for sample in of_test]
-
-
-def _used(config: RunConfig) -> set[Path]:
-    """The images of training and validation, whatever the layout; none if the data set is gone."""
-    try:
-        samples = readers.train_samples(config) + readers.validation_samples(config)
-        return {sample.path.resolve() for sample in samples}
-    except UserError:
-        return set()
-
-
-def _among_test(config: RunConfig, paths: Sequence[Path]) -> list[Sample]:
-    """The test images that are among the files, or of which copies are; none if the data set is gone."""
-    try:
-        samples = readers.test_samples(config)
-    except UserError:
-        return []
-    known = {path.resolve() for path in paths}
-    copies = set(_copies([sample.path for sample in samples if sample.path.resolve() not in known], paths))
-    return [sample for sample in samples if sample.path.resolve() in known or sample.path in copies]
-
-
-def place(config: RunConfig, sample: Sample) -> str:
-    """Where an image is, from the data set's folder if it is inside: the same after that folder was moved."""
-    path, root = sample.path.resolve(), Path(config.data_path).resolve()
-    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
-
-
-def _copies(paths: Sequence[Path], used: Iterable[Path]) -> list[Path]:
-    """Those of the files whose content one of the others has. Only files of one size are read."""
-    sizes = {path.stat().st_size for path in paths}
-    seen = {_content(path) for path in used if path.is_file() and path.stat().st_size in sizes}
-    return [path for path in paths if seen and _content(path) in seen]
-
-
-def _content(path: Path) -> bytes:
-    return hashlib.sha256(path.read_bytes()).digest()
-
-
-def test_dataset(config: RunConfig) -> tuple[ImageDataset, list[str]]:
-    """The test images, and notes about what is missing.
-
-    Without test images the held-out good images are used, so that a data set with only good parts can be tried.
-    Raises as the reader does.
-    """
-    samples, notes = readers.test_samples(config), []
-    of_training = not samples
-    if of_training:
-        train, val, _ = train_datasets(config)
-        samples = val.samples or train.samples
-        which = "held-out" if val.samples else "training (val_ratio is 0)"
-        notes.append(f"there are no test images: the {len(samples)} {which} good images are scored instead")
-    dataset = ImageDataset(samples, config.TrainingData)
-    dataset.of_training = of_training
-    return dataset, notes
 
 
 class EpochBatches(Sampler):

@@ -145,7 +145,7 @@ class BaseTrainer:
     @cached_property
     def test_set(self) -> "TestSet":
         """The test images, and notes about what is missing."""
-        from engine.loading import test_dataset
+        from engine.splits import test_dataset
 
         return test_dataset(self.config)
 

@@ -157,7 +157,8 @@ def explained(error: Exception, sizes: str) -> str | None:
             return "out of GPU memory: lower batch_size or img_size"
         return f"out of memory: lower {sizes}"
     if isinstance(error, ModuleNotFoundError) and error.name and not _ours(error.name):
-        file = "requirements-runtime.txt" if "--model" in sys.argv else "requirements.txt"
+        of_model = any(word.partition("=")[0] == "--model" for word in sys.argv)
+        file = "requirements-runtime.txt" if of_model else "requirements.txt"
         return f"the package {error.name} is missing: pip install -r {file}"
     if isinstance(error, UnicodeError):
         return f"a name or a file contains invalid text: {getattr(error, 'object', text)!r:.200}"

@@ -176,23 +176,28 @@ def test_the_next_pictures_are_judged_when_all_overlays_are_drawn(served, monkey
     assert len(kept) == 5 and max(kept) <= 1  # the thread that drew the last one may not have forgotten it yet
 
 
+def answers_of_one_batch(port, judge, *queries):
+    """Status and answer of a first request, and of these that arrive together while it is judged."""
+    with ThreadPoolExecutor(1 + len(queries)) as pool:
+        first = pool.submit(ask, port, body=png())
+        judge.busy.wait(20)
+        others = [pool.submit(ask, port, f"/predict?{query}", png()) for query in queries]
+        wait_until(lambda: waiting(port) == 1 + len(queries))
+        judge.go.set()
+        return [job.result()[:2] for job in (first, *others)]
+
+
 @pytest.mark.parametrize(("error", "status"), [(ZeroDivisionError, 500), (MemoryError, 200)])
 def test_a_failure_while_one_overlay_is_drawn_is_its_answer_only(error, status, served, monkeypatch, capfd):
     def fails(*found):
         raise error
 
     monkeypatch.setattr(serve, "overlay", fails)
-    judge = Held()
-    port = served(judge)
-    with ThreadPoolExecutor(3) as pool:
-        first = pool.submit(ask, port, body=png())
-        judge.busy.wait(20)
-        others = [pool.submit(ask, port, f"/predict?overlay={one}", png()) for one in ("true", "false")]
-        wait_until(lambda: waiting(port) == 3)
-        judge.go.set()
-        assert [job.result()[0] for job in (first, *others)] == [200, status, 200]
+    port = served(judge := Held())
+    (first, _), (failed, answer), (other, _) = answers_of_one_batch(port, judge, "overlay=true", "overlay=false")
+    assert (first, failed, other) == (200, status, 200)
     if error is MemoryError:  # the decision counts
-        assert others[0].result()[1]["overlay"] is None
+        assert answer["overlay"] is None
     else:
         assert "ZeroDivisionError" in capfd.readouterr().err
 
@@ -306,15 +311,9 @@ def test_a_failure_while_one_picture_is_read_is_its_answer_only(served, monkeypa
         return real(data, name, *limits)
 
     monkeypatch.setattr(serve, "image_from", image_from)
-    judge = Held()
-    port = served(judge)
-    with ThreadPoolExecutor(3) as pool:
-        first = pool.submit(ask, port, body=png())
-        judge.busy.wait(20)
-        others = [pool.submit(ask, port, f"/predict?name={name}.png", png()) for name in ("large", "small")]
-        wait_until(lambda: waiting(port) == 3)
-        judge.go.set()
-        assert [job.result()[0] for job in (first, *others)] == [200, 500, 200]
+    port = served(judge := Held())
+    answers = answers_of_one_batch(port, judge, "name=large.png", "name=small.png")
+    assert [status for status, _ in answers] == [200, 500, 200]
     assert ask(port, "/health", method="GET")[0] == 200 and "MemoryError" in capfd.readouterr().err
 
 

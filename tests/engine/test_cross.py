@@ -13,7 +13,7 @@ from deploy.predictor import Predictor
 from engine import cross, run
 from engine.cross import FOLDS, Folds
 from engine.decisions import decider
-from engine.loading import split_train, train_datasets
+from engine.splits import split_train, train_datasets
 from engine.student_file import read_metadata
 from evaluation.score import CALIBRATION
 from tests.conftest import draw_good, small, write_image

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from engine import machine, run
-from engine.loading import train_datasets
+from engine.splits import train_datasets
 from evaluation.report import summary
 from tests.conftest import REPO, draw_good, killed_at_the_first_checkpoint, write_image, write_mvtec
 from trainer import build_trainer

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from datasets.dataset import ImageDataset, Sample
-from engine import loading
+from engine import loading, splits
 from engine.device import Compute
 from engine.scoring import anomaly_map, mean_loss
 from engine.stream import Scoring
@@ -21,7 +21,7 @@ def trainer(config):
 
 
 def test_images_come_one_by_one_in_order_with_map_and_mask(trainer):
-    dataset, _ = loading.test_dataset(trainer.config)
+    dataset, _ = splits.test_dataset(trainer.config)
     batches = torch.utils.data.DataLoader(dataset, 4, collate_fn=loading.as_it_is)
     trainer.student.train()
     scoring = Scoring(trainer.detector, FP32, batches, "testing")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from datasets.dataset import ImageDataset, Sample
-from engine import loading, stream
+from engine import loading, splits, stream
 from engine.device import Compute
 from engine.stream import LEVEL, Scoring, _placed
 from tests.conftest import write_image
@@ -27,7 +27,7 @@ def test_levels_come_with_the_same_maps_and_sum_up_to_them(config, tile):
     side = 64 if tile is None else 96
     training = {"img_size": [64, side], **({} if tile is None else {"tile": tile})}
     trainer = build_trainer(config("rd", training, device="cpu", precision="fp32"))
-    dataset, _ = loading.test_dataset(trainer.config)
+    dataset, _ = splits.test_dataset(trainer.config)
     plain, rich = (scored(trainer, dataset, levels) for levels in (False, True))
     for without, with_levels in zip(plain, rich, strict=True):
         assert np.array_equal(without.anomaly_map, with_levels.anomaly_map)

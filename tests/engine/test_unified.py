@@ -12,7 +12,7 @@ import visualization
 from datasets import readers
 from datasets.dataset import ImageDataset
 from engine import run as engine_run
-from engine.loading import train_datasets
+from engine.splits import train_datasets
 from engine.unified import categories_apart
 from evaluation import report
 from tests.conftest import draw_good, killed_at_the_first_checkpoint, small, write_image, write_mvtec

@@ -73,7 +73,7 @@ def test_an_earlier_calibration_can_be_restored(workplace, call, images):
     assert said.code == 0 and "20 calibration images" in said.out and "phase=test" in said.out
     assert open_run(workplace.run).metadata == first
     assert open_run(workplace.run).config.false_reject_rate == 0.1  # the rates come back, too
-    assert "this run decides nothing again" in call(calibrate, workplace.run, "--restore").out
+    assert "this run decides nothing, as before" in call(calibrate, workplace.run, "--restore").out
     assert open_run(workplace.run).metadata == before | {"earlier_calibrations": []}
 
 
@@ -128,7 +128,10 @@ def test_test_images_that_calibrate_measure_nothing(workplace, call, images):
     trainer.test()
     report = json.loads((workplace.run / "metrics.json").read_text(encoding="utf-8"))
     assert (report["decisions"]["false_rejects"]["of"], report["decisions"]["misses"]["of"]) == (1, 2)  # 000.png
-    assert "20 good test images are in no rate, because the threshold comes from them" in report["notes"]
+    assert (
+        "20 good test images do not count in the measured rates, because the threshold comes from them"
+        in report["notes"]
+    )
 
 
 def test_images_that_trained_measure_nothing(workplace, call, images):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from engine.loading import split_train
+from engine.splits import split_train
 from engine.state import TrainState
 from models.losses import batch_sum
 from tests.conftest import HeldOut, count

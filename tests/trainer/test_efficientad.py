@@ -10,8 +10,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from datasets.folder import FolderImages
-from engine.loading import split_train, training_batches
+from engine.loading import training_batches
 from engine.method import Recipe
+from engine.splits import split_train
 from engine.state import TrainState
 from models.efficientad import jitter, low_and_high
 from pretraining.formula import FormulaImages

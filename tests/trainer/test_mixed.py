@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine.loading import split_train
+from engine.splits import split_train
 from engine.student_file import read_metadata
 from models.mixed import ReducedResNet
 from models.teachers.features import Features

@@ -9,7 +9,7 @@ from datasets.dataset import ImageDataset
 from datasets.readers import READERS
 from datasets.readers.layout import no_category
 from engine.categories import categories
-from engine.loading import other_good_images, test_dataset, train_datasets
+from engine.splits import other_good_images, test_dataset, train_datasets
 from tests.conftest import run_script, small
 from tests.datasets.readers import trees
 from tests.datasets.readers.trees import DATA, SQUARE, TREES, config_of
