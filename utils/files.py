@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -102,10 +103,8 @@ def check_writable(folder: Path, key: str = "save_path") -> None:
 
     Raises UserError naming the folder, and the key or flag that sets it.
     """
-    probe = folder / ".probe"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise UserError(f"{key}: cannot write into {folder}: {error.strerror or error}") from None

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,12 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 def test_a_check_of_a_folder_makes_it_and_leaves_nothing_there(tmp_path):
     check_writable(tmp_path / "results" / "st")
     assert (tmp_path / "results" / "st").is_dir() and not list((tmp_path / "results" / "st").iterdir())
+
+
+def test_checks_of_one_folder_at_the_same_time_do_not_disturb_each_other(tmp_path):
+    """Two benchmarks started together failed: each removed the other's file."""
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(check_writable, [tmp_path / "results"] * 400))  # raises what a check raised
 
 
 def test_floats_in_a_csv_file_read_back_exactly(tmp_path):
