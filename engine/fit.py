@@ -26,6 +26,7 @@ from utils.errors import UserError
 from utils.progress import progress
 from utils.ranks import is_main, rank, world_size
 
+GREW = 2  # times the first epoch's loss: more than chance, since a student that learns loses most of it
 READ_EVERY = 20  # steps between two readings of the loss, each of which waits for the GPU
 
 
@@ -80,6 +81,12 @@ def fit(
             if is_main():
                 state.save(checkpoint, origin)
             loggers.epoch(state.history[-1])
+    if state.history[-1]["train_loss"] > GREW * state.history[0]["train_loss"]:
+        note(
+            f"the loss grew from {state.history[0]['train_loss']:.3g} in epoch 1 to "
+            f"{state.history[-1]['train_loss']:.3g} in epoch {len(state.history)}: TrainingData.lr (now "
+            f"{method.config.TrainingData.lr:g}) is probably too high"
+        )
     return state
 
 

@@ -65,6 +65,17 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_a_sentence(config):
         run_epoch(trainer, lambda batch: trainer.loss(batch) * float("inf"), train, state)
 
 
+@pytest.mark.parametrize("factor", [1, 10])
+def test_a_loss_that_grew_is_said_at_the_end(config, monkeypatch, capsys, factor):
+    """STPM on unnormalised features, with the lr of the normalised ones: no word, and an image AUROC of 49."""
+    trainer = build_trainer(config("st", {"epochs": 3}))
+    loss = trainer.loss
+    monkeypatch.setattr(trainer, "loss", lambda batch: loss(batch) * factor ** batch["step"])
+    trainer.train()
+    said = "note: the loss grew from " in (errors := capsys.readouterr().err)
+    assert said == (factor > 1) and said == ("in epoch 3: TrainingData.lr (now 0.4) is probably too high" in errors)
+
+
 def test_gradients_are_exchanged_when_a_step_follows_or_an_epoch_ends(config, monkeypatch):
     """Gradients that are only added up are not sent; those in a checkpoint must be the same in all processes."""
     trainer = build_trainer(config("rdpp", {"accumulate": 2, "batch_size": 4}))  # 10 images: three batches
