@@ -1,7 +1,7 @@
 """From pictures of any size to the one size that the networks take."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 BILINEAR = Image.Resampling.BILINEAR
 ALIKE = 1.25  # ratio of two aspect ratios that are nearly the same
-LONGEST, STEP = 4, 32  # of a suggested size: the largest ratio of its sides, and what they are multiples of
+LONGEST, STEPS = 4, (32, 64)  # of a suggested size: the largest ratio of its sides; its longer one is a multiple
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right in pixels; bottom and right are behind the last
 
@@ -107,29 +107,31 @@ def in_box(maps: Any, box: Box, size: Sequence[int]) -> Any:
     return maps[..., math.floor(top) : math.ceil(bottom), math.floor(left) : math.ceil(right)]
 
 
-def advice(shapes: Sequence[tuple[int, int]], fit: Fit) -> str | None:
+def advice(shapes: Sequence[tuple[int, int]], fit: Fit, takes: Callable[[tuple[int, int]], bool]) -> str | None:
     """A sentence on files of these sizes, if resizing changes their shape by more than a quarter.
 
-    It suggests an img_size of their shape if they are alike, or padding.
+    It suggests an img_size of their shape if they are alike and the networks take it, or padding.
     """
     height, width = np.median(shapes, axis=0)
     least, usual, most = np.percentile([width / height for height, width in shapes], [10, 50, 90])
-    change, into = usual * fit.img_size[0] / fit.img_size[1], "{1} x {0}".format(*fit.img_size)
+    change = usual * fit.img_size[0] / fit.img_size[1]
+    into = "squeezed to {} x {} (height x width)".format(*fit.img_size)
     if fit.pad or (most < ALIKE * least and 1 / ALIKE < change < ALIKE):
         return None
     if most > ALIKE * least:
-        return f"the images have different shapes and are resized to {into}; TrainingData.fit=pad keeps their shapes"
+        return f"the images have different shapes and are {into}; TrainingData.fit=pad keeps their shapes"
+    sentence = f"the images are about {width:.0f} pixels wide and {height:.0f} high, and are {into}; TrainingData."
     short, ratio = min(fit.img_size), max(usual, 1 / usual)
-    long = round(short * min(ratio, LONGEST) / STEP) * STEP
-    size = (short, long) if usual > 1 else (long, short)
+    longs = [round(short * min(ratio, LONGEST) / step) * step for step in STEPS]
+    size = next(filter(takes, [(short, long) if usual > 1 else (long, short) for long in longs]), None)
+    if size is None:
+        return f"{sentence}fit=pad keeps their shape"
     if size == tuple(fit.img_size):
         return None
-    times = short * long / (fit.img_size[0] * fit.img_size[1])
     keeps = "keeps their shape" if ratio < ALIKE * LONGEST else "is closer to their shape"
-    return (
-        f"the images have about {width:.0f} x {height:.0f} pixels and are resized to {into}; "
-        f"TrainingData.img_size=[{size[0]},{size[1]}] {keeps}, with {times:.1f} times as many pixels"
-    )
+    times = f"{math.prod(size) / math.prod(fit.img_size):.1f}"
+    cost = "" if times == "1.0" else f", with {times} times as many pixels"
+    return f"{sentence}img_size=[{size[0]},{size[1]}] {keeps}{cost}"
 
 
 def _centre(have: int, want: int) -> int:

@@ -1,6 +1,6 @@
 """From files to the batches of a training: images on the device, together with the teacher's maps."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -8,12 +8,13 @@ from torch import nn
 from torch.utils.data import DataLoader, Sampler
 
 from datasets.dataset import ImageDataset, TileDataset, as_seen
-from datasets.fit import advice
+from datasets.fit import Fit, advice
 from engine.device import Compute
 from engine.prefetch import Prefetch, prefetched
 from engine.splits import train_datasets
+from models.teachers.features import Features
 from models.teachers.statistics import ChannelStatistics
-from utils.config import RunConfig
+from utils.config import CommonData, RunConfig
 from utils.console import note
 from utils.cores import allowed_cores
 from utils.errors import UserError
@@ -205,7 +206,8 @@ def training_batches(
     # Only the first process validates, calibrates and tests.
     for dataset in filter(None, (train_set, val_set, calibration, test_set) if is_main() else (train_set,)):
         budget -= dataset.read_all(budget)
-    if suggestion := advice(train_set.shapes, train_set.fit):
+    networks = [net for net in teacher.modules() if isinstance(net, Features)]
+    if suggestion := size_advice(train_set.shapes, config.TrainingData, lambda: networks):
         note(suggestion)
     train_seen, val_seen = as_seen(train_set), as_seen(val_set)
     shuffled = EpochBatches(
@@ -215,6 +217,26 @@ def training_batches(
     train = Batches(loader(train_seen, config, compute.device, shuffled), teacher, compute, augment)
     val = Batches(loader(val_seen, config, compute.device), teacher, compute, augment)
     return train, val, calibration
+
+
+def size_advice(
+    shapes: Sequence[tuple[int, int]], options: CommonData, networks: Callable[[], Iterable[Features]]
+) -> str | None:
+    """`advice` on a size that the teacher's `networks` take, and students that halve its last level once more."""
+
+    def takes(size: tuple[int, int]) -> bool:
+        if options.crop_size != options.img_size:  # the crop would cut off what the longer side adds
+            return False
+        try:
+            for net in [] if options.tile else networks():  # of an image they see only tiles
+                net.check_size(size)
+                if max(size) % (2 * net.reduction[-1]):  # the shorter side stays as it is
+                    return False
+        except UserError:
+            return False
+        return True
+
+    return advice(shapes, Fit.of(options), takes)
 
 
 def cache_teacher(config: RunConfig, train: Batches, val: Batches, *others: ImageDataset | None) -> None:

@@ -103,24 +103,39 @@ def test_the_aspect_is_that_of_the_part_of_the_picture_that_is_left(pad):
     assert Fit((64, 64), (64, 32), pad).aspect((100, 250)) == pytest.approx(1.25, rel=0.03)
 
 
+def any_size(size):
+    return True
+
+
 @pytest.mark.parametrize(
     ("shapes", "img_size", "words"),
     [
-        ([(500, 1250)], (256, 256), ["1250 x 500", "resized to 256 x 256", "img_size=[256,640]", "2.5 times"]),
-        ([(1250, 500)], (256, 256), ["500 x 1250", "img_size=[640,256]"]),
-        ([(1250, 500)], (256, 512), ["resized to 512 x 256", "img_size=[640,256]", "1.2 times"]),
+        ([(500, 1250)], (256, 256), ["1250 pixels wide and 500 high", "squeezed to 256 x 256 (height x width)"]),
+        ([(500, 1250)], (256, 256), ["img_size=[256,640] keeps their shape, with 2.5 times as many pixels"]),
+        ([(1250, 500)], (256, 256), ["500 pixels wide and 1250 high", "img_size=[640,256]"]),
+        ([(1250, 500)], (256, 512), ["squeezed to 256 x 512", "img_size=[640,256]", "1.2 times"]),
         ([(100, 1000)], (256, 256), ["img_size=[256,1024] is closer to their shape"]),
         ([(100, 400)], (256, 256), ["img_size=[256,1024] keeps their shape"]),
         ([(100, 300), (300, 100), (200, 200)] * 4, (256, 256), ["different shapes", "TrainingData.fit=pad"]),
     ],
 )
 def test_a_size_that_keeps_the_shape_of_the_files_is_suggested(shapes, img_size, words):
-    said = advice(shapes * 3, Fit(img_size, img_size))
+    said = advice(shapes * 3, Fit(img_size, img_size), any_size)
     assert all(word in said for word in words)
+
+
+def test_only_a_size_that_the_networks_take_is_suggested():
+    square = Fit((192, 192), (192, 192))
+    assert "img_size=[512,192]" in advice([(1250, 500)], square, lambda size: max(size) % 64 == 0)
+    assert advice([(1250, 500)], square, lambda size: False).endswith("TrainingData.fit=pad keeps their shape")
+
+
+def test_the_same_number_of_pixels_is_not_mentioned():
+    assert advice([(1000, 500)], Fit((256, 512), (256, 512)), any_size).endswith("[512,256] keeps their shape")
 
 
 @pytest.mark.parametrize("img_size", [(256, 256), (224, 256)])
 def test_nothing_is_suggested_for_files_that_keep_their_shape(img_size):
-    assert advice([(300, 310)] * 19 + [(100, 900)], Fit(img_size, img_size)) is None
-    assert advice([(100, 900)], Fit(img_size, img_size, pad=True)) is None
-    assert advice([(100, 900)], Fit((256, 1024), (256, 1024))) is None  # nothing longer is suggested
+    assert advice([(300, 310)] * 19 + [(100, 900)], Fit(img_size, img_size), any_size) is None
+    assert advice([(100, 900)], Fit(img_size, img_size, pad=True), any_size) is None
+    assert advice([(100, 900)], Fit((256, 1024), (256, 1024)), any_size) is None  # nothing longer is suggested

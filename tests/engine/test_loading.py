@@ -8,8 +8,9 @@ from torch.utils.data import DataLoader
 from datasets.dataset import ImageDataset, Sample
 from engine import splits
 from engine.device import Compute
-from engine.loading import EpochBatches, as_it_is, cache_teacher, loader, training_batches
+from engine.loading import EpochBatches, as_it_is, cache_teacher, loader, size_advice, training_batches
 from engine.splits import train_datasets
+from models.teachers.features import outline
 from tests.conftest import small, write_mvtec
 from utils.config import Config, TrainingData
 from utils.config_file import check_config
@@ -184,3 +185,19 @@ def test_a_bad_file_anywhere_in_the_set_is_named_before_the_training(tmp_path, s
     (root / "part" / spoiled).write_bytes(b"")
     with pytest.raises(UserError, match=f"{spoiled}: cannot be read as an image"):
         batches_of(root, cache_mb, test_set=test_set)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "training", "suggested"),
+    [
+        ("resnet18", {"img_size": 192}, "img_size=[480,192]"),
+        ("convnext_atto", {"img_size": 192}, "img_size=[512,192]"),  # levels of stride 32, which DBFAD halves
+        ("convnext_atto", {"img_size": 192, "tile": 64}, "img_size=[480,192]"),
+        ("resnet18", {"img_size": 192, "crop_size": 160}, "fit=pad"),
+        ("vit_tiny_patch16_224", {"img_size": 224}, "fit=pad"),
+    ],
+)
+def test_a_suggested_size_is_one_that_the_networks_take(backbone, training, suggested):
+    options = make_config("data", training).TrainingData
+    networks = [outline(backbone, [0, 1, 2] if backbone == "resnet18" else [1, 2, 3])]
+    assert f"TrainingData.{suggested}" in size_advice([(1250, 500)], options, lambda: networks)
