@@ -131,10 +131,8 @@ class RNRDTrainer(RNSTTrainer):
     def build_detector(self) -> RNRDDetector:
         c, o = self.config, self.options
         plan = mirrored(c.backbone, c.out_indice, o.input_size, o.input_key, o.widths)
-        if o.memories[0] < 0 or o.memories[-1] >= len(c.out_indice):
-            raise UserError(
-                f"TrainingData.memories {o.memories}: the decoder's stages are 0 to {len(c.out_indice) - 1}"
-            )
+        if not set(o.memories) <= set(range(count := len(c.out_indice))):
+            raise UserError(f"TrainingData.memories {o.memories}: only 0 to {count - 1} are possible; {self.advice(0)}")
         teacher, embedding = self.pretrained(c.backbone, c.out_indice), None
         if 0 in o.memories:
             embedding = self.deep_channels()
@@ -168,9 +166,9 @@ class RNRDTrainer(RNSTTrainer):
         except IncompleteWeights as error:
             raise UserError(f"{error}; {self.advice()}") from None
 
-    def advice(self) -> str:
-        without = [k for k in self.options.memories if k]
-        return f"TrainingData.memories={without} does not need it" if without else "choose other levels"
+    def advice(self, first: int = 1) -> str:
+        places = ",".join(map(str, range(first, len(self.config.out_indice))))
+        return f"write TrainingData.memories=[{places}]" if places else "choose other levels"
 
     def on_fit_start(self, train: "Batches") -> dict[str, str]:
         if 0 not in self.options.memories:

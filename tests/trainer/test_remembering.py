@@ -228,7 +228,7 @@ def test_a_fresh_process_reproduces_the_scores(tiny_mvtec, tmp_path):
 
 
 def test_memory_0_needs_a_teacher_with_layer4(config):
-    with pytest.raises(UserError, match=r"end at level 3; TrainingData.memories=\[1, 2\] does not need it"):
+    with pytest.raises(UserError, match=r"end at level 3; write TrainingData.memories=\[1,2\]$"):
         build_trainer(config("rnrd", {"memories": [0, 1, 2]}, weights="bundled"))
 
 
@@ -238,11 +238,16 @@ def test_memories_that_the_decoder_has_no_place_for(config, places):
         build_trainer(config("rnrd", {"memories": places}))
 
 
+def test_with_two_levels_the_error_says_which_memories_are_possible(config):
+    with pytest.raises(UserError, match=r"only 0 to 1 are possible; write TrainingData.memories=\[0,1\]$"):
+        build_trainer(config("rnrd", {"memories": [0, 1, 2]}, out_indice=[1, 2]))
+
+
 def test_other_errors_do_not_blame_the_memory(config):
     with pytest.raises(UserError, match="no.* 'resnet81'; did you mean [^;]*$"):
         build_trainer(config("rnrd", {"memories": [0, 1, 2]}, backbone="resnet81"))
     with pytest.raises(UserError, match="no level 5.* memory 0 learns from the level after the last one: choose other"):
-        build_trainer(config("rnrd", {"memories": [0]}, out_indice=[3, 4]))
+        build_trainer(config("rnrd", {"memories": [0]}, out_indice=[4]))
     with pytest.raises(UserError, match="out_indice: memories lie between levels"):
         build_trainer(config("rnst", out_indice=[1]))
 
