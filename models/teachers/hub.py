@@ -37,10 +37,10 @@ class HubFile(NamedTuple):
         return f"{constants.ENDPOINT}/{self.repo}/resolve/main/{self.name}"
 
     def advice(self) -> str:
-        """How to do without a connection, as the end of a sentence."""
+        """How to do without a connection, as the points 2 and 3 of a sentence."""
         cache, name = self.by_torch_hub.parent, self.by_torch_hub.name
-        put = f"put {name} into {cache}" if self.published_there else f"put it as {name} into {cache}"
-        return f"download {self.url} elsewhere and give its path as weights=PATH, or {put}"
+        put = f"put {name} into {cache}" if self.published_there else f"put that file into {cache} as {name}"
+        return f"(2) download {self.url} on another computer and write weights=PATH; (3) {put}"
 
     def download(self) -> Path | None:
         """The downloaded file; None if the hub does not answer within seconds."""

