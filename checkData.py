@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from datasets.doctor.facts import Facts
     from evaluation.check_report import Checked
     from evaluation.outliers import Stranger
+    from models.teachers.features import Features
     from utils.config import RunConfig
 
 SOMETHING_FOUND = 3  # exit code
@@ -85,7 +86,25 @@ def check(config: "RunConfig", command: str) -> "Checked":
         *shortcuts.findings(scores),
         *outliers.findings(found, listed.root),
     ]
-    return Checked(listed.root, facts, findings, pairs, scores, found, [*remarks_of(facts), remark])
+    remarks = [*remarks_of(facts), *shape_remarks(facts, config), remark]
+    return Checked(listed.root, facts, findings, pairs, scores, found, remarks)
+
+
+def shape_remarks(facts: "Sequence[Facts]", config: "RunConfig") -> list[str]:
+    """What a training would say about the shapes of its pictures."""
+    from engine.loading import size_advice
+    from models.teachers.features import outline
+
+    def networks() -> "list[Features]":
+        if not hasattr(config, "out_indice"):  # a PDN takes any size
+            return []
+        one = isinstance(config.backbone, str)
+        levels = [(config.backbone, config.out_indice)] if one else zip(config.backbone, config.out_indice, strict=True)
+        return [outline(*each) for each in levels]
+
+    shapes = [each.shape for each in facts if each.picture.split == "train" and each.error is None]
+    advice = size_advice(shapes, config.TrainingData, networks) if shapes else None
+    return [advice] if advice else []
 
 
 def other_parts(pairs: "Sequence[Pair]", facts: "Sequence[Facts]", config: "RunConfig") -> "list[Pair]":

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from datasets.doctor.copies import Pair
 from datasets.doctor.facts import Facts
 from datasets.doctor.findings import Finding, counted, names
@@ -60,20 +58,22 @@ def counts(facts: Sequence[Facts]) -> list[list[str]]:
                 str(len(every)),
                 str(len(every) - len(readable)),
                 str(sum(each.picture.mask is not None for each in every)),
-                _range([each.shape[::-1] for each in readable], "{} x {}"),
+                _sizes([each.shape for each in readable]),
                 " / ".join(dict.fromkeys(each.kind for each in readable)),
-                _range([(round(each.brightness),) for each in readable], "{}"),
+                _range([str(round(each.brightness)) for each in sorted(readable, key=lambda each: each.brightness)]),
             ]
         )
     return rows
 
 
-def _range(values: Sequence[tuple[int, ...]], form: str) -> str:
-    """The lowest and the highest, each by itself if there are several numbers."""
-    if not values:
-        return ""
-    ends = [form.format(*end(np.array(values), axis=0).tolist()) for end in (np.min, np.max)]
-    return " to ".join(dict.fromkeys(ends))
+def _sizes(shapes: Sequence[tuple[int, int]]) -> str:
+    """The files with the fewest and with the most pixels."""
+    by_area = sorted(shapes, key=lambda shape: (shape[0] * shape[1], shape))
+    return _range([f"{width} x {height}" for height, width in by_area])
+
+
+def _range(ordered: Sequence[str]) -> str:
+    return " to ".join(dict.fromkeys([*ordered[:1], *ordered[-1:]]))
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -84,6 +84,23 @@ def test_everything_wrong_is_found_at_once(here, call):
         assert page.width == 1200
 
 
+@pytest.mark.parametrize(
+    ("second", "sizes", "advice"),
+    [
+        ((125, 50), "50 x 125", "50 pixels wide and 125 high, and are squeezed to 64 x 64 (height x width); "),
+        ((50, 125), "125 x 50 to 50 x 125", "different shapes"),
+    ],
+)
+def test_shapes_that_a_training_would_change_are_no_fault(here, call, second, sizes, advice):
+    shutil.rmtree(here / "data")
+    for k, (height, width) in enumerate([(125, 50), second]):
+        pixels = np.random.default_rng(k).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        write_image(here / f"data/right/train/good/{k}.png", pixels)
+    said = call(checkData)
+    assert said.code == 0 and "nothing found" in said.out and advice in said.out
+    assert f"  {sizes}  " in said.out
+
+
 def test_several_categories_are_checked_one_after_the_other(here, call):
     said = call(checkData, "obj=all")
     assert said.code == 3 and "nothing found" in said.out and "4 findings" in said.out
