@@ -134,8 +134,8 @@ def _validate(method: Method, val: Batches) -> dict[str, float]:
 
 
 def _best(state: TrainState) -> dict[str, Any]:
-    """The best epoch for the progress bar; empty for a method that keeps the last epoch."""
-    return {"best": state.kept} if state.lowest else {}
+    """The best epoch, or that of each part, for the progress bar; empty for a method that keeps the last epoch."""
+    return {"best": " and ".join(map(str, state.best_epoch.values()))} if state.lowest else {}
 
 
 @contextlib.contextmanager

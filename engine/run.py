@@ -173,14 +173,17 @@ def scoring(
 def _standardise(teacher: Teacher | TeacherPair, train: Batches) -> list[tuple[list[float], list[float]]]:
     """Standardise the teacher over the training images, and its copy in `train`; returns what does the same again.
 
-    Raises UserError for features that are never negative: a student of the same kind could not imitate them.
+    Raises UserError for features that are never negative: many students end in the same ReLU.
     """
     levels = train.channel_statistics()
-    if any(level.lowest >= 0 for level in levels):
-        raise UserError(
-            "TrainingData.standardise: leave this key out; the features of this teacher are never negative, because "
-            "they end in a ReLU, and a student of the same kind cannot have the negative values that this would give"
-        )
+    nets = [teacher.first, teacher.second] if isinstance(teacher, TeacherPair) else [teacher]
+    backbones = [net.backbone for net in nets for _ in net.channels]
+    for backbone, level in zip(backbones, levels, strict=True):
+        if level.lowest >= 0:
+            raise UserError(
+                f"TrainingData.standardise: leave this key out; the features of '{backbone}' are never negative, "
+                "because they end in a ReLU; the key is for networks with negative features, such as EfficientNet"
+            )
     moments = [level.moments for level in levels]
     for net in (teacher, train.teacher):
         net.standardise(moments)

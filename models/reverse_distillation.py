@@ -77,8 +77,7 @@ class Decoder(nn.Module):
         inputs = [c + (memories[k].channels if k in memories else 0) for k, c in enumerate(inputs)]
         # Depths in decoding order, as published: the largest maps get the most blocks.
         depths = plan.depths[: len(outputs)]
-        stages = zip(inputs, outputs, depths, strict=True)
-        self.stages = nn.ModuleList(plan.stage(*stage, "up") for stage in stages)
+        self.stages = nn.ModuleList(plan.stage(*stage, "up") for stage in zip(inputs, outputs, depths, strict=True))
         self.memories = nn.ModuleDict({str(k): memory for k, memory in memories.items()})
         init_convolutions(self)
         self.leave = plan.leave(teacher)[::-1]

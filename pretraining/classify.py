@@ -78,7 +78,7 @@ class Classification(Job):
         o = self.options
         outline(o.backbone, o.out_indice)  # refuses an unknown backbone or level
         trunk = outline(o.backbone, self.every_level())
-        trunk.check_size((o.crop_size, o.crop_size))
+        trunk.check_size((o.crop_size, o.crop_size), "views of crop_size")
         views, width = 2 * o.batch_size, trunk.channels[-1]
         learned = parameters(trunk) + width * (o.classes + width + EMBEDDING)
         kept = choose_dtype(o.precision, self.device, trunk).itemsize * kept_values(trunk.eval(), o.crop_size)

@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from utils.errors import UserError, reason
+from utils.errors import UserError
 
 
 class Features(nn.Module):
@@ -37,7 +37,8 @@ class Features(nn.Module):
         """Raises UserError unless each level halves the one before, and the first has stride `first` if given."""
         expected = [(first or self.reduction[0]) * 2**k for k in range(len(self.reduction))]
         if self.reduction != expected:
-            raise UserError(f"out_indice: this method needs levels of strides {expected} (got {self.reduction})")
+            other = "; use distillType=st or mixed" if len(set(self.reduction)) < len(self.reduction) else ""
+            raise UserError(f"out_indice: this method needs levels of strides {expected} (got {self.reduction}){other}")
 
     def check_multiple(self, size: Sequence[int], key: str = "crop_size") -> None:
         """Raises UserError unless the last level of images of `size` can be halved once more; see `check_positions`."""
@@ -62,7 +63,9 @@ class Features(nn.Module):
         except (AssertionError, RuntimeError, ValueError) as error:
             if "memory" in str(error):  # not caused by the network
                 raise
-            raise UserError(f"backbone '{self.backbone}' cannot take {key} {tuple(size)}: {reason(error)}") from None
+            side, own = self.net.pretrained_cfg["input_size"][-1], {"crop_size": "img_size", "tile": "tile"}.get(key)
+            made = f"it was made for images of {side} x {side}" + (f": write TrainingData.{own}={side}" if own else "")
+            raise UserError(f"backbone '{self.backbone}' cannot take {key} {tuple(size)}; {made}") from None
         finally:
             self.train(training)
         if any(m.ndim != 4 or m.shape[1] != c for m, c in zip(maps, self.channels, strict=True)):
@@ -86,8 +89,9 @@ def _check_levels(backbone: str, out_indice: Sequence[int]) -> None:
         with torch.device("meta"):  # shapes only, no memory
             info = timm.create_model(backbone, pretrained=False, features_only=True).feature_info
     except Exception as error:  # timm's networks raise different errors for features_only
-        raise UserError(f"backbone '{backbone}' does not give feature maps through timm: {error}") from None
+        tags = ", ".join(timm.list_models(f"{name}.*", pretrained=True))
+        said = f"is not in timm, which has {tags}" if " tag " in str(error) else f"gives no feature maps: {error}"
+        raise UserError(f"backbone '{backbone}' {said}") from None
     levels = [f"{i} (stride {level['reduction']}, {level['num_chs']} channels)" for i, level in enumerate(info.info)]
-    for index in out_indice:
-        if not 0 <= index < len(levels):
-            raise UserError(f"out_indice: '{backbone}' has no level {index}; it has {', '.join(levels)}")
+    for index in sorted(set(out_indice) - set(range(len(levels)))):
+        raise UserError(f"out_indice: '{backbone}' has no level {index}; it has {', '.join(levels)}")

@@ -65,6 +65,13 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_a_sentence(config):
         run_epoch(trainer, lambda batch: trainer.loss(batch) * float("inf"), train, state)
 
 
+def test_the_progress_bar_shows_the_best_epoch_of_each_part_as_plain_numbers():
+    state = TrainState(net := nn.ModuleDict({"a": nn.Linear(1, 1)}), torch.optim.Adam(net.parameters()), None)
+    state.end_epoch({}, {"a": 2.0, "b": 1.0})
+    state.end_epoch({}, {"a": 1.0, "b": 1.0})
+    assert module._best(state) == {"best": "2 and 1"}
+
+
 @pytest.mark.parametrize("factor", [1, 10])
 def test_a_loss_that_grew_is_said_at_the_end(config, monkeypatch, capsys, factor):
     """STPM on unnormalised features, with the lr of the normalised ones: no word, and an image AUROC of 49."""

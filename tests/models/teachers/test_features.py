@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.teachers.features import Features
+from models.teachers.features import Features, outline
 from tests.conftest import count
 from utils.errors import UserError
 
@@ -66,7 +66,7 @@ def test_a_random_resnet_starts_as_torchvisions():
         ("resnet18", [1, 7], "no level 7; it has 0 .stride 2, 64 channels"),
         ("resnet18", [-1], "no level -1"),
         ("convnext_atto", [4], "no level 4; it has 0 .stride 4, 40 channels"),
-        ("resnet18.a_tag_nobody_made", [1], "does not give feature maps"),
+        ("tf_efficientnet_lite0.in2k", [1], "lite0.in2k' is not in timm, which has tf_efficientnet_lite0.in1k$"),
         ("mlp_mixer_b16_224", [1], "timm"),
     ],
 )
@@ -80,3 +80,11 @@ def test_what_cannot_be_had_is_said(backbone, levels, words):
 def test_a_network_that_is_no_cnn_is_refused_for_what_it_cannot_do(backbone):
     with pytest.raises(UserError, match=f"backbone '{backbone}'"):
         Features(backbone, [0, 1]).check_size((256, 256))
+
+
+@pytest.mark.parametrize(("key", "own"), [("crop_size", "img_size"), ("tile", "tile")])
+def test_an_impossible_size_is_answered_with_a_possible_one(key, own):
+    """timm says nothing: an assertion without a text."""
+    words = rf"cannot take {key} \(96, 96\); it was made for images of 256 x 256: write TrainingData.{own}=256$"
+    with pytest.raises(UserError, match=words):
+        outline("halonet26t", [3]).check_size((96, 96), key)

@@ -64,8 +64,14 @@ def test_two_teachers_are_standardised_each_for_itself(config):
     assert torch.equal(open_run(trainer.run_dir).anomaly_map(image), trainer.anomaly_map(image))
 
 
+def test_the_error_names_the_one_of_two_teachers_whose_features_are_never_negative(config):
+    top = {"backbone": ["tf_efficientnet_lite0", "regnetx_002"], "out_indice": [[1, 2], [3]], "weights": "random"}
+    with pytest.raises(UserError, match="the features of 'regnetx_002' are never negative"):
+        build_trainer(config("mixed", {"standardise": True}, **top)).train()
+
+
 def test_features_that_are_never_negative_cannot_be_standardised(config):
-    with pytest.raises(UserError, match="standardise: leave this key out; .* are never negative"):
+    with pytest.raises(UserError, match="standardise: leave this key out; .*'resnet18[^']*' are never negative"):
         build_trainer(config("st", {"standardise": True})).train()
     with pytest.raises(UserError, match="standardise"):  # it always does, in its own way
         build_trainer(config("ead", {"standardise": True}))

@@ -229,7 +229,7 @@ def test_auto_falls_back_to_the_bundled_teacher_and_says_so(no_cache, capsys):
 @pytest.mark.parametrize(
     ("backbone", "weights", "words"),
     [
-        ("resnet18.nobody", "imagenet", "backbone 'resnet18.nobody'"),
+        ("resnet18.nobody", "imagenet", "backbone 'resnet18.nobody' is not in timm"),
         ("resnet81", "imagenet", "'resnet81'; did you mean resnet"),
         ("resnet81", "bundled", "'resnet81'; did you mean resnet"),
     ],
