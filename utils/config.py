@@ -158,8 +158,8 @@ class CommonData(Section):
 
     @property
     def input_key(self) -> str:
-        """The key that sets it."""
-        return "tile" if self.tile else "crop_size"
+        """The key that a user changes to change it."""
+        return "tile" if self.tile else "img_size" if self.crop_size == self.img_size else "crop_size"
 
 
 class TrainingData(CommonData):

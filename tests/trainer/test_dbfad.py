@@ -175,7 +175,7 @@ def test_sizes_and_levels_that_fit_and_those_that_do_not(config):
     trainer = build_trainer(raw)
     trainer.train()
     assert trainer.anomaly_map(torch.rand(1, 3, 96, 128)).shape == (1, 1, 96, 128)
-    with pytest.raises(UserError, match=r"crop_size \(96, 64\): .* at least 96"):
+    with pytest.raises(UserError, match=r"img_size \(96, 64\): .* at least 96"):
         build_trainer(config("dbfad", {"img_size": [96, 64]}))
     with pytest.raises(UserError, match=r"out_indice: this method needs levels of strides 2, 4, 8 and 16"):
         build_trainer(config("dbfad", out_indice=[1, 2, 3]))

@@ -104,7 +104,7 @@ def test_held_out_images_choose_nothing_and_are_scored(config):
 
 @pytest.mark.parametrize("method", ["rd", "rdpp", "rnrd", "dbfad"])
 def test_sizes_that_cannot_be_halved_and_doubled_are_refused(config, method):
-    with pytest.raises(UserError, match=r"crop_size \(72, 64\): this method needs multiples of 32"):
+    with pytest.raises(UserError, match=r"img_size \(72, 64\): this method needs multiples of 32"):
         build_trainer(config(method, {"img_size": [72, 64]}))
 
 
@@ -120,7 +120,7 @@ def test_what_does_not_fit_is_said_before_weights_are_fetched(config, monkeypatc
         with pytest.raises(UserError, match="widths: a ResNet's student"):
             build_trainer(config(method, {"widths": [8, 8, 8]}, weights="imagenet"))
     for method in ("rd", "rdpp", "rnrd", "dbfad"):
-        with pytest.raises(UserError, match="crop_size"):
+        with pytest.raises(UserError, match="img_size"):
             build_trainer(config(method, {"img_size": 72}, weights="imagenet"))
     with pytest.raises(UserError, match="up to 4 levels"):
         build_trainer(config("rd", out_indice=[0, 1, 2, 3, 4], weights="imagenet"))
@@ -130,7 +130,7 @@ def test_what_does_not_fit_is_said_before_weights_are_fetched(config, monkeypatc
 
 def test_one_image_of_one_position_is_explained(config):
     trainer = build_trainer(config("rd", {"img_size": 32, "batch_size": 7, "val_ratio": 0.2}))  # 8 images: one is left
-    with pytest.raises(UserError, match=r"crop_size \(32, 32\) leaves one position .* batch_size"):
+    with pytest.raises(UserError, match=r"img_size \(32, 32\) leaves one position .* batch_size"):
         trainer.train()
 
 

@@ -39,7 +39,7 @@ def test_the_value_in_the_file_is_the_value_used(text):
         ("TrainingData.lr=1" + "0" * 400, "'TrainingData.lr' must be a finite number"),
         ("TrainingData.val_ratio=1", "'TrainingData.val_ratio' must be less than 1 (got 1)"),
         ("TrainingData.sigma=1e9", "'TrainingData.sigma' must be at most 1,000,000"),
-        ("TrainingData.sigma=300", "'TrainingData': sigma 300 is wider than the image (crop_size 256)"),
+        ("TrainingData.sigma=300", "'TrainingData': sigma 300 is wider than the image (img_size 256)"),
         ("TrainingData.img_size=64px", "must be pixels from 32 to 8192: a whole number, or a list [height, width]"),
         ("TrainingData.img_size=[256]", "'TrainingData.img_size' must be pixels from 32 to 8192"),
         ("TrainingData.img_size=8", "'TrainingData.img_size' must be pixels from 32 to 8192"),
@@ -80,6 +80,14 @@ def test_the_value_in_the_file_is_the_value_used(text):
 )
 def test_a_value_that_a_key_does_not_take_is_one_sentence_that_says_so(override, said):
     assert said in mistake(override)
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [("img_size=64", "img_size"), ("crop_size=64", "crop_size"), ("tile=64", "tile")],
+)
+def test_a_size_that_does_not_fit_is_blamed_on_the_key_that_was_given(words, key):
+    assert check([f"TrainingData.{words}"]).TrainingData.input_key == key
 
 
 def test_a_written_config_reads_back_equal():
