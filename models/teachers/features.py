@@ -63,9 +63,9 @@ class Features(nn.Module):
         except (AssertionError, RuntimeError, ValueError) as error:
             if "memory" in str(error):  # not caused by the network
                 raise
-            side, own = self.net.pretrained_cfg["input_size"][-1], {"crop_size": "img_size", "tile": "tile"}.get(key)
-            made = f"it was made for images of {side} x {side}" + (f": write TrainingData.{own}={side}" if own else "")
-            raise UserError(f"backbone '{self.backbone}' cannot take {key} {tuple(size)}; {made}") from None
+            side = self.net.pretrained_cfg["input_size"][-1]  # of the images that timm's weights saw
+            use = f"write TrainingData.{key}={side}" if key in ("img_size", "crop_size", "tile") else f"use {side}"
+            raise UserError(f"backbone '{self.backbone}' cannot take {key} {tuple(size)}; {use}") from None
         finally:
             self.train(training)
         if any(m.ndim != 4 or m.shape[1] != c for m, c in zip(maps, self.channels, strict=True)):

@@ -61,7 +61,7 @@ def test_info_nce_by_hand():
     [
         ({"crop_size": 64}, "crop_size 64 is larger than img_size 48"),
         ({"classes": 1}, "'classes' must be at least 2"),
-        ({"backbone": "vit_base_patch16_224", "out_indice": [0]}, "cannot take views of crop_size .* 224 x 224$"),
+        ({"backbone": "vit_base_patch16_224", "out_indice": [0]}, "cannot take views of crop_size .*; use 224$"),
     ],
 )
 def test_impossible_values_are_refused(changed, said, tmp_path):

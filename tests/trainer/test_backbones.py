@@ -85,7 +85,7 @@ def test_a_vision_transformer_teaches_stpm_at_its_own_size(config):
     trainer = build_trainer(config("st", {"img_size": 224, "epochs": 1}, **top))
     teacher, student = trainer.features(torch.rand(1, 3, 224, 224))
     assert [tuple(m.shape) for m in teacher] == [tuple(m.shape) for m in student] == [(1, 192, 14, 14)] * 3
-    with pytest.raises(UserError, match=r"vit_tiny_patch16_224.*256.* 224 x 224: write TrainingData.img_size=224$"):
+    with pytest.raises(UserError, match=r"vit_tiny_patch16_224.* \(256, 256\); write TrainingData.img_size=224$"):
         build_trainer(config("st", {"img_size": 256}, **top))
     with pytest.raises(UserError, match="this method needs levels of strides .*; use distillType=st or mixed$"):
         build_trainer(config("rd", {"img_size": 224}, **top))
