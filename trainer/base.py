@@ -138,7 +138,7 @@ class BaseTrainer:
             return self.detector.pairs(self.compute.images(image))
 
     def anomaly_map(self, image: torch.Tensor) -> torch.Tensor:
-        """The same images -> [B,1,H,W] float32; an image's score is the maximum of its map."""
+        """The same images -> [B,1,H,W] float32; a score is the maximum, without what `fit: pad` or `roi` leaves out."""
         self.detector.eval()
         return anomaly_map(self.detector, self.compute, image)
 
