@@ -87,6 +87,7 @@ def test_images_kept_in_memory_are_not_read_again(tiny_mvtec, monkeypatch):
     assert sum(len(batch["path"]) for batch in loader(train, config, CPU)) == len(train)
 
 
+@pytest.mark.slow
 def test_reading_processes_can_be_spawned(tiny_mvtec):
     """macOS and Windows start new processes as workers: the data set must be sent to them."""
     train, _, _ = train_datasets(make_config(tiny_mvtec))

@@ -204,6 +204,7 @@ def test_an_epoch_is_a_hundredth_of_the_steps(config):
     assert build_trainer(config("ead", {"steps": 6})).recipe().epoch_length == 1
 
 
+@pytest.mark.slow
 def test_the_teachers_maps_of_unchanged_images_are_computed_once(config, device, monkeypatch):
     if device.type == "cuda":
         pytest.skip("features are cached on a CPU alone: a GPU computes them faster than it fetches them")
@@ -260,6 +261,7 @@ def test_quantiles_by_hand():
     assert low_and_high(many).tolist() == [1, 1]
 
 
+@pytest.mark.slow
 def test_quantiles_are_of_the_held_out_images(config):
     """Unchanged ones, all positions pooled, each map on its own, the autoencoder without dropout."""
     trainer = build_trainer(config("ead", {"val_ratio": 0.2}, precision="fp32"))

@@ -18,10 +18,17 @@ from utils.errors import UserError
 
 METRICS = {"image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap", "pixel_f1max", "aupro"}
 every_method = pytest.mark.parametrize("method", TRAINERS)
-SLOWEST = pytest.param("ead", marks=pytest.mark.slow)
-every_method_the_slowest_apart = pytest.mark.parametrize(
-    "method", [SLOWEST if name == "ead" else name for name in TRAINERS]
-)
+QUICK = ("st", "rnst", "mixed")  # the default suite has a time limit; the other methods are in the slow part
+
+
+def apart(slow):
+    """Every method, those in `slow` as slow tests."""
+    methods = [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in TRAINERS]
+    return pytest.mark.parametrize("method", methods)
+
+
+every_method_the_slowest_apart = apart(["ead"])
+every_method_only_the_quick_by_default = apart(set(TRAINERS) - set(QUICK))
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +128,7 @@ def pictures(trainer):
     return torch.randint(256, size, generator=random, dtype=torch.uint8).to(trainer.device)
 
 
-@every_method
+@every_method_the_slowest_apart
 def test_a_detector_that_is_exported_or_copied_gives_the_same_maps(finished, method):
     detector = finished(method)[0].detector.eval()
     images = pictures(finished(method)[0])
@@ -179,7 +186,7 @@ def test_a_second_test_gives_the_same_metrics(finished, method):
     assert trainer.test() == metrics
 
 
-@every_method
+@every_method_the_slowest_apart
 def test_a_reloaded_run_scores_exactly_the_same(finished, method):
     first, metrics = finished(method)
     again = build_trainer(first.run_dir / "config.yaml", ["phase=test"])
@@ -209,7 +216,7 @@ def test_a_saved_student_is_loaded_bit_for_bit(config, method):
         assert torch.equal(value, b.student.state_dict()[key])
 
 
-@every_method_the_slowest_apart
+@every_method_only_the_quick_by_default
 def test_a_planted_defect_is_found_once_the_normals_are_fitted(tmp_path, method):
     """Train on few, nearly equal good pictures; the map of a defective one must peak inside its mask."""
     write_mvtec(tmp_path, train=8, good=0, bad=0)
@@ -241,7 +248,7 @@ def test_what_follows_the_networks_is_the_same_from_every_side(config, method):
     torch.testing.assert_close(detector.final_map(turned, (width, height)).mT, final, rtol=1e-4, atol=1e-6)
 
 
-@every_method_the_slowest_apart
+@every_method_only_the_quick_by_default
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(config, tmp_path, monkeypatch, method):
     """Weights, optimizer, schedule, waiting gradients, exemplars and noise all continue where they were."""
     training = {"epochs": 2, "batch_size": 3}  # 8 images are 3 batches: with two per step one is left over
@@ -257,7 +264,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(config, tmp_path, mon
         assert torch.equal(value, resumed.student.state_dict()[key]), key
 
 
-@every_method
+@every_method_the_slowest_apart
 def test_the_teacher_stays_as_it_is_and_the_student_trains_in_train_mode(config, method, monkeypatch):
     """The earlier toolkit trained its students in eval mode from the second epoch."""
     trainer = build_trainer(config(method))
@@ -301,7 +308,7 @@ def test_halves_of_a_batch_average_to_the_whole(config, method):
     )
 
 
-@every_method
+@every_method_only_the_quick_by_default
 def test_a_student_of_another_network_is_refused(finished, method, tmp_path):
     trainer, _ = finished(method)
     raw = yaml.safe_load((trainer.run_dir / "config.yaml").read_text())

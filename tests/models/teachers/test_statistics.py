@@ -39,7 +39,9 @@ def test_the_lowest_value_is_kept():
     assert ChannelStatistics.of([torch.tensor([[[[3.0]]]]), torch.tensor([[[[-1.0]]]])]).lowest == -1
 
 
-@pytest.mark.parametrize("method", ["st", "rd", "rdpp", "rnst", "rnrd"])
+@pytest.mark.parametrize(
+    "method", ["st", "rnst", *(pytest.param(m, marks=pytest.mark.slow) for m in ("rd", "rdpp", "rnrd"))]
+)
 def test_a_standardised_teachers_channels_have_mean_0_and_std_1_over_the_training_images(config, method):
     training = {"standardise": True, "epochs": 1, "lr": 0.01, "val_ratio": 0.2}
     trainer = build_trainer(config(method, training, precision="fp32", **LITE))
