@@ -8,6 +8,7 @@ from deploy.cost import cost_of
 from trainer import open_run
 
 
+@pytest.mark.slow
 def test_a_run_has_a_latency_and_counts(run_folder):
     threads = torch.get_num_threads()
     try:

@@ -149,6 +149,7 @@ def of_bf16(folder):
     trained(folder, precision="bf16", out_indice=[1])
 
 
+@pytest.mark.slow
 def test_scores_of_calibration_are_computed_again_by_the_export(shared, export, tmp_path):
     """The run's own were computed in a lower precision: a threshold from them would not fit."""
     run = shared("bf16_run", of_bf16) / "results/st/part"

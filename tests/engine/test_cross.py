@@ -99,6 +99,7 @@ def test_a_new_threshold_replaces_the_folds_and_this_is_said(crossed, tmp_path):
     assert "students" not in Predictor(run).calibration.promise
 
 
+@pytest.mark.slow
 def test_an_interrupted_calibration_continues_with_the_folds_that_are_missing(config, monkeypatch, capsys):
     for module in (cross, run):
         monkeypatch.setattr(module, "FOLDS", 2)

@@ -17,7 +17,8 @@ def rows_of(trainer):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("method", ["st", pytest.param("ead", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["st", "ead"])
 def test_the_student_and_its_metrics_are_those_of_an_honest_run(config, method):
     training = {"epochs": 3} if method == "st" else {}
     trainers, metrics = [], []

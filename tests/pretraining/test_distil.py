@@ -28,6 +28,7 @@ def test_a_distilled_pdn_is_a_teacher(tmp_path, config):
     assert len(manifest["target"]) == 64 and len(manifest["target_mean"]) == len(manifest["target_std"]) == 384
 
 
+@pytest.mark.slow
 def test_distilling_approaches_the_target(tmp_path):
     """A PDN with output 0 has a loss of 1, because the target has mean 0 and deviation 1."""
     keys = {"steps": 40, "log_every": 10, "lr": 1e-3, "pictures": 2, "statistics": 20, "gray": 0.0}

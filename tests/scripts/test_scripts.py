@@ -20,6 +20,7 @@ from utils.errors import UserError
 from utils.ranks import world_size
 
 
+@pytest.mark.slow
 def test_several_categories_are_trained_one_after_another_with_one_table(tiny_mvtec, tmp_path, call):
     shutil.copytree(tiny_mvtec / "part", tmp_path / "data/other")
     shutil.copytree(tiny_mvtec / "part", tmp_path / "data/part")

@@ -115,6 +115,7 @@ def test_without_held_out_images_it_trains_to_the_end(config):
     assert trainer.metadata["best_epoch"] == 3
 
 
+@pytest.mark.slow
 def test_plateau_goes_on_in_a_resumed_run(config, monkeypatch):
     """Five epochs without a better loss are before the interruption; the sixth, which lowers the rate, is after it."""
     raw = config("dbfad", {"epochs": 8, "early_stop": 20})

@@ -157,6 +157,7 @@ def test_steps_and_schedule_of_the_published_recipe():
     assert isinstance(optimizer, torch.optim.Adam) and not isinstance(optimizer, torch.optim.AdamW)
 
 
+@pytest.mark.slow
 def test_steps_are_counted_and_the_last_epoch_is_cut(config, monkeypatch):
     trainer = build_trainer(config("ead", {"steps": 3, "penalty_path": "none"}))
     monkeypatch.setattr(Recipe, "epoch_length", 2)

@@ -184,6 +184,7 @@ def test_a_trainer_built_for_a_test_does_not_load_layer4_but_may_train(config):
     assert "deep_teacher" in vars(trainer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cache_mb", "computed"), [(500, 1 + 10), (0, 1 + 2 * 3 * 3)])
 def test_layer4_of_exemplars_is_computed_once_if_it_fits_into_the_cache(config, device, cache_mb, computed):
     if device.type == "cuda":
