@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +81,7 @@ def fit(
             if is_main():
                 state.save(checkpoint, origin)
             loggers.epoch(state.history[-1])
-    if state.history[-1]["train_loss"] > GREW * state.history[0]["train_loss"]:
-        note(
-            f"the loss grew from {state.history[0]['train_loss']:.3g} in epoch 1 to "
-            f"{state.history[-1]['train_loss']:.3g} in epoch {len(state.history)}: TrainingData.lr (now "
-            f"{method.config.TrainingData.lr:g}) is probably too high"
-        )
+    _note_growth([row["train_loss"] for row in state.history], method.config.TrainingData.lr)
     return state
 
 
@@ -123,6 +118,15 @@ def train_epoch(
             bar.set_postfix(epoch=epoch + 1, loss=f"{mean:.4f}", **_best(state), refresh=False)
         bar.update()
     return mean_over_processes(total / batches)
+
+
+def _note_growth(losses: Sequence[float], lr: float) -> None:
+    """Say that the losses of the epochs grew, if they did: the training diverged."""
+    if losses[-1] > GREW * losses[0]:
+        note(
+            f"the loss grew from {losses[0]:.3g} in epoch 1 to {losses[-1]:.3g} in epoch {len(losses)}: "
+            f"TrainingData.lr (now {lr:g}) is probably too high"
+        )
 
 
 def _validate(method: Method, val: Batches) -> dict[str, float]:

@@ -131,8 +131,8 @@ class RNRDTrainer(RNSTTrainer):
     def build_detector(self) -> RNRDDetector:
         c, o = self.config, self.options
         plan = mirrored(c.backbone, c.out_indice, o.input_size, o.input_key, o.widths)
-        if not set(o.memories) <= set(range(count := len(c.out_indice))):
-            raise UserError(f"TrainingData.memories {o.memories}: only 0 to {count - 1} are possible; {self.advice(0)}")
+        if o.memories[-1] >= len(c.out_indice):
+            raise UserError(f"TrainingData.memories: the decoder has no stage {o.memories[-1]}; {self.advice(0)}")
         teacher, embedding = self.pretrained(c.backbone, c.out_indice), None
         if 0 in o.memories:
             embedding = self.deep_channels()

@@ -44,8 +44,7 @@ class Source(NamedTuple):
             if self.kind != "imagenet":  # the user's own file, which may be the only one
                 raise
             # In the cache of Hugging Face the path is a link; without it, the damaged file would be linked again.
-            file = self.path.resolve()
-            raise UserError(f"{error}: it is probably damaged; delete {file} and start again") from None
+            raise UserError(f"{error}: it is probably damaged; delete {self.path.resolve()} and start again") from None
         return renamed(backbone, tensors) if package else tensors
 
     def statistics(self, default: Statistics) -> Statistics:

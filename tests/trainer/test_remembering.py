@@ -240,7 +240,7 @@ def test_memories_that_the_decoder_has_no_place_for(config, places):
 
 
 def test_with_two_levels_the_error_says_which_memories_are_possible(config):
-    with pytest.raises(UserError, match=r"only 0 to 1 are possible; write TrainingData.memories=\[0,1\]$"):
+    with pytest.raises(UserError, match=r"the decoder has no stage 2; write TrainingData.memories=\[0,1\]$"):
         build_trainer(config("rnrd", {"memories": [0, 1, 2]}, out_indice=[1, 2]))
 
 
