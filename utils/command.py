@@ -64,7 +64,7 @@ def run_help() -> str:
             *wrapped("keys of every method (docs/configuration.md); a method's file explains its own keys:", keys),
             "",
             "example:",
-            f"  python3 {script} --config configs/configSTPM.yaml data_path=my_data obj=screw TrainingData.epochs=50",
+            f"  python3 {script} --config configs/configSTPM.yaml data_path=my_data obj=screw",
         ]
     )
 
