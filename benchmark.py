@@ -87,12 +87,12 @@ def run_all(cells: Sequence["Cell"], args: argparse.Namespace) -> int:
 
 def write(cells: Sequence["Cell"], study: "Study") -> None:
     """The tables and the page of finished cells, in the study's save_path."""
-    from engine.cells import report_of
+    from engine.cells import finished_report
     from evaluation.html_benchmark import write_benchmark
     from evaluation.tables import lines, results_of, write_tables
     from utils.console import say
 
-    costs, reports = spent(cells), [report_of(cell.folder) for cell in cells]
+    costs, reports = spent(cells), [finished_report(cell.folder) for cell in cells]
     found = [results_of(*cell[:4], cell.folder, *pair) for cell, *pair in zip(cells, reports, costs, strict=True)]
     results, defects = [run for run, *_ in found], [each for _, *types in found for each in types]
     folder, command = Path(study.save_path), f"cd {shlex.quote(str(Path.cwd()))}\n{shlex.join(['python3', *sys.argv])}"
@@ -191,11 +191,13 @@ def backend(args: argparse.Namespace, most: int) -> Iterator[tuple[int, int]]:
 def check_answers(address: str) -> None:
     """Raises UserError if nothing listens there; Dask and Ray would wait for minutes."""
     place = urlsplit(address if "://" in address else f"//{address}")
-    if place.hostname and place.port:
-        try:
+    try:
+        if place.hostname and place.port:
             socket.create_connection((place.hostname, place.port), ANSWER).close()
-        except OSError as error:
-            raise UserError(f"--address: nothing answers at {address} ({error.strerror or error})") from None
+    except ValueError as error:
+        raise UserError(f"--address: {address} is not an address ({error})") from None
+    except OSError as error:
+        raise UserError(f"--address: nothing answers at {address} ({error.strerror or error})") from None
 
 
 def shares(client: "Client") -> tuple[int, int]:

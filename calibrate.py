@@ -171,10 +171,10 @@ def _keep_rates(path: Path, rates: Rates) -> None:
 
 def _forget_decisions(run_dir: Path) -> None:
     """The decisions in metrics.json are those of the earlier threshold."""
-    from engine.cells import report_of
+    from engine.cells import finished_report
     from utils.files import write_json
 
-    report = report_of(run_dir)
+    report = finished_report(run_dir)
     if report:  # the next test replaces a damaged one
         write_json(run_dir / "metrics.json", report | {"decisions": None})
 

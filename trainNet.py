@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from utils.command import SOME_FAILED, run, run_flags
+from utils.command import SIZES, SOME_FAILED, explained, run, run_flags
 from utils.errors import UserError
 
 
@@ -53,10 +53,13 @@ def train_and_test_each(runs: Mapping[str, tuple[str | Mapping, Sequence[str]]])
     for name, each in runs.items():
         try:
             folders += train_and_test(*each)
-        except UserError as error:
+        except Exception as error:
+            sentence = explained(error, SIZES)
+            if sentence is None:
+                raise
             if world_size() > 1:
-                raise UserError(f"{name}: {error}") from None
-            note(f"{name}: {error}")
+                raise UserError(f"{name}: {sentence}") from None
+            note(f"{name}: {sentence}")
     return folders
 
 

@@ -71,10 +71,11 @@ def look(trainer: "BaseTrainer", dataset: "ImageDataset", index: int) -> "ImageV
 
     Outside of a region of interest the map is lowest.
     """
-    from torch.nn.functional import normalize, pad
+    from torch.nn.functional import normalize
 
     from datasets.fit import in_box
     from datasets.regions import lowest_outside
+    from engine.stream import placed
     from evaluation.feature_pages import ImageView, LevelView, channel_importance, level_shares
     from evaluation.pictures import shown, shown_aspect
     from utils.config import joined
@@ -93,9 +94,8 @@ def look(trainer: "BaseTrainer", dataset: "ImageDataset", index: int) -> "ImageV
     for k, (t, s, distance, share) in enumerate(zip(teacher, student, distances, shares, strict=True)):
         t, s = (normalize(m.float(), dim=1) if detector.norm else m.float() for m in (t, s))
         importance = channel_importance(t, s, final, detector.margin)
-        # Where it lies in the image.
-        placed = pad(distance[0, 0].float().cpu(), [detector.margin] * 4)
-        maps = (in_box(m, box, size) for m in (t[0].cpu(), s[0].cpu(), placed))
+        as_it_counts = placed(detector, distance)[0, 0].float().cpu()
+        maps = (in_box(m, box, size) for m in (t[0].cpu(), s[0].cpu(), as_it_counts))
         levels.append(LevelView(references[k], *maps, importance.cpu(), share))
     final = in_box(final[0, 0].cpu(), box, size).numpy()
     if item["region"] is not None:

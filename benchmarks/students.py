@@ -19,7 +19,7 @@ from scipy.stats import rankdata
 
 from datasets.demo import ensure_demo
 from datasets.readers import mvtec
-from engine.cells import Cell, begin, border_words, end, recipe_files, report_of, teacher_hash
+from engine.cells import Cell, begin, border_words, end, finished_report, recipe_files, teacher_hash
 from engine.folder import RunFolder
 from trainer import build_trainer, read_run
 from utils.errors import UserError
@@ -102,7 +102,7 @@ def measured(cell: Cell) -> list[float]:
         trainer.train()
         trainer.test()
         end(cell, {})
-    metrics = report_of(cell.folder)["metrics"]
+    metrics = finished_report(cell.folder)["metrics"]
     return [metrics[key] for key in METRICS]
 
 

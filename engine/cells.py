@@ -60,7 +60,7 @@ class Cell(NamedTuple):
 
     def finished(self) -> bool:
         """Whether its folder has a tested run of these settings, and of a teacher file with these contents."""
-        report = report_of(self.folder)
+        report = finished_report(self.folder)
         if self.mistake or report is None or not alike(report["config"], self.config):
             return False
         return _agree(read_cell(self).get("tested_teacher_hash"), self.teacher_hash)
@@ -98,7 +98,7 @@ def _contents(path: Path, _modified: int) -> str:
     return "".join(hashlib.sha256(part).hexdigest() for part in parts)
 
 
-def report_of(folder: Path) -> dict[str, Any] | None:
+def finished_report(folder: Path) -> dict[str, Any] | None:
     """The contents of a run's metrics.json; None if there is none, or a damaged one."""
     try:
         report = json.loads((folder / "metrics.json").read_text(encoding="utf-8", errors="surrogateescape"))

@@ -198,7 +198,7 @@ def logged(config: RunConfig, folder: Path, rows: Sequence[Row]) -> Iterator[Log
 def log_test(config: RunConfig, folder: Path, metrics: Row) -> None:
     """Add the metrics of a test, and pictures, to what the training has logged."""
     rows, table = [], folder / "training.csv"
-    if table.exists():  # not of a student that was saved without a training
+    if chosen(config) and table.exists():  # not of a student that was saved without a training
         with table.open(encoding="utf-8", newline="") as file:
             rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     with logged(config, folder, rows) as loggers:

@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 from datetime import datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +56,15 @@ def gpu_peak(device: torch.device) -> dict[str, float]:
 
 def environment(compute: Compute, trained: float | None = None) -> dict[str, Any]:
     """Machine and package versions for the report; the GPU's peak is the highest of this test and the training's."""
-    packages = ("torch", "timm", "numpy", "opencv-python-headless", "pillow")
+    versions = {"python": platform.python_version()}
+    for name in ("torch", "timm", "numpy", "opencv-python-headless", "pillow"):
+        with contextlib.suppress(PackageNotFoundError):  # such as OpenCV from a Linux distribution
+            versions[name] = version(name)
     return {
         "hardware": hardware(compute.device),
         **{key: max(peak, trained or 0) for key, peak in gpu_peak(compute.device).items()},
         "threads": torch.get_num_threads(),
         "precision": str(compute.dtype).removeprefix("torch."),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "versions": versions,
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
     }

@@ -191,11 +191,14 @@ def _standardise(teacher: Teacher | TeacherPair, train: Batches) -> list[tuple[l
 
 
 def _notes_before(config: RunConfig, train: ImageDataset, val: ImageDataset, calibration: ImageDataset) -> list[str]:
-    """What a user should know of the calibration before the training."""
-    wanted = (config.false_reject_rate, config.review_rate, "images" if config.part_pattern is None else "parts")
+    """What a user should know of the calibration before the training. Raises UserError for too few good images."""
+    unit = "images" if config.part_pattern is None else "parts"
+    wanted = (config.false_reject_rate, config.review_rate, unit)
     if config.calibration == "cross":
         own = readers.validation_samples(config)  # a validation set of the data set is in no fold
         folded = len({*parts(train, config), *([] if own else parts(val, config))})
+        if folded < FOLDS:
+            raise UserError(f"calibration=cross needs at least {FOLDS} good {unit}; there are {folded}")
         cost = f"calibration=cross: {FOLDS} further students are trained after this one, each in about the same time"
         return [cost, *promised(CrossCalibration([np.arange(folded)], *wanted))[1]]
     if not isinstance(config.calibration, float):  # a fold decides together with the others, or there is nothing

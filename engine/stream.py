@@ -65,7 +65,7 @@ def with_levels(
     """Of each image [3,H,W] its map [H,W], and the distances at every level inside its box: L small maps [h,w]."""
     if maps_of.tiles is None:
         maps, levels = maps_of.with_levels(images)
-        levels = zip(*(_placed(maps_of.detector, level).squeeze(1).cpu().numpy() for level in levels), strict=True)
+        levels = zip(*(placed(maps_of.detector, level).squeeze(1).cpu().numpy() for level in levels), strict=True)
         found = zip(maps, levels, strict=True)
     else:
         found = (_blended(maps_of, image) for image in images)
@@ -73,7 +73,7 @@ def with_levels(
         yield whole, [shrunk(in_box(level, box, whole.shape), LEVEL) for level in levels]
 
 
-def _placed(detector: Detector, level: torch.Tensor) -> torch.Tensor:
+def placed(detector: Detector, level: torch.Tensor) -> torch.Tensor:
     """A level [B,1,h,w] as it counts, at its place in the image."""
     return F.pad(repeat_inner(level, detector.border), [detector.margin] * 4)
 
@@ -84,7 +84,7 @@ def _blended(maps_of: AnomalyMaps, image: torch.Tensor) -> tuple[np.ndarray, np.
     def of_tiles(parts: list[torch.Tensor]) -> np.ndarray:
         maps, levels = maps_of.with_levels(torch.stack(parts))
         size = maps.shape[-2:]
-        levels = [resize(_placed(maps_of.detector, level), size).squeeze(1).cpu().numpy() for level in levels]
+        levels = [resize(placed(maps_of.detector, level), size).squeeze(1).cpu().numpy() for level in levels]
         return np.stack([maps, *levels], axis=1)
 
     blended = maps_of.tiles.maps([image], of_tiles)[0]

@@ -52,10 +52,15 @@ def colour_scale(normal: dict[str, Any] | None, anomaly_map: np.ndarray) -> Scal
     steps += [(times * usual, position, f"{times} x") for times, position in TIMES.items()]
     tick = f"{no_higher} of {len(scores)}"
     meaning = [
-        f"Colours compare each value with the scores of {len(scores)} {normal['source']}.",
+        f"Colours compare each value with the scores of {good_ones(normal)}.",
         f"{tick}: {no_higher} of them score no higher. 2 x: twice the value at {tick}.",
     ]
     return Scale(*_increasing(steps), meaning)
+
+
+def good_ones(normal: dict[str, Any]) -> str:
+    """What the scores are of, such as "40 calibration images", or parts, if a part has several images."""
+    return f"{len(normal['scores'])} {normal['source']}".replace("images", normal.get("unit", "images"))
 
 
 def _own_scale(anomaly_map: np.ndarray) -> Scale:

@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, ImageDraw, ImageFont, ImageOps
 from datasets.dataset import Sample
 from datasets.fit import Fit
 from datasets.images import ANY_SIZE, eight_bits, read_image
-from evaluation.colours import Scale, colour_scale, colours
+from evaluation.colours import Scale, colour_scale, colours, good_ones
 from evaluation.fonts import STANDARD, Font, Fonts, shortened
 from evaluation.html_pictures import Thumbnails
 from evaluation.outline import dimmed, outlined, unit_of
@@ -131,7 +131,7 @@ def standing(score: float, normal: dict[str, Any] | None) -> str:
     if not normal or normal["source"] not in (CALIBRATION, HELD_OUT):
         return ""
     below = sum(other < score for other in normal["scores"])
-    return f", above {below} of {len(normal['scores'])} {normal['source']}"
+    return f", above {below} of {good_ones(normal)}"
 
 
 def overlay(

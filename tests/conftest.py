@@ -18,6 +18,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no tes
 
 import torch
 
+from engine.run import scoring
 from engine.state import TrainState
 from utils import console
 
@@ -140,6 +141,11 @@ def killed_at_the_first_checkpoint(monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(TrainState, "save", save_and_die)
         yield
+
+
+def all_scored(trainer):
+    """The test images of a trainer with their maps, one by one."""
+    return scoring(trainer.detector, trainer.compute, trainer.config, trainer.test_set[0], "testing")
 
 
 class HeldOut:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from engine.cross import Folds
     from engine.loading import Batches
     from engine.run import TestSet
-    from engine.stream import Scoring
 
 
 class BaseTrainer:
@@ -38,6 +37,7 @@ class BaseTrainer:
         from engine.threads import use_threads  # here and below: imported only where used
 
         self.config, self.options = config, config.TrainingData
+        self.fresh = True  # the student has neither been trained nor loaded
         use_threads(config.threads)
         self.device = choose_device(config.device)
         join(self.device)
@@ -149,16 +149,13 @@ class BaseTrainer:
 
         return test_dataset(self.config)
 
-    def score(self) -> "Scoring":
-        """The test images with their maps, one by one."""
-        from engine.run import scoring
-
-        return scoring(self.detector, self.compute, self.config, self.test_set[0], "testing")
-
     def train(self) -> None:
         """Train the student on train/good, or finish an interrupted training; raises as engine.run.train."""
         from engine import run
 
+        if not self.fresh:  # as in a notebook, where it is called again
+            self.__init__(self.config, self.run_dir)
+        self.fresh = False
         from_main(lambda: bool(self.test_set))  # an error there ends every process
         test_set = self.test_set if is_main() else None
         metadata = run.train(self, self.compute, self.folder, self.metadata, test_set)
@@ -188,7 +185,7 @@ class BaseTrainer:
 
     def load(self) -> None:
         """Load the student. Raises UserError if the file is missing, damaged, or of another network or teacher."""
-        self.metadata = self.folder.load(self.student, self.metadata)
+        self.metadata, self.fresh = self.folder.load(self.student, self.metadata), False
         if levels := self.metadata.get("standardise"):
             self.teacher.standardise(levels)
         if self.config.threads == "auto":

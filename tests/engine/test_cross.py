@@ -80,6 +80,18 @@ def test_folds_of_other_settings_than_the_run_decide_nothing(crossed, capsys):
     assert found is None and "the students of the folds have other settings: train again" in note
 
 
+def test_the_folds_have_the_teacher_of_the_run(crossed):
+    """With `auto`, other weights may be found hours later."""
+    folds = Folds(lambda config, folder: config, crossed.config.model_copy(update={"weights": "auto"}), crossed.run_dir)
+    assert folds._trainer("1/5", "train").weights == "random"
+
+
+def test_too_few_images_for_the_folds_are_said_before_the_training(crossed, monkeypatch):
+    monkeypatch.setattr(run, "FOLDS", 11)
+    with pytest.raises(UserError, match="calibration=cross needs at least 11 good images; there are 10"):
+        run._notes_before(crossed.config, *train_datasets(crossed.config))
+
+
 def test_folds_of_another_arithmetic_decide_with_one_note(crossed, monkeypatch):
     normal = crossed.folds.trainers[0].metadata["normal"]
     assert normal["arithmetic"] == crossed.metadata["normal"]["arithmetic"] == str(crossed.compute)

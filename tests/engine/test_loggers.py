@@ -259,6 +259,11 @@ def test_a_missing_package_is_said_before_the_training(name, config, monkeypatch
     assert not trainer.run_dir.exists()
 
 
+def test_without_a_logger_the_table_of_the_training_is_not_read(tmp_path):
+    (tmp_path / "training.csv").write_text("epoch;train_loss\n1;0\n")  # saved by another program
+    loggers.log_test(settings(), tmp_path, {"image_auroc": 1.0})
+
+
 def test_the_students_of_the_folds_are_not_logged(tmp_path):
     checked = settings(calibration="cross", logger=BOTH)
     assert loggers.chosen(checked) == BOTH

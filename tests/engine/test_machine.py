@@ -56,6 +56,16 @@ def test_a_report_says_what_computed_it():
     assert date.utcoffset() is not None and abs((datetime.now(date.tzinfo) - date).total_seconds()) < 60
 
 
+def test_a_package_that_pip_did_not_install_is_left_out(monkeypatch):
+    def installed(name):
+        if name == "opencv-python-headless":
+            raise machine.PackageNotFoundError
+        return "1"
+
+    monkeypatch.setattr(machine, "version", installed)
+    assert set(environment(Compute(CPU, torch.float32))["versions"]) == {"python", "torch", "timm", "numpy", "pillow"}
+
+
 def test_the_gpus_peak_is_of_one_run_and_the_highest_of_training_and_test(monkeypatch):
     """As with two runs in one process: the second one is smaller, and only its test may be repeated."""
     gpu, peak = torch.device("cuda", 0), [900.0]

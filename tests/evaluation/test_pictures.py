@@ -18,7 +18,7 @@ from evaluation.colours import colour_scale
 from evaluation.fonts import STANDARD
 from evaluation.outline import OUTLINE, widened
 from evaluation.pictures import Overlays, original_size, overlay, page, panel_size, shown, shown_aspect, standing
-from evaluation.score import HELD_OUT, TRAINING, Scored
+from evaluation.score import CALIBRATION, HELD_OUT, TRAINING, Scored
 from tests.conftest import REPO
 
 NORMAL = {"source": HELD_OUT, "scores": [0.1, 0.4, 0.9]}
@@ -236,6 +236,9 @@ def test_standing_among_held_out_good_images():
     assert standing(0.5, NORMAL) == ", above 2 of 3 held-out good images"
     for other in (None, NORMAL | {"source": TRAINING}, NORMAL | {"source": "good images, other settings"}):
         assert standing(0.5, other) == ""
+    assert (
+        standing(0.5, {"source": CALIBRATION, "scores": [0.1], "unit": "parts"}) == ", above 1 of 1 calibration parts"
+    )
 
 
 # ---- the folder of pictures ----------------------------------------------------------------------------------

@@ -50,6 +50,10 @@ def test_runs_are_compared_a_failed_one_is_told_and_the_next_call_repeats_only_t
             ["--methods", "st", "--data_path", "data", "--backend", "dask", "--address", "tcp://127.0.0.1:1"],
             "--address: nothing answers at tcp://127.0.0.1:1 (Connection refused)",
         ),
+        (
+            ["--methods", "st", "--data_path", "data", "--backend", "dask", "--address", "tcp://host:87a6"],
+            "--address: tcp://host:87a6 is not an address (Port could not be cast",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence(workplace, call, words, expected):

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 import makeDemo
 import pretrain
@@ -55,6 +56,17 @@ def test_several_processes_do_not_go_on_after_a_category_that_failed(tmp_path, c
         monkeypatch.setenv("WORLD_SIZE", str(processes))
         said = call(trainNet, f"data_path={tmp_path}", "obj=[a,b]")
         assert said.code == code and tried == expected and "a: it cannot be written" in said.err
+
+
+def test_the_next_category_is_trained_if_memory_ran_out(tmp_path, call, monkeypatch):
+    def fail(source, words):
+        tried.append(words[-1])
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+
+    tried = []
+    monkeypatch.setattr(trainNet, "train_and_test", fail)
+    said = call(trainNet, f"data_path={tmp_path}", "obj=[a,b]")
+    assert said.code == 3 and tried == ["obj=a", "obj=b"] and "note: a: out of GPU memory: lower" in said.err
 
 
 def test_train_test_and_visualise_from_the_command_line(tiny_mvtec, tmp_path, call):

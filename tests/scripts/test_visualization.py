@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 import visualization
 from datasets.dataset import Sample
+from models.anomaly_map import repeat_inner
 from trainer import build_trainer
 from utils.errors import UserError
 from utils.files import write_csv
@@ -56,6 +58,12 @@ def test_levels_are_counted_from_1():
 def test_levels_that_there_are_not_are_a_sentence(wanted):
     with pytest.raises(UserError, match="^--layers: give 'all' or numbers from 1 to 3"):
         choose_levels(wanted, 3)
+
+
+def test_a_level_shows_only_positions_that_count(config):
+    trainer = build_trainer(config("st", {"border": 1}))
+    for level in visualization.look(trainer, trainer.test_set[0], 0).levels:
+        assert torch.equal(level.distance, repeat_inner(level.distance[None, None], 1)[0, 0])
 
 
 # ---- scores.csv ----------------------------------------------------------------------------------------------

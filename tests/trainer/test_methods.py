@@ -12,7 +12,15 @@ from torch import nn
 from engine.loading import training_batches
 from engine.student_file import fingerprint
 from evaluation.score import TRAINING
-from tests.conftest import draw_defect, draw_good, killed_at_the_first_checkpoint, small, write_image, write_mvtec
+from tests.conftest import (
+    all_scored,
+    draw_defect,
+    draw_good,
+    killed_at_the_first_checkpoint,
+    small,
+    write_image,
+    write_mvtec,
+)
 from trainer import TRAINERS, build_trainer
 from utils.errors import UserError
 
@@ -230,7 +238,7 @@ def test_a_planted_defect_is_found_once_the_normals_are_fitted(tmp_path, method)
     trainer.train()
     metrics = trainer.test()
     assert metrics["image_auroc"] == 1 and metrics["pixel_auroc"] > 0.9
-    good, defective = sorted(trainer.score(), key=lambda result: result.mask.any())
+    good, defective = sorted(all_scored(trainer), key=lambda result: result.mask.any())
     assert defective.mask.flatten()[defective.anomaly_map.argmax()]
     assert defective.anomaly_map.max() > 1.3 * good.anomaly_map.max()
 
@@ -348,11 +356,11 @@ def test_another_method_with_this_ones_recipe_is_noted(config, capsys):
 def test_the_batch_size_of_the_test_changes_nothing(finished):
     trainer, _ = finished("st")
     raw = yaml.safe_load((trainer.run_dir / "config.yaml").read_text())
-    ours = np.stack([result.anomaly_map for result in trainer.score()])
+    ours = np.stack([result.anomaly_map for result in all_scored(trainer)])
     raw["TrainingData"]["batch_size"] = 1
     single = build_trainer(raw | {"phase": "test"})
     single.load()
-    theirs = np.stack([result.anomaly_map for result in single.score()])
+    theirs = np.stack([result.anomaly_map for result in all_scored(single)])
     np.testing.assert_allclose(theirs, ours, rtol=0.1, atol=0.02 * ours.max())
 
 
@@ -432,7 +440,7 @@ def test_half_precision_leaves_parameters_in_single_and_maps_with_content(finish
     """The test with a planted defect trains and tests in single precision."""
     trainer, _ = finished(method)
     assert trainer.compute.dtype == torch.bfloat16
-    assert np.stack([result.anomaly_map for result in trainer.score()]).std() > 0
+    assert np.stack([result.anomaly_map for result in all_scored(trainer)]).std() > 0
     assert all(p.dtype == torch.float32 for p in trainer.student.parameters())
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from datasets.images import read_image
 from deploy.pictures import drawn
 from deploy.predictor import Predictor
-from tests.conftest import draw_good, small, write_image, write_mvtec
+from tests.conftest import all_scored, draw_good, small, write_image, write_mvtec
 from trainer import build_trainer
 from utils.errors import UserError
 
@@ -71,7 +71,7 @@ def test_a_defect_outside_is_neither_scored_nor_counted(root, training):
     assert list(report["per_defect"]) == ["inside"]
     assert any("2 defective images have no mask pixel in the region of interest" in note for note in report["notes"])
     assert report["decisions"]["misses"]["of"] == 2  # not 4
-    for result in trainer.score():
+    for result in all_scored(trainer):
         region = result.region
         assert (result.anomaly_map[~region] == result.anomaly_map[region].min()).all()
 

@@ -10,7 +10,7 @@ import torch
 from datasets.tiles import Tiles
 from deploy.predictor import Predictor
 from engine.loading import training_batches
-from tests.conftest import SMALL, small, write_mvtec
+from tests.conftest import SMALL, all_scored, small, write_mvtec
 from trainer import TRAINERS, build_trainer
 from utils.errors import UserError
 from visualization import highest_tile, look
@@ -47,7 +47,7 @@ def test_every_method_trains_tests_and_predicts_by_tiles(few, tmp_path, method):
     assert "aupro" in metrics and all(np.isfinite(value) for value in metrics.values())
     assert max(max(shape) for shape in seen) == max(side)  # no network saw more than a tile
     whole = trainer.options.crop_size
-    assert all(result.anomaly_map.shape == whole for result in trainer.score())
+    assert all(result.anomaly_map.shape == whole for result in all_scored(trainer))
     report = json.loads((trainer.run_dir / "metrics.json").read_text())
     assert len(report["good_scores"]["scores"]) == 1  # of whole images, not of tiles
     with (trainer.run_dir / "scores.csv").open(newline="") as file:

@@ -87,6 +87,17 @@ def test_a_silent_hub_costs_seconds(no_cache, monkeypatch):
         assert time.monotonic() - begin < hub.PATIENCE / 2
 
 
+def test_a_download_that_fails_says_why(no_cache, monkeypatch):
+    def full(repo, file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "_answers", lambda url: True)
+    monkeypatch.setattr(hub, "hf_hub_download", full)
+    with pytest.raises(UserError, match=r"they cannot be downloaded \(\[Errno 28\] No space left on device\); do one"):
+        find_source("resnet18.tv_in1k", "imagenet")
+
+
 def test_a_network_without_published_weights_is_refused(no_cache):
     with pytest.raises(UserError, match="no pretrained weights for backbone 'convnext_atto_rms'"):
         find_source("convnext_atto_rms", "imagenet")

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from engine.loading import training_batches
+from engine.student_file import fingerprint
 from models.teachers.statistics import ChannelStatistics
+from tests.conftest import killed_at_the_first_checkpoint
 from trainer import build_trainer, open_run
 from utils.errors import UserError
 
@@ -45,16 +47,30 @@ def test_the_lowest_value_is_kept():
 def test_a_standardised_teachers_channels_have_mean_0_and_std_1_over_the_training_images(config, method):
     training = {"standardise": True, "epochs": 1, "lr": 0.01, "val_ratio": 0.2}
     trainer = build_trainer(config(method, training, precision="fp32", **LITE))
-    fingerprint = trainer.metadata["teacher"]
+    teacher = trainer.metadata["teacher"]
     trainer.train()
     batches, _, _ = training_batches(trainer.config, trainer.teacher, trainer.compute)
     for level in batches.channel_statistics():
         mean, std = level.moments
         assert mean.abs().max() < 1e-3 and (std - 1).abs().max() < 1e-3
     again = open_run(trainer.run_dir)  # the student's file has the statistics; the teacher's weights are the same
-    assert again.metadata["teacher"] == fingerprint and again.teacher.standardised
+    assert again.metadata["teacher"] == teacher and again.teacher.standardised
     image = torch.rand(1, 3, 64, 64)
     assert torch.equal(again.anomaly_map(image), trainer.anomaly_map(image))
+
+
+def test_a_second_training_of_one_trainer_is_like_the_first(config, monkeypatch):
+    """As in a notebook: with new statistics of the standardised teacher, or the trained student, it would differ."""
+    settings = config("st", {"standardise": True, "epochs": 2, "lr": 0.01}, precision="fp32", **LITE)
+    once, trainer = build_trainer(settings | {"run": "once"}), build_trainer(settings)
+    once.train()
+    with killed_at_the_first_checkpoint(monkeypatch):
+        trainer.train()
+    for _ in range(2):
+        trainer.train()
+        assert trainer.metadata["standardise"] == once.metadata["standardise"]
+        assert fingerprint(trainer.student) == fingerprint(once.student)
+        (trainer.run_dir / "metrics.json").write_text("{}")  # as if tested, so it begins anew
 
 
 def test_two_teachers_are_standardised_each_for_itself(config):
