@@ -74,6 +74,7 @@ def restore(trainer: "BaseTrainer") -> list[str]:
 
     Raises UserError if there is none, and for settings that are not the student's.
     """
+    from engine.decisions import promised
     from evaluation.calibration import Calibration, described
 
     kept = trainer.metadata.get("earlier_calibrations")
@@ -84,7 +85,8 @@ def restore(trainer: "BaseTrainer") -> list[str]:
     rates = normal.pop("rates", None) or {key: getattr(trainer.config, key) for key in RATES}
     calibration = Calibration.of(normal, rates["false_reject_rate"], rates["review_rate"])
     if calibration:
-        lines = described(calibration.promise)
+        found, reasons = promised(calibration)
+        lines = described(found.promise) if found else reasons
     elif trainer.folds:
         lines = ["the students of calibration=cross decide again"]
     else:

@@ -90,58 +90,39 @@ def flags() -> argparse.ArgumentParser:
 def images_of(words: Iterable[str]) -> list[Path]:
     """The image files that files, folders, patterns and text files name, each once, in their order.
 
-    What earlier predictions drew into a folder is left out, and a note says so. Raises UserError naming a word without
-    images.
+    Raises UserError naming a word without images.
     """
-    from datasets.listing import is_folder
-    from utils.console import note
+    from datasets.listing import is_folder, list_images_below
 
     found: dict[str, Path] = {}
-    drawn: list[Path] = []
     for word in words:
-        path, left_out = Path(word), len(drawn)
+        path = Path(word)
         if is_folder(path):
-            paths = _below(path, drawn)
+            paths = list_images_below(path)
         elif path.suffix.lower() == ".txt" and path.is_file():
-            paths = _listed(path, drawn)
+            paths = _listed(path)
         else:
             paths = [path] if path.is_file() else _matching(word)
-        if not paths and len(drawn) > left_out:
-            raise UserError(
-                f"IMAGES: in {word} there are only pictures that earlier predictions drew; to judge these, give their "
-                f"folder: {drawn[-1].parent}"
-            )
         if not paths:
             raise UserError(f"IMAGES: there are no images (png, jpg, bmp, tif, webp) at {word}")
         for path in paths:
             found.setdefault(os.path.abspath(path), path)
     if not found:
         raise UserError("IMAGES: give files, folders or patterns")
-    if drawn:
-        note(f"left out {len(drawn)} file(s) that earlier predictions drew, such as {drawn[0]}")
     return list(found.values())
 
 
-def _below(folder: Path, drawn: list[Path]) -> list[Path]:
-    """The images of a folder and its subfolders. What earlier predictions drew there is put into `drawn`."""
-    from datasets.listing import list_images_below
-    from deploy.pictures import is_drawn
-
-    paths = []
-    for path in list_images_below(folder):
-        (drawn if is_drawn(path, folder) else paths).append(path)
-    return paths
-
-
-def _listed(path: Path, drawn: list[Path]) -> list[Path]:
+def _listed(path: Path) -> list[Path]:
     """The files that a text file names, a path per line, and the images of the folders."""
+    from datasets.listing import list_images_below
+
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise UserError(f"IMAGES: {path} cannot be read as a list of paths: {error}") from None
     found = []
     for line in filter(None, map(str.strip, lines)):
-        found += _below(Path(line), drawn) if os.path.isdir(line) else [Path(line)]
+        found += list_images_below(Path(line)) if os.path.isdir(line) else [Path(line)]
     return found
 
 
@@ -160,10 +141,11 @@ def _matching(pattern: str) -> list[Path]:
 
 
 def folders_of(words: Iterable[str], out: Path) -> list[Path]:
-    """The folders to watch. Raises UserError naming a word that is none."""
+    """The folders to watch, each once, without those below another. Raises UserError naming a word that is none."""
     from datasets.listing import is_folder
 
-    folders = [Path(word) for word in words]
+    given = {os.path.abspath(word): Path(word) for word in words}
+    folders = [path for place, path in given.items() if not any(map(given.__contains__, map(str, Path(place).parents)))]
     for folder in folders:
         if not is_folder(folder):
             raise UserError(f"IMAGES: with --watch, give folders; there is no folder {folder}")
@@ -198,6 +180,11 @@ def watched(judge: "Judge", folders: list[Path], results: "Results") -> Counter:
     check_writable(results.folder, "--out")
     with locked(Path(os.path.abspath(results.folder))), until_interrupted() as stopped:
         done = results.finished()
+        if elsewhere := next((path for path in done if Path(root) not in Path(path).parents), None):
+            raise UserError(
+                f"--out: {results.folder} has predictions of other folders ({elsewhere}), whose pictures could be "
+                "replaced; give another folder"
+            )
         note(f"watching {', '.join(map(str, folders))}; {len(done)} pictures are finished; Ctrl-C ends it")
         arrivals = Arrivals(folders, done, results.folder)
         return results.write(judge, watch(judge, arrivals, stopped), root, mode="a", files=arrivals.finished)

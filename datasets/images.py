@@ -31,7 +31,7 @@ def image_from(data: bytes, name: str | Path, remark: Remark | None = None, most
     """`read_image` from the content of a file that errors call `name`.
 
     With `most`, for what strangers send, raises UserError also for an image of more pixels, before it is decoded (a
-    small file may contain a picture that fills the memory), and for formats other than `FORMATS`.
+    small file may contain a picture that fills the memory).
     """
     pixels, _, bits = _decode(data, name, remark, most)
     if bits > 16:  # values that fit into 16 bits would be very dark, if they were meant so
@@ -119,7 +119,7 @@ def _decode(
     if not data:
         raise UserError(f"{name}: cannot be read as an image (the file is empty)")
     try:
-        with ANY_SIZE, Image.open(io.BytesIO(data), formats=None if most is None else FORMATS) as image:
+        with ANY_SIZE, Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if most is not None and image.width * image.height > most:
                 raise ValueError(f"{image.width} x {image.height} pixels; at most {most:,} in all are allowed")
             left_out = _left_out(image)
@@ -180,7 +180,7 @@ if hasattr(os, "register_at_fork"):
 def _left_out(image: Image.Image) -> list[str]:
     """Sentences on what else the file contains besides the picture that is read."""
     sentences = []
-    if getattr(image, "n_frames", 1) > 1:
+    if getattr(image, "is_animated", False):  # of a TIFF, n_frames would walk through all pages
         sentences.append("only the first of its pages or frames is read")
     if image.format == "TIFF" and _further_channels(image):
         sentences.append("only red, green and blue (or gray) of its channels are read")

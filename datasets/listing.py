@@ -11,6 +11,8 @@ from utils.console import note
 from utils.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+TABLE = "predictions.csv"  # what predict.py writes
+DRAWN = ("overlays", "maps", "masks", "raw_maps")  # folders beside it
 SYSTEM_FILES = {"Thumbs.db", "desktop.ini"}  # written by file browsers
 NOTHING = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 NOTHING_ON_WINDOWS = {21, 123, 1921}  # no disk in the drive; no possible name, such as a pattern *.png; links in a loop
@@ -58,10 +60,14 @@ def list_images(folder: Path) -> list[Path]:
 def list_images_below(folder: Path) -> list[Path]:
     """The image files of a folder and its subfolders, sorted by path, without hidden ones. Raises as `contents`.
 
-    Links to folders are not followed: they could form a loop.
+    Links to folders are not followed: they could form a loop. What earlier predictions drew is no picture of a part: it
+    is left out, and a note says so.
     """
     found = contents(folder)
-    below = (list_images_below(path) for path in found.folders if not path.is_symlink())
+    drawn = [path for path in found.folders if path.name in DRAWN] if folder / TABLE in found.others else []
+    say_left_out(folder, "folder(s) that earlier predictions drew", drawn)
+    folders = (path for path in found.folders if path not in drawn and not path.is_symlink())
+    below = (list_images_below(path) for path in folders)
     return sorted([*found.images, *(image for images in below for image in images)])
 
 

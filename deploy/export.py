@@ -53,6 +53,11 @@ class Export:
         self.trainer = self.predictor.trainer
         self.config, self.options = self.trainer.config, self.trainer.options
         self.data = RunData(self.trainer, images)
+        if isinstance(self.predictor.calibration, CrossCalibration) and images is None:
+            raise UserError(
+                "--images: with calibration=cross several students decide, but an export has one; give good images that "
+                "it was not trained with, for a threshold: --images FOLDER"
+            )
         compute = Compute(torch.device("cpu"), torch.float32)
         self.detector = compute.place(on_cpu(self.trainer.detector))
         maps = AnomalyMaps(self.detector, compute)

@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     import openvino
 
 NO_TELEMETRY = "NNCF_CI"  # read when nncf is imported
-PATCHES = 3  # pasted into each copy
 SIDES = (1 / 16, 1 / 3)  # of a patch, as shares of the image's
-KINDS = ("colour", "noise", "elsewhere")
+KINDS = ("colour", "noise", "elsewhere")  # of patches; each copy gets one of each
 
 
 def quantized_onnx(networks: "onnx.ModelProto", images: Sequence[np.ndarray]) -> "onnx.ModelProto":
@@ -59,7 +58,7 @@ def with_spoiled(images: Sequence[np.ndarray], seed: int = 0) -> list[np.ndarray
 
 def _spoiled(image: np.ndarray, others: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
     image = image.copy()
-    for kind in rng.permutation(KINDS)[:PATCHES]:
+    for kind in rng.permutation(KINDS):
         sides = [int(rng.uniform(*SIDES) * side) for side in image.shape[1:]]
         place, source = (
             tuple(slice(start, start + side) for start, side in zip(_corner(image, sides, rng), sides, strict=True))

@@ -179,8 +179,7 @@ class Judge:
         elif calibration:
             p_value, above = calibration.p_value(score), inside > calibration.limit
         above = above if region is None else above & region
-        scale, start = (height / above.shape[0], width / above.shape[1]), (rows.start, columns.start)
-        regions = [_region(part, inside, scale, start) for part in connected_parts(above)]
+        regions = [_region(part, inside, (rows, columns)) for part in connected_parts(above)]
         mask = np.zeros(shape, bool)
         mask[rows, columns] = resized(above, (height, width), Image.Resampling.NEAREST)
         if self.roi:
@@ -292,12 +291,14 @@ def resized(values: np.ndarray, size: tuple[int, int], how: Image.Resampling) ->
     return np.asarray(Image.fromarray(values).resize(size[::-1], how))
 
 
-def _region(
-    part: tuple[np.ndarray, np.ndarray], anomaly_map: np.ndarray, scale: tuple[float, float], start: tuple[int, int]
-) -> Region:
-    """`scale` and `start` (vertical, horizontal) lead from positions of the map to pixels of the picture."""
-    rows, columns = part
-    top, bottom = (start[0] + edge * scale[0] for edge in (rows.min(), rows.max() + 1))
-    left, right = (start[1] + edge * scale[1] for edge in (columns.min(), columns.max() + 1))
-    box = (int(left), int(top), int(np.ceil(right)), int(np.ceil(bottom)))
-    return Region(box, float(len(rows) * scale[0] * scale[1]), float(anomaly_map[part].max()))
+def _region(part: tuple[np.ndarray, np.ndarray], anomaly_map: np.ndarray, where: tuple[slice, slice]) -> Region:
+    """`where` are the rows and columns of the picture that the map covers."""
+    edges, area = [], float(len(part[0]))
+    for positions, pixels, count in zip(part, where, anomaly_map.shape, strict=True):
+        side = pixels.stop - pixels.start
+        # In whole numbers: a rounded scale could give a pixel more than there is.
+        first, last = int(positions.min()) * side // count, -(-(int(positions.max()) + 1) * side // count)
+        edges.append((pixels.start + first, pixels.start + last))
+        area *= side / count
+    (top, bottom), (left, right) = edges
+    return Region((left, top, right, bottom), area, float(anomaly_map[part].max()))

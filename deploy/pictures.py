@@ -12,15 +12,6 @@ from evaluation.colours import colour_scale
 from evaluation.outline import dimmed, outlined
 from utils.files import write_bytes
 
-TABLE = "predictions.csv"
-DRAWN = ("overlays", "maps", "masks", "raw_maps")  # folders beside it
-
-
-def is_drawn(picture: Path, top: Path) -> bool:
-    """Whether a file somewhere below the folder `top` is not a picture of a part, but drawn by earlier predictions."""
-    folders = picture.relative_to(top).parents
-    return any(folder.name in DRAWN and (top / folder.parent / TABLE).exists() for folder in folders)
-
 
 def write_pictures(judge: Judge, prediction: Prediction, folder: Path, name: Path) -> None:
     """`overlays/`, the picture with its regions outlined, and `maps/`, the anomaly map in the run's colours.

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from datasets.listing import TABLE
 from deploy.judge import Judge, Prediction
-from deploy.pictures import TABLE, write_pictures
+from deploy.pictures import write_pictures
 from deploy.watch import Signature
 from utils.console import note
 from utils.errors import UserError

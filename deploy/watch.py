@@ -9,9 +9,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-from datasets.listing import SUFFIXES
+from datasets.listing import DRAWN, SUFFIXES, TABLE
 from deploy.judge import Judge, Prediction
-from deploy.pictures import DRAWN, TABLE
 from utils.console import note
 from utils.errors import UserError
 

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 SOME_FAILED = 3  # the exit code of a script that went on after a failure
 INTERRUPTED = 130  # that of a process that Ctrl-C ended
 SIZES = "batch_size, img_size or cache_mb"  # what to lower when there is not enough memory
+CLOSED = 141  # that of a process whose output nobody reads any more, as the shell has it
 LONGEST = 900  # characters of a sentence
 FIRST_FAILS = 10  # seconds in which torchrun ends the other processes when one has failed
 # The words of torch, OpenCV, and the engines of exported models.
@@ -136,7 +137,7 @@ def _exit_code(main: Callable[[], None], sizes: str) -> int:
         sys.stdout.flush()
         return 0
     except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
-        os._exit(0)
+        os._exit(CLOSED)
     except Exception as error:
         if rank() > 0:  # it repeats the first process's error, or says that process is missing
             time.sleep(FIRST_FAILS)

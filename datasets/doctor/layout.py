@@ -3,6 +3,7 @@
 Folders in MVTec layout are read to the end, where a reader stops at the first fault; others as their reader does.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -175,5 +176,4 @@ class _Mvtec:
 
 def _repeated(images: Sequence[Path]) -> Iterator[str]:
     """Names without endings that more than one file has."""
-    stems = [path.stem for path in images]
-    return (stem for stem in dict.fromkeys(stems) if stems.count(stem) > 1)
+    return (stem for stem, count in Counter(path.stem for path in images).items() if count > 1)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from deploy.runtime.metadata import HEAD, KEY, MODELS, Metadata
+from utils.console import note
 from utils.errors import UserError, reason
 
 
@@ -47,7 +48,13 @@ class OpenVinoEngine:
             model = core.read_model(path)
             text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
             self.metadata = Metadata.read(text, path)
-            self.networks = compiled(path, "bf16" if self.metadata.precision == "bf16" else "f32")
+            bf16 = self.metadata.precision == "bf16"
+            if bf16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+                note(
+                    f"{path}: this processor has no bfloat16 instructions, so scores differ a little from those of the "
+                    "calibration; export the run again with --precision fp32"
+                )
+            self.networks = compiled(path, "bf16" if bf16 else "f32")
             self.head = compiled(folder / HEAD, "f32") if (folder / HEAD).exists() else None
         except RuntimeError as error:
             raise damaged(path, error) from None

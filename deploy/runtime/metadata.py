@@ -9,7 +9,6 @@ from utils.errors import UserError
 
 KEY = "anomaly_detector"
 FORMAT = 1
-PRECISIONS = ("fp32", "bf16", "int8")
 MODELS = {"onnx": "model.onnx", "openvino": "model.xml"}
 HEAD = "head.xml"  # with OpenVINO, what computes in float32 beside networks of a lower precision
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageFile, ImageOps
+from PIL import Image, ImageDraw, ImageFile, ImageOps, TiffImagePlugin
 
 from datasets.fit import Fit
 from datasets.images import AnySize, from_pillow, image_from, read_image, read_mask
@@ -252,14 +252,25 @@ def test_a_small_file_with_a_huge_picture_is_refused_before_it_is_decoded():
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF", "WEBP", "EPS", "GIF"])
-def test_from_strangers_only_the_usual_formats_are_decoded(kind):
-    data = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(data, kind)
+def test_only_the_usual_formats_are_decoded_whatever_the_name(kind, tmp_path):
+    """For others Pillow may start a program, such as Ghostscript."""
+    path = tmp_path / "it.png"
+    Image.new("RGB", (8, 8)).save(path, kind)
     if kind not in ("EPS", "GIF"):
-        assert image_from(data.getvalue(), "it", most=64).shape == (8, 8, 3)
+        assert read_image(path).shape == (8, 8, 3)
         return
-    with pytest.raises(UserError, match="^it: cannot be read as an image .*unknown format"):
-        image_from(data.getvalue(), "it", most=64)
+    with pytest.raises(UserError, match="it.png: cannot be read as an image .*unknown format"):
+        read_image(path)
+
+
+def test_the_pages_of_a_file_are_not_counted(tmp_path, monkeypatch):
+    """That takes minutes if there are very many of them."""
+    monkeypatch.setattr(TiffImagePlugin.TiffImageFile, "n_frames", property(lambda image: pytest.fail("counted")))
+    pages = [Image.new("L", (8, 8), value) for value in (7, 8)]
+    for more, said in (pages, ["only the first of its pages or frames is read"]), (pages[:1], []):
+        pages[0].save(tmp_path / "it.tif", save_all=True, append_images=more[1:])
+        remarks = []
+        assert read_image(tmp_path / "it.tif", remarks.append)[0, 0, 0] == 7 and remarks == said
 
 
 def test_importing_leaves_the_settings_of_pillow_alone():

@@ -75,6 +75,16 @@ def test_images_below_a_folder_come_in_the_order_of_their_paths_and_links_back_e
     assert below == ["a.png", "b/deep/y.jpg", "b/z.png", "c.png"]
 
 
+def test_what_earlier_predictions_drew_is_no_image_of_a_folder(tmp_path, capsys):
+    touch(
+        tmp_path, "a.png", "maps/b.png", "out/maps/a.png.png", "out/masks/a.png.png", "out/predictions.csv", "out/c.png"
+    )
+    below = [path.relative_to(tmp_path).as_posix() for path in list_images_below(tmp_path)]
+    assert below == ["a.png", "maps/b.png", "out/c.png"]
+    assert "out: left out 2 folder(s) that earlier predictions drew: maps, masks" in capsys.readouterr().err
+    assert len(list_images_below(tmp_path / "out/maps")) == 1
+
+
 def test_a_folder_without_permission_is_named(tmp_path, monkeypatch):
     """The refusal is simulated, because root may read everything."""
     (tmp_path / "shut").mkdir()

@@ -236,7 +236,7 @@ def test_pictures_are_padded_cropped_and_cut_into_tiles_as_by_the_run(export, tm
 def test_a_run_that_several_students_decide_for_needs_images(export, tmp_path):
     """`calibration: cross`: an export has one of the students, so its thresholds must be its own."""
     run = trained(tmp_path, {"epochs": 2}, calibration="cross", out_indice=[1]).run_dir
-    with pytest.raises(UserError, match="--images"):
+    with pytest.raises(UserError, match="with calibration=cross several students decide, .* --images FOLDER"):
         export(run, tmp_path / "out")
     card = export(run, tmp_path / "out", "onnx", "fp32", new_good_images(tmp_path / "good"))
     model, of_run = ExportedModel(tmp_path / "out"), Predictor(run)
@@ -248,13 +248,17 @@ def test_a_run_that_several_students_decide_for_needs_images(export, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not has_bf16, reason="this processor has no bfloat16 instructions")
-def test_bfloat16_is_for_the_networks_only(run_folder, export, tmp_path):
+def test_bfloat16_is_for_the_networks_only(run_folder, export, tmp_path, monkeypatch, capsys):
     """In bfloat16 the distance, a difference of near values, would be far off."""
     card = export(run_folder, tmp_path / "out", "openvino", "bf16")
     engine = ExportedModel(tmp_path / "out").engine
     precisions = [part.get_property("INFERENCE_PRECISION_HINT") for part in (engine.networks, engine.head)]
     assert precisions == [openvino.Type.bf16, openvino.Type.f32]
     assert LIMITS["fp32"] < card["check"]["score_difference"] < LIMITS["bf16"]
+    assert "bfloat16" not in capsys.readouterr().err
+    monkeypatch.setattr(openvino.Core, "get_property", lambda *key: ["FP32"])  # of an older processor
+    ExportedModel(tmp_path / "out")
+    assert "this processor has no bfloat16 instructions" in capsys.readouterr().err
 
 
 def test_ranges_come_from_good_images_and_spoiled_copies():

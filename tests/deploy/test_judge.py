@@ -193,6 +193,12 @@ def test_a_small_picture_loses_nothing_that_decided(size):
     assert not (found.mask & ~inside).any()
 
 
+def test_a_region_at_the_edge_ends_at_the_edge():
+    """225 / 224, rounded and multiplied by 224, is a little more than 225."""
+    part, picture = (np.array([223]), np.array([0])), (slice(0, 225), slice(10, 235))
+    assert module._region(part, np.ones((224, 224)), picture).box == (10, 223, 12, 225)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_a_smaller_map_has_the_highest_value_of_each_block(seed):
     rng = np.random.default_rng(seed)

@@ -77,6 +77,16 @@ def test_an_earlier_calibration_can_be_restored(workplace, call, images):
     assert open_run(workplace.run).metadata == before | {"earlier_calibrations": []}
 
 
+def test_an_earlier_calibration_that_was_too_small_for_its_rate_can_be_restored(workplace, call, images):
+    call(calibrate, workplace.run, "--images", images, "false_reject_rate=0.1")
+    config = workplace.run / "config.yaml"  # as after a training, which only says that 20 images are too few for 1 %
+    config.write_text(config.read_text().replace("false_reject_rate: 0.1", "false_reject_rate: 0.01"))
+    call(calibrate, workplace.run, "--images", images / "more", "false_reject_rate=0.2")
+    said = call(calibrate, workplace.run, "--restore")
+    assert said.code == 0 and "needs at least 99 good images" in said.out
+    assert open_run(workplace.run).config.false_reject_rate == 0.01
+
+
 def test_the_pattern_of_parts_is_that_of_the_calibration(workplace, call, images):
     for k, path in enumerate(sorted(images.rglob("*.png"))):
         path.rename(path.with_name(f"{k // 2}_{k % 2}.png"))

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -115,14 +116,14 @@ def test_what_earlier_predictions_drew_is_not_judged(calibrated, call):
     for name in ("a/masks/0.png", "a/masks/maps/1.png"):  # pictures of parts
         write_image(calibrated.path / "line" / name, draw_good(np.random.default_rng(1)))
     everything = ["results/st/part", "line", "--pictures", "all", "--maps", "tiff", "--out"]
-    for out, drawn in (("line/one", 0), ("line", 28), ("two", 28 + 28)):
+    for out, drawn in (("line/one", 0), ("line", 1), ("two", 2)):
         said = call(predict, *everything, out)
         assert said.code == 0, said.err
         rows, _ = rows_of(calibrated.path / out)
         assert len(rows) == 7 and len({row["path"] for row in rows}) == 7
-        assert (f"left out {drawn} file(s) that earlier predictions drew" in said.err) == (drawn > 0), said.err
+        assert said.err.count("left out 4 folder(s) that earlier predictions drew: maps, masks, ") == drawn, said.err
     said = call(predict, "results/st/part", "two", "--out", "three")
-    assert said.code == 2 and "in two there are only pictures that earlier predictions drew" in said.last
+    assert said.code == 2 and "two: left out 4 folder(s)" in said.err and "there are no images" in said.last
     assert list(map(str, predict.images_of(["line/one/masks/a"]))) == [
         f"line/one/masks/a/{name}.png.png" for name in ("0", "1", "2", "masks/0", "masks/maps/1")
     ]
@@ -235,6 +236,18 @@ def test_watching_goes_on_after_a_restart(calibrated, watched):
     after, _ = rows_of(calibrated.path / "out")
     assert [row for row in before if not row["error"]] == after[:5]
     assert after[5]["path"] == "line/broken.png" and after[5]["score"]
+
+
+def test_a_folder_is_watched_once_by_whatever_names(calibrated):
+    there = str(calibrated.path / "line")
+    assert predict.folders_of(["line/a", "line", there, "line/b/"], Path("out")) == [Path(there)]
+    assert predict.folders_of(["line/a", "line/b"], Path("out")) == [Path("line/a"), Path("line/b")]
+
+
+def test_pictures_drawn_of_another_folder_are_not_replaced(calibrated, call):
+    assert call(predict, "results/st/part", "line/a", "--out", "out").code == 0
+    said = call(predict, "results/st/part", "line/b", "--out", "out", "--watch")
+    assert said.code == 2 and "out has predictions of other folders" in said.last
 
 
 def test_a_file_written_again_between_is_judged_again_also_from_another_folder(calibrated, watched, monkeypatch):
