@@ -55,8 +55,8 @@ class Export:
         self.data = RunData(self.trainer, images)
         if isinstance(self.predictor.calibration, CrossCalibration) and images is None:
             raise UserError(
-                "--images: with calibration=cross several students decide, but an export has one; give good images that "
-                "it was not trained with, for a threshold: --images FOLDER"
+                "--images: with calibration=cross several students decide, but an export has one; give good images "
+                "that it was not trained with, for a threshold: --images FOLDER"
             )
         compute = Compute(torch.device("cpu"), torch.float32)
         self.detector = compute.place(on_cpu(self.trainer.detector))
