@@ -190,8 +190,8 @@ def backend(args: argparse.Namespace, most: int) -> Iterator[tuple[int, int]]:
 
 def check_answers(address: str) -> None:
     """Raises UserError if nothing listens there; Dask and Ray would wait for minutes."""
-    place = urlsplit(address if "://" in address else f"//{address}")
     try:
+        place = urlsplit(address if "://" in address else f"//{address}")
         if place.hostname and place.port:
             socket.create_connection((place.hostname, place.port), ANSWER).close()
     except ValueError as error:

@@ -141,11 +141,10 @@ def _matching(pattern: str) -> list[Path]:
 
 
 def folders_of(words: Iterable[str], out: Path) -> list[Path]:
-    """The folders to watch, each once, without those below another. Raises UserError naming a word that is none."""
+    """The folders to watch, each once. Raises UserError naming a word that is none."""
     from datasets.listing import is_folder
 
-    given = {os.path.abspath(word): Path(word) for word in words}
-    folders = [path for place, path in given.items() if not any(map(given.__contains__, map(str, Path(place).parents)))]
+    folders = list({os.path.abspath(word): Path(word) for word in words}.values())
     for folder in folders:
         if not is_folder(folder):
             raise UserError(f"IMAGES: with --watch, give folders; there is no folder {folder}")
@@ -179,12 +178,7 @@ def watched(judge: "Judge", folders: list[Path], results: "Results") -> Counter:
     root = folder_of_all(map(os.path.abspath, folders))
     check_writable(results.folder, "--out")
     with locked(Path(os.path.abspath(results.folder))), until_interrupted() as stopped:
-        done = results.finished()
-        if elsewhere := next((path for path in done if Path(root) not in Path(path).parents), None):
-            raise UserError(
-                f"--out: {results.folder} has predictions of other folders ({elsewhere}), whose pictures could be "
-                "replaced; give another folder"
-            )
+        done = results.finished(root)
         note(f"watching {', '.join(map(str, folders))}; {len(done)} pictures are finished; Ctrl-C ends it")
         arrivals = Arrivals(folders, done, results.folder)
         return results.write(judge, watch(judge, arrivals, stopped), root, mode="a", files=arrivals.finished)

@@ -60,7 +60,7 @@ class Results(NamedTuple):
             for path, result in found:
                 row, absolute = described(judge, str(path), result), os.path.abspath(path)
                 if files is not None:
-                    row["file"] = {"path": absolute} | files[path]._asdict()
+                    row["file"] = {"path": absolute, "below": root} | files[path]._asdict()
                 if row["error"]:
                     failed.add(absolute)
                     if len(failed) <= NAMED:
@@ -89,11 +89,12 @@ class Results(NamedTuple):
         except MemoryError:  # the decision counts
             note(f"{path}: there is too little memory to draw this picture or its map; it is judged all the same")
 
-    def finished(self) -> dict[str, Signature | None]:
+    def finished(self, root: str) -> dict[str, Signature | None]:
         """The images that earlier lines describe, by their absolute paths; None if a line does not say which file.
 
         Lines of failed ones are removed from the files. A process that was killed may have left an incomplete last
-        line; it is removed, too. Raises UserError for files that were not written here.
+        line; it is removed, too. Raises UserError for files that were not written here, and for images whose pictures
+        have names relative to another folder than `root`: others could replace them.
         """
         if not any((self.folder / name).exists() for name in (TABLE, LINES)):
             return {}
@@ -103,6 +104,11 @@ class Results(NamedTuple):
             for row in _rows(self.folder / LINES):
                 write(row)
                 file = row.get("file")
+                if file is not None and file.get("below", root) != root:
+                    raise UserError(
+                        f"--out: {self.folder} has pictures of {file['below']}, and those of {root} could replace "
+                        "them; give another folder"
+                    )
                 if file is None:
                     found[os.path.abspath(row["path"])] = None
                 else:

@@ -64,6 +64,7 @@ class Arrivals:
         self, folders: Sequence[Path], done: Mapping[str, Signature | None] | None = None, out: Path | None = None
     ):
         self.folders, self.out = folders, out and os.path.realpath(out)
+        self.given = set(map(os.path.abspath, folders))  # one may be below another
         self.seen: dict[Path, Signature] = {}  # at the last look, and not finished
         self.finished: dict[Path, Signature] = {}
         self.unsigned: dict[Path, set[Path]] = {}  # what is done and has no signature, by folder
@@ -117,7 +118,7 @@ class Arrivals:
         for entry in inside:
             with contextlib.suppress(OSError):  # it is gone
                 if entry.is_dir(follow_symlinks=False):  # links could form a loop
-                    if os.path.realpath(entry.path) != self.out:
+                    if os.path.realpath(entry.path) != self.out and os.path.abspath(entry.path) not in self.given:
                         yield from self._images(entry.path)
                 elif entry.name.lower().endswith(SUFFIXES) and entry.is_file():
                     yield Path(entry.path), Signature.of(entry.stat())

@@ -17,7 +17,6 @@ from datasets.tiles import Tiles
 from engine.device import Compute
 from engine.loading import loader
 from engine.scoring import AnomalyMaps
-from engine.student_file import read_metadata
 from engine.threads import same_threads
 from evaluation.cross import CrossCalibration
 from evaluation.score import CALIBRATION
@@ -50,7 +49,7 @@ class Folds:
     """
 
     def __init__(self, build: Build, config: RunConfig, folder: Path):
-        self.build, self.config, self.folder = build, config, folder
+        self.build, self.config = build, config
         self.folders = {f"{k}/{FOLDS}": folder / "folds" / f"{k}of{FOLDS}" for k in range(1, FOLDS + 1)}
 
     @same_threads()
@@ -98,10 +97,6 @@ class Folds:
         # Validated again, as if a user had written it.
         values = self.config.model_dump() | {"calibration": fold, "phase": phase}
         values |= {"logger": "none", "protocol": "honest"}
-        if "auto" in values["weights"]:  # the run's own: those that are found now may be other ones
-            teachers = read_metadata(self.folder / "student.safetensors")["teachers"]
-            weights = [teacher["weights"] for teacher in teachers]
-            values["weights"] = weights if isinstance(self.config.backbone, list) else weights[0]
         return self.build(type(self.config)(**values), self.folders[fold])
 
 

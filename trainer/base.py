@@ -1,6 +1,6 @@
 """The base class of all methods: what a method implements, and what scripts and notebooks use."""
 
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +36,7 @@ class BaseTrainer:
         """`run_dir` is the run's folder, if it is not where the config says."""
         from engine.threads import use_threads  # here and below: imported only where used
 
-        self.config, self.options = config, config.TrainingData
-        self.fresh = True  # the student has neither been trained nor loaded
+        self.config, self.options, self.fresh = config, config.TrainingData, True
         use_threads(config.threads)
         self.device = choose_device(config.device)
         join(self.device)
@@ -116,15 +115,19 @@ class BaseTrainer:
         from models.teachers.weights import build_teacher, find_source
 
         outline(backbone, out_indice)  # refuses an unknown network before searching for its weights
-        find = partial(find_source, backbone, self.weights(k))
-        source = from_main(find) if self.config.phase == "train" else find()  # only the first process tests
+        if self.config.phase == "train":
+            source = from_main(lambda: find_source(backbone, self.weights(k)))
+        else:  # only the first process tests
+            source = find_source(backbone, self.weights(k))
         return build_teacher(backbone, out_indice, source, self.config.seed)
 
     def weights(self, k: int = 0) -> str:
-        """The key `weights` for teacher number `k`; in a test, `auto` means the same as in the training."""
+        """The key `weights` for teacher number `k`; `auto` is what the training, or the run of a fold, has found."""
         weights = self.config.weights if isinstance(self.config.weights, str) else self.config.weights[k]
-        if weights == "auto" and self.config.phase == "test" and self.folder.student_file.exists():
-            return read_metadata(self.folder.student_file)["teachers"][k]["weights"]
+        fold = "/" in str(self.config.calibration)
+        student = self.run_dir.absolute().parents[1] / "student.safetensors" if fold else self.folder.student_file
+        if weights == "auto" and (fold or self.config.phase == "test") and student.exists():
+            return read_metadata(student)["teachers"][k]["weights"]
         return weights
 
     @torch.inference_mode()
@@ -153,7 +156,7 @@ class BaseTrainer:
         """Train the student on train/good, or finish an interrupted training; raises as engine.run.train."""
         from engine import run
 
-        if not self.fresh:  # as in a notebook, where it is called again
+        if not self.fresh:  # trained or loaded before, as in a notebook
             self.__init__(self.config, self.run_dir)
         self.fresh = False
         from_main(lambda: bool(self.test_set))  # an error there ends every process

@@ -78,8 +78,9 @@ def _answers(url: str) -> bool:
         try:
             with urllib.request.urlopen(request, timeout=2 * PATIENCE):
                 answered.set()
-        except urllib.error.HTTPError:  # the download will say which
-            answered.set()
+        except urllib.error.HTTPError as error:
+            if error.code in (401, 403, 404):  # the download will say so; after others it would try for long
+                answered.set()
         except OSError:
             pass
 

@@ -112,9 +112,9 @@ def test_a_line_says_which_file_was_judged_and_lines_without_it_are_understood(t
     signature = Signature.of(path.stat())
     results.write(judge, judge.stream([path]), str(tmp_path), files={path: signature})
     monkeypatch.chdir("/")
-    assert results.finished() == {str(tmp_path / path): signature}
+    assert results.finished(str(tmp_path)) == {str(tmp_path / path): signature}
     line = json.loads((tmp_path / "out" / LINES).read_text())
     del line["file"], line["part"]  # as before there were any
     (tmp_path / "out" / LINES).write_text(json.dumps(line) + "\n")
     monkeypatch.chdir(tmp_path)
-    assert results.finished() == {str(tmp_path / path): None}
+    assert results.finished("/") == {str(tmp_path / path): None}

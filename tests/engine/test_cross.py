@@ -82,8 +82,8 @@ def test_folds_of_other_settings_than_the_run_decide_nothing(crossed, capsys):
 
 def test_the_folds_have_the_teacher_of_the_run(crossed):
     """With `auto`, other weights may be found hours later."""
-    folds = Folds(lambda config, folder: config, crossed.config.model_copy(update={"weights": "auto"}), crossed.run_dir)
-    assert folds._trainer("1/5", "train").weights == "random"
+    config = crossed.config.model_copy(update={"weights": "auto", "calibration": "1/5", "phase": "train"})
+    assert type(crossed)(config, crossed.run_dir / "folds/new").metadata["teachers"][0]["weights"] == "random"
 
 
 def test_too_few_images_for_the_folds_are_said_before_the_training(crossed, monkeypatch):

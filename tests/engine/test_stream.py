@@ -10,7 +10,7 @@ import torch
 from datasets.dataset import ImageDataset, Sample
 from engine import loading, splits, stream
 from engine.device import Compute
-from engine.stream import LEVEL, Scoring, _placed
+from engine.stream import LEVEL, Scoring, placed
 from tests.conftest import write_image
 from trainer import build_trainer
 
@@ -52,9 +52,9 @@ def test_a_level_lies_where_it_counts_in_the_image():
 
     level = torch.ones(1, 1, 6, 6)
     level[..., 0, :] = 99  # disturbed by padding
-    placed = _placed(Detector, level)
-    assert placed.shape[-2:] == (10, 10) and placed.max() == 1 and placed.sum() == 36
-    assert placed[..., 2:8, 2:8].min() == 1
+    found = placed(Detector, level)
+    assert found.shape[-2:] == (10, 10) and found.max() == 1 and found.sum() == 36
+    assert found[..., 2:8, 2:8].min() == 1
 
 
 def test_seconds_are_those_of_the_networks_and_not_of_reading_and_writing(monkeypatch):

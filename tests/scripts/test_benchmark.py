@@ -54,6 +54,10 @@ def test_runs_are_compared_a_failed_one_is_told_and_the_next_call_repeats_only_t
             ["--methods", "st", "--data_path", "data", "--backend", "dask", "--address", "tcp://host:87a6"],
             "--address: tcp://host:87a6 is not an address (Port could not be cast",
         ),
+        (
+            ["--methods", "st", "--data_path", "data", "--backend", "ray", "--address", "ray://[::1:10001"],
+            "--address: ray://[::1:10001 is not an address (Invalid IPv6 URL)",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence(workplace, call, words, expected):

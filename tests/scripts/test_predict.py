@@ -240,14 +240,20 @@ def test_watching_goes_on_after_a_restart(calibrated, watched):
 
 def test_a_folder_is_watched_once_by_whatever_names(calibrated):
     there = str(calibrated.path / "line")
-    assert predict.folders_of(["line/a", "line", there, "line/b/"], Path("out")) == [Path(there)]
-    assert predict.folders_of(["line/a", "line/b"], Path("out")) == [Path("line/a"), Path("line/b")]
+    assert predict.folders_of(["line/a", "line", there, "line/a/"], Path("out")) == [Path("line/a"), Path(there)]
+    arrivals = watch.Arrivals([Path("line/a"), Path(there)])
+    arrivals.look()
+    assert len(arrivals.look()) == 5
 
 
-def test_pictures_drawn_of_another_folder_are_not_replaced(calibrated, call):
-    assert call(predict, "results/st/part", "line/a", "--out", "out").code == 0
-    said = call(predict, "results/st/part", "line/b", "--out", "out", "--watch")
-    assert said.code == 2 and "out has predictions of other folders" in said.last
+def test_pictures_drawn_of_another_folder_are_not_replaced(calibrated, call, watched):
+    (calibrated.path / "line/broken.png").write_bytes(b"no picture")
+    watched(lambda wait_for: wait_for(6, failed=1))
+    before = rows_of(calibrated.path / "out")
+    for other in ("line/b", "."):
+        said = call(predict, "results/st/part", other, "--out", "out", "--watch")
+        assert said.code == 2 and f"out has pictures of {calibrated.path / 'line'}, and those of" in said.last
+    assert rows_of(calibrated.path / "out") == before
 
 
 def test_a_file_written_again_between_is_judged_again_also_from_another_folder(calibrated, watched, monkeypatch):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -67,6 +68,9 @@ def test_the_next_category_is_trained_if_memory_ran_out(tmp_path, call, monkeypa
     monkeypatch.setattr(trainNet, "train_and_test", fail)
     said = call(trainNet, f"data_path={tmp_path}", "obj=[a,b]")
     assert said.code == 3 and tried == ["obj=a", "obj=b"] and "note: a: out of GPU memory: lower" in said.err
+    monkeypatch.setattr(trainNet, "train_and_test", Mock(side_effect=BrokenPipeError))
+    with pytest.raises(BrokenPipeError):
+        trainNet.train_and_test_each(dict.fromkeys("ab", (REPO / "config.yaml", [])))
 
 
 def test_train_test_and_visualise_from_the_command_line(tiny_mvtec, tmp_path, call):
