@@ -30,7 +30,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from datasets.images import unit_range
 from deploy.export import Export
 from deploy.runtime.engines import engine_of
-from engine.device import Compute
 from engine.scoring import AnomalyMaps
 from trainer import open_run
 from utils.command import run
@@ -124,11 +123,10 @@ def functions(folder: Path, path: str, counts: list[int], space: Path) -> Iterat
             yield threads, lambda images, engine=engine: engine(unit_range(images))
         else:
             precision, compiled = PYTORCH[path]
-            detector = open_run(folder, ["device=cpu", f"precision={precision}"]).detector
-            compute = Compute(torch.device("cpu"), PRECISIONS[precision], compiled)
-            if compiled:
-                detector.student.compile()
-            maps = AnomalyMaps(detector, compute)
+            torch._dynamo.reset()  # it compiles a function only for a few shapes of networks, then no more
+            words = ["device=cpu", f"precision={precision}", f"compile={'true' if compiled else 'false'}"]
+            trainer = open_run(folder, words)
+            maps = AnomalyMaps(trainer.detector, trainer.compute)
             torch.set_num_threads(threads)  # now: a run takes the number that it was trained with
             yield threads, lambda images, maps=maps: maps(torch.from_numpy(images))
 

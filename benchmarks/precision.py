@@ -40,7 +40,8 @@ def main() -> None:
         for precision in ("fp32", "bf16"):
             with tempfile.TemporaryDirectory() as folder:
                 trainers = [trained(method, precision, seed, folder, args) for seed in range(args.seeds)]
-                metrics = np.array([[trainer.test()[key] for key in METRICS] for trainer in trainers])
+                tested = [trainer.test() for trainer in trainers]
+                metrics = np.array([[found[key] for key in METRICS] for found in tested])
                 moved = differences(trainers[0]) if precision == "fp32" else ("", "")
             print(f"| `{method}` | {precision} | {' | '.join([*cells(metrics), *moved])} |", flush=True)
 

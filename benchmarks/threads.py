@@ -19,9 +19,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from datasets.demo import render
+from utils.cores import allowed_cores
 
 ROOT = Path(__file__).parents[1]
-CORES = os.cpu_count() or 1
+CORES = allowed_cores()
 
 # Without it the script sets a short spin, which overrides the policy.
 ACTIVE = {"OMP_WAIT_POLICY": "ACTIVE", "GOMP_SPINCOUNT": "infinity"}
@@ -61,24 +62,19 @@ def trained(
         for key, value in os.environ.items()
         if key not in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
     }
-    command = [sys.executable, "trainNet.py", f"data_path={folder}", "weights=bundled", "overwrite=true", *words]
+    command = [sys.executable, "trainNet.py", f"data_path={folder}", "overwrite=true", *words]
+    command += ["backbone=resnet18.tv_in1k", "weights=bundled"]
     command += [f"TrainingData.epochs={epochs}", "TrainingData.val_ratio=0"]
     with tempfile.TemporaryDirectory() as results:
         processes = []
         for k in range(count):
             time.sleep(k * later)
-            processes.append(
-                subprocess.Popen(
-                    [*command, f"save_path={results}/{k}"],
-                    cwd=ROOT,
-                    env=env | environment,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                )
-            )
-        for process in processes:
+            own = [*command, f"save_path={results}/{k}"]
+            with Path(results, f"{k}.log").open("w") as log:
+                processes.append(subprocess.Popen(own, cwd=ROOT, env=env | environment, stdout=log, stderr=log))
+        for k, process in enumerate(processes):
             if process.wait():
-                sys.exit(f"a training failed: {' '.join(command)}")
+                sys.exit(f"{' '.join(command)} failed:\n{Path(results, f'{k}.log').read_text()}")
         reports = [Path(results, str(k), "st/weave/metrics.json").read_text(encoding="utf-8") for k in range(count)]
     return [json.loads(report)["durations"]["train_seconds"] for report in reports]
 

@@ -121,7 +121,7 @@ def compare(before: dict[str, np.ndarray], now: dict[str, np.ndarray]) -> int:
             continue
         off = float(np.abs(value - before[key]).max() / max(np.abs(before[key]).max(), 1e-30))
         print(f"{key:32} {'bit for bit' if np.array_equal(value, before[key]) else f'{off:.1e}'}")
-        worst = max(worst, off)
+        worst = float(np.maximum(worst, off))  # not a number, if that is
     print(f"largest relative difference: {worst:.1e}")
     return int(not worst <= TOLERANCE)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import calibrate
+from datasets.images import read_image
 from deploy.predictor import Predictor
 from engine import cross, run
 from engine.cross import FOLDS, Folds
@@ -40,14 +41,17 @@ def test_folds_are_disjoint_and_together_all_images():
 
 
 def test_every_image_is_scored_by_the_student_that_did_not_see_it(crossed):
-    images = {sample.path for part in train_datasets(crossed.config) for sample in part.samples}
+    paths = {sample.path for part in train_datasets(crossed.config) for sample in part.samples}
     left_out = [
         train_datasets(crossed.folds._trainer(fold, "test").config)[2].samples for fold in crossed.folds.folders
     ]
-    assert sorted(sample.path for fold in left_out for sample in fold) == sorted(images)
+    assert sorted(sample.path for fold in left_out for sample in fold) == sorted(paths)
     scores = crossed.folds.calibration().scores
-    assert [len(fold) for fold in scores] == [len(fold) for fold in left_out]
-    assert crossed.folds.calibration().images == len(images)
+    for fold, trainer, found in zip(left_out, crossed.folds.trainers, scores, strict=True):
+        images = [torch.from_numpy(read_image(sample.path).transpose(2, 0, 1)[None]) for sample in fold]
+        own = sorted(trainer.anomaly_map(image).max().item() for image in images)
+        assert found.tolist() == pytest.approx(own, rel=1e-3)
+    assert crossed.folds.calibration().images == len(paths)
 
 
 def test_a_test_and_a_prediction_decide_alike(crossed):

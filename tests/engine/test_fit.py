@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from engine import fit as module
-from engine.device import Compute
+from engine.device import DTYPES
 from engine.fit import train_epoch
 from engine.loading import training_batches
 from engine.method import Recipe
@@ -101,10 +102,17 @@ def test_gradients_are_exchanged_when_a_step_follows_or_an_epoch_ends(config, mo
     assert held_back == [0] and state.pending == 1
 
 
-def test_only_ddp_has_an_exchange_to_hold_back():
-    assert not isinstance(module._no_exchange(lambda batch: None), DistributedDataParallel)
+def test_only_ddp_has_an_exchange_to_hold_back(tmp_path):
     with module._no_exchange(lambda batch: None):
         pass
+    dist.init_process_group("gloo", f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
+    try:
+        net = DistributedDataParallel(nn.Linear(1, 1))
+        with module._no_exchange(net):
+            assert not net.require_backward_grad_sync
+        assert net.require_backward_grad_sync
+    finally:
+        dist.destroy_process_group()
 
 
 def test_a_training_too_short_for_one_step_is_refused(config):
@@ -137,4 +145,4 @@ def test_ctrl_c_says_what_is_kept_once_there_is_a_checkpoint(tmp_path, capsys):
 def test_a_gpu_trains_in_every_precision(config, precision):
     trainer = build_trainer(config("st", device="cuda", precision=precision))
     trainer.train()
-    assert "aupro" in trainer.test() and isinstance(trainer.compute, Compute)
+    assert "aupro" in trainer.test() and trainer.compute.dtype == DTYPES[precision]

@@ -34,6 +34,17 @@ def test_auto_leaves_the_cores_that_are_busy(monkeypatch, own_threads):
     assert torch.get_num_threads() == 4
 
 
+def test_the_busy_cores_are_the_running_processes_without_this_one(monkeypatch):
+    monkeypatch.setattr(threads.Path, "read_text", lambda path: "0.50 0.40 0.30 4/512 99")
+    assert threads._busy_cores(between=0) == 3
+
+    def no_such_file(path):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(threads.Path, "read_text", no_such_file)
+    assert threads._busy_cores(between=0) == 0
+
+
 def test_auto_keeps_within_affinity_and_cgroup_limits(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)

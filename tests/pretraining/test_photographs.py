@@ -13,7 +13,6 @@ def test_a_view_depends_on_seed_and_index_only():
     assert views[5].shape == (64, 64, 3) and views[5].dtype == np.uint8
     assert (views[5] == again[5]).all()
     assert (views[5] != views[6]).any() and (views[5] != PhotographViews("scikit-image", 64, 1)[5]).any()
-    assert min(views[index].std() for index in range(40)) >= 0
     assert np.mean([views[index].std() for index in range(40)]) > 20
 
 

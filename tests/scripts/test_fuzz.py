@@ -206,7 +206,7 @@ def wrong_judging(rng: random.Random) -> Case:
         names = [words[0].partition("=")[0].strip()]
     else:
         words = rng.choice(JUDGING_FLAGS[script])
-        names = [words[0], words[-1][:40]]
+        names = [words[0], words[-1][:40] or words[0]]
     words = [run, *([images] if script is predict else ["--images", images]), *words]
     return Case(script, words, [name.encode("ascii", "backslashreplace").decode() for name in names])
 

@@ -137,6 +137,20 @@ def test_the_recipe(rdpp):
     assert all(group["betas"] == (0.5, 0.999) and group["weight_decay"] == 0 for group in adam.param_groups)
 
 
+def test_the_terms_of_the_projections_have_their_weight(rdpp, monkeypatch):
+    """0.2 / 1.11 of the published code; the noisy maps of the teacher come first, then both projected ones."""
+    monkeypatch.setattr("trainer.rdpp.RECONSTRUCT_WEIGHT", 1e4)  # random teachers hardly see the noise
+    rdpp.on_fit_start(Training(rdpp.teacher))
+    image = rdpp.compute.images(torch.rand(2, 3, 64, 64))
+    batch = {"image": image, "teacher": rdpp.teacher(image), "step": 3}
+    noisy = rdpp.teacher_maps(add_noise(image, rdpp.noise, np.random.default_rng((0, 3, 0))))
+    projected, projected_noisy = rdpp.student.project(batch["teacher"]), rdpp.student.project(noisy)
+    restored = rdpp.distillation(batch["teacher"], rdpp.student.reverse, projected)
+    terms = rdpp.projection_loss(noisy, projected, projected_noisy)
+    assert rdpp.loss(batch).item() == pytest.approx((restored + 0.2 / 1.11 * terms).item(), rel=1e-5)
+    assert terms.item() > 1
+
+
 def test_without_projections_it_is_rd(config, monkeypatch):
     rd, rdpp = (build_trainer(config(method, precision="fp32")) for method in ("rd", "rdpp"))
     rdpp.student.reverse.load_state_dict(rd.student.state_dict())

@@ -141,6 +141,24 @@ def test_lambda1_and_lambda2_are_two_keys(config, monkeypatch):
     assert 0 < losses["lambda2", 1.0] - losses["lambda2", 0.0] < 1
 
 
+def test_the_terms_by_hand_with_their_lambdas(config, monkeypatch):
+    """Of two memories: the embedding summed over exemplars, its mean over memories; orthogonality summed over them."""
+    two, same = memory([[0.0, 1.0], [1.0, 0.0]], [[2.0, 0.0], [0.0, 4.0]]), memory(*[torch.eye(64)[:50]] * 2)
+    q = torch.tensor([3.0, 0.0]).view(1, 2, 1, 1).expand(16, 2, 1, 1)
+    losses = []
+    for lambdas, memories, maps in (
+        ({"lambda1": 0.0, "lambda2": 0.0}, [two, two], [q, q]),
+        ({"lambda1": 0.5, "lambda2": 0.0}, [two, two], [q, q]),
+        ({"lambda1": 0.0, "lambda2": 0.5}, [same, same], [torch.ones(16, 64, 1, 1)] * 2),
+    ):
+        trainer = rnst(config, {"orth": "signed"} | lambdas)
+        monkeypatch.setattr(trainer, "reminders", lambda step, found=(memories, maps): found)
+        image = trainer.compute.images(torch.ones(2, 3, 64, 64))
+        losses.append(trainer.loss({"image": image, "teacher": trainer.teacher(image), "step": 0}).item())
+    assert losses[1] - losses[0] == pytest.approx(0.5 * 16 * 0.194528, abs=1e-4)
+    assert losses[2] - losses[0] == pytest.approx(0.5 * 0.04, abs=1e-4)
+
+
 def test_reminders_pair_each_memory_with_its_level(config):
     forward = build_trainer(config("rnst", precision="fp32"))
     image = forward.compute.images(torch.rand(1, 3, 64, 64))
