@@ -108,6 +108,7 @@ print(state() == before)
 """
 
 
+@pytest.mark.slow
 def test_importing_changes_nothing_of_other_libraries():
     modules = [
         ".".join(path.with_suffix("").parts) for path in FILES if path.name != "__init__.py" and path.parent.parts

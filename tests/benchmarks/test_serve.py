@@ -26,6 +26,7 @@ serve.main()
 """
 
 
+@pytest.mark.slow
 def test_every_request_of_a_load_has_an_answer(tmp_path, monkeypatch, capsys):
     for k in range(3):
         write_image(tmp_path / f"images/{k}.png", draw_good(np.random.default_rng(k)))

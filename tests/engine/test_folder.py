@@ -131,6 +131,7 @@ def test_the_same_data_by_another_spelling_of_its_path_may_be_tested_again(train
     assert trainer.test() == before
 
 
+@pytest.mark.slow
 def test_a_run_that_moved_together_with_its_data_may_be_tested_again(trained, tmp_path):
     raw = trained | {"data_path": str(tmp_path / "here/data"), "save_path": str(tmp_path / "here/results")}
     shutil.copytree(trained["data_path"], raw["data_path"])

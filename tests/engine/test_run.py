@@ -84,6 +84,7 @@ def test_a_training_picture_replaced_by_another_of_the_same_size_is_noticed(conf
         build_trainer(raw).train()
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_kept_until_the_one_that_replaces_it_is_tested(config, tmp_path, capsys):
     root = write_mvtec(tmp_path / "data", good=2, bad=2)
     raw = config("st", {"epochs": 1}, data_path=str(root), cache_mb=0, overwrite=True)

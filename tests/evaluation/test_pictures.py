@@ -352,6 +352,7 @@ def test_curves_of_several_parts_are_told_apart(tmp_path):
 # ---- matplotlib ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_pictures_change_no_setting_of_matplotlib_and_load_no_pyplot(tmp_path):
     """A notebook still shows its plots."""
     script = f"""

@@ -13,6 +13,7 @@ from trainer import build_trainer
 from utils.errors import UserError
 
 
+@pytest.mark.slow
 def test_a_pretrained_backbone_is_a_teacher(tmp_path, config):
     """Up to the last level asked for, with torchvision's names."""
     start = job("classify", tmp_path / "a")

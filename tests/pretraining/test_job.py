@@ -116,6 +116,7 @@ def test_the_learning_rate_rises_and_falls():
     assert warm_cosine(0, 100, 0.0) == 1
 
 
+@pytest.mark.slow
 def test_pretrain_says_mistakes_in_a_sentence(tmp_path):
     where = f"save_path={tmp_path}"
     assert_one_sentence(run_script("pretrain.py", "recipe=guess", where), "'recipe' must be classify or distil")

@@ -87,6 +87,7 @@ def test_an_earlier_calibration_that_was_too_small_for_its_rate_can_be_restored(
     assert open_run(workplace.run).config.false_reject_rate == 0.01
 
 
+@pytest.mark.slow
 def test_the_pattern_of_parts_is_that_of_the_calibration(workplace, call, images):
     for k, path in enumerate(sorted(images.rglob("*.png"))):
         path.rename(path.with_name(f"{k // 2}_{k % 2}.png"))
@@ -127,6 +128,7 @@ def test_another_region_of_interest_does_not_decide(workplace, call, images):
     assert "nothing is decided, because TrainingData.roi was changed" in said.err
 
 
+@pytest.mark.slow
 def test_test_images_that_calibrate_measure_nothing(workplace, call, images):
     test = workplace.path / "data/part/test"
     said = call(calibrate, workplace.run, "--images", test, "false_reject_rate=0.1")

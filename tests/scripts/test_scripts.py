@@ -241,6 +241,7 @@ def test_mistakes_in_pretraining(words, tmp_path, monkeypatch, call):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_mistake_as_the_shell_sees_it(tmp_path):
     assert_one_sentence(run_script("trainNet.py", "bakcbone=x", f"save_path={tmp_path}"), "bakcbone", "backbone")
     assert_one_sentence(run_script("makeDemo.py", "--size", "3", "--root", tmp_path / "d"), "size")

@@ -160,6 +160,7 @@ def test_a_mistake_is_one_sentence_and_leaves_no_page(flags, named, workplace, c
     assert workplace.kept() == before
 
 
+@pytest.mark.slow
 def test_a_run_in_which_somebody_works_is_left_alone(workplace, call):
     before = workplace.kept()
     with build_trainer("config.yaml").folder.locked():

@@ -50,6 +50,7 @@ def test_blur_of_an_impulse_and_of_a_plain_image():
     torch.testing.assert_close(blur(torch.full((2, 3, 5, 6), 0.7)), torch.full((2, 3, 5, 6), 0.7))  # the border too
 
 
+@pytest.mark.slow
 def test_training_and_validation_see_blurred_images_and_tests_do_not(trainer, monkeypatch):
     seen, fitted = [], []
     forward = trainer.teacher.forward
@@ -100,6 +101,7 @@ def test_an_equal_score_is_no_better_one(trainer):
     assert len(run(trainer, [1.0] * 30)[0].history) == 11
 
 
+@pytest.mark.slow
 def test_early_stopping_in_a_run(config, monkeypatch, capsys):
     trainer = build_trainer(config("dbfad", {"epochs": 9, "early_stop": 2}))
     monkeypatch.setattr(trainer, "validate", lambda val: 1.0)
@@ -109,6 +111,7 @@ def test_early_stopping_in_a_run(config, monkeypatch, capsys):
     assert len((trainer.run_dir / "training.csv").read_text().splitlines()) == 4
 
 
+@pytest.mark.slow
 def test_without_held_out_images_it_trains_to_the_end(config):
     trainer = build_trainer(config("dbfad", {"epochs": 3, "early_stop": 1, "val_ratio": 0}))
     trainer.train()

@@ -133,6 +133,7 @@ def test_the_teacher_is_compared_by_its_statistics(by_hand):
     assert by_hand.loss(batch(by_hand)).item() == pytest.approx(16 + 4 + 9 + 4)
 
 
+@pytest.mark.slow
 def test_statistics_are_of_the_training_images_alone(config):
     trainer = build_trainer(config("ead", {"val_ratio": 0.5}, precision="fp32"))
     train, val, _ = training_batches(trainer.config, trainer.teacher, trainer.compute)
@@ -307,6 +308,7 @@ def test_pages_show_the_maps_where_they_lie_in_the_image(trainer):
         assert level.distance[4:60, 4:60].min() > 0 == level.distance[:4].max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [[256, 320], [300, 270]])
 def test_sizes_other_than_256(config, size):
     trainer = build_trainer(config("ead", {"img_size": size}))
@@ -370,6 +372,7 @@ def test_other_penalty_files_do_not_go_on_with_an_interrupted_run(tmp_path, conf
         build_trainer(raw).train()
 
 
+@pytest.mark.slow
 def test_a_damaged_penalty_image_is_named(tmp_path, config):
     """The training continues as long as there is another file."""
     (tmp_path / "any").mkdir()

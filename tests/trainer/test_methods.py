@@ -272,7 +272,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(config, tmp_path, mon
         assert torch.equal(value, resumed.student.state_dict()[key]), key
 
 
-@every_method_the_slowest_apart
+@every_method_only_the_quick_by_default
 def test_the_teacher_stays_as_it_is_and_the_student_trains_in_train_mode(config, method, monkeypatch):
     """The earlier toolkit trained its students in eval mode from the second epoch."""
     trainer = build_trainer(config(method))
@@ -421,6 +421,7 @@ def test_teacher_features_are_computed_once(config, device, monkeypatch):
     assert sum(calls) == (1 + 8) + (1 + 2) + 2
 
 
+@pytest.mark.slow
 def test_what_is_cached_does_not_change_the_result(config, device):
     """cache_mb decides how much may be kept, not what is computed."""
     if device.type == "cuda":

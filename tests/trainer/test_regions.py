@@ -76,6 +76,7 @@ def test_a_defect_outside_is_neither_scored_nor_counted(root, training):
         assert (result.anomaly_map[~region] == result.anomaly_map[region].min()).all()
 
 
+@pytest.mark.slow
 def test_regions_of_each_image_are_used_and_other_images_need_one_for_all(root):
     trainer, metrics = run(root)
     each, same = run(root, {"roi": "each"}, run="each")
@@ -103,6 +104,7 @@ def test_several_students_decide_inside_the_region_only(root, training):
             assert not found.mask[:, 40:].any()
 
 
+@pytest.mark.slow
 def test_another_region_is_another_training(root):
     trainer, _ = run(root)
     write_image(root / "part/roi.png", LEFT.T.astype(np.uint8) * 255)

@@ -72,6 +72,7 @@ def test_training_draws_every_tile_of_every_image(few, tmp_path):
     assert paths == [str(val.dataset.samples[k].path) for k in (1, 0)]
 
 
+@pytest.mark.slow
 def test_a_tile_of_the_images_size_changes_nothing(few, tmp_path):
     scores = []
     for tile in (None, [64, 96]):

@@ -73,6 +73,7 @@ def test_a_second_training_of_one_trainer_is_like_the_first(config, monkeypatch)
         (trainer.run_dir / "metrics.json").write_text("{}")  # as if tested, so it begins anew
 
 
+@pytest.mark.slow
 def test_two_teachers_are_standardised_each_for_itself(config):
     top = {"backbone": ["tf_efficientnet_lite0"] * 2, "out_indice": [[1, 2], [3]], "weights": "imagenet"}
     trainer = build_trainer(config("mixed", {"standardise": True, "epochs": 1}, precision="fp32", **top))
