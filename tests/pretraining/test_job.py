@@ -38,6 +38,7 @@ def test_every_shipped_recipe_is_complete(recipe):
         assert set(read_config(path)) | without == set(type(options).model_fields)
 
 
+@pytest.mark.slow
 @every_recipe
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(recipe, tmp_path, monkeypatch):
     straight = job(recipe, tmp_path / "straight").run()

@@ -280,6 +280,7 @@ def test_quantiles_are_of_the_held_out_images(config):
         assert [low, high] == pytest.approx(np.quantile(values, [0.9, 0.995]).tolist(), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "gigaflop"), [("small", 75.89), ("medium", 235.41)])
 def test_arithmetic_of_a_test_image(config, kind, gigaflop):
     trainer = build_trainer(config("ead", backbone=kind, precision="fp32"))

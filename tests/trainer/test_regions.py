@@ -55,6 +55,7 @@ def scores(trainer):
         return {row["path"]: float(row["score"]) for row in csv.DictReader(file)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [{}, {"img_size": [64, 96], "tile": 64}])
 def test_a_defect_outside_is_neither_scored_nor_counted(root, training):
     trainer, metrics = run(root, training)
