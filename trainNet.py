@@ -53,8 +53,6 @@ def train_and_test_each(runs: Mapping[str, tuple[str | Mapping, Sequence[str]]])
     for name, each in runs.items():
         try:
             folders += train_and_test(*each)
-        except BrokenPipeError:  # nobody reads the output any more
-            raise
         except Exception as error:
             sentence = explained(error, SIZES)
             if sentence is None:

@@ -292,7 +292,7 @@ def resized(values: np.ndarray, size: tuple[int, int], how: Image.Resampling) ->
 
 
 def _region(part: tuple[np.ndarray, np.ndarray], anomaly_map: np.ndarray, where: tuple[slice, slice]) -> Region:
-    """`where` are the rows and columns of the picture that the map covers."""
+    """`part`: rows and columns [N] in the map [h,w]; `where`: the rows and columns of the picture that it covers."""
     edges, area = [], float(len(part[0]))
     for positions, pixels, count in zip(part, where, anomaly_map.shape, strict=True):
         side = pixels.stop - pixels.start

@@ -22,7 +22,7 @@ class ReducedResNet(nn.Module):
     def __init__(self, out_indice: Sequence[int]):
         super().__init__()
         if out_indice[0] < 1:
-            raise UserError(f"out_indice {list(out_indice)}: a resnet18 as first backbone has levels 1 to 4")
+            raise UserError(f"out_indice {list(out_indice)}: with a resnet18 as first backbone, write levels 1 to 4")
         self.out_indice = tuple(out_indice)
         self.stem = stem()
         deepest = self.out_indice[-1]

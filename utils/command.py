@@ -164,7 +164,7 @@ def explained(error: Exception, sizes: str) -> str | None:
         return f"the package {error.name} is missing: pip install -r {file}"
     if isinstance(error, UnicodeError):
         return f"a name or a file contains invalid text: {getattr(error, 'object', text)!r:.200}"
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):  # nobody reads the output any more
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
         return f"cannot read or write{''.join(f' {name}' for name in names)}: {error.strerror or text}"
     return None

@@ -262,6 +262,7 @@ def test_a_missing_package_is_said_before_the_training(name, config, monkeypatch
 def test_without_a_logger_the_table_of_the_training_is_not_read(tmp_path):
     (tmp_path / "training.csv").write_text("epoch;train_loss\n1;0\n")  # saved by another program
     loggers.log_test(settings(), tmp_path, {"image_auroc": 1.0})
+    assert [path.name for path in tmp_path.iterdir()] == ["training.csv"]
 
 
 def test_the_students_of_the_folds_are_not_logged(tmp_path):
