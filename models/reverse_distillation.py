@@ -59,7 +59,7 @@ class Decoder(nn.Module):
     """A ResNet in reverse: embedding [B,2*C_L,h,w] -> maps of the teacher's shapes, shallow to deep.
 
     For a ResNet the maps are outputs of residual blocks, as the teacher's are, and never negative. `memories` by stage
-    (stage 0 reads the embedding) read what the stage reads, and it reads their output too (Remembering Normality).
+    (0 reads the embedding) read the map compared with the teacher before it, and the stage reads their output too.
     With `sspcab` an SSPCAB replaces the second-to-last convolution.
     """
 

@@ -20,7 +20,9 @@ def networks(backbone, levels=(1, 2, 3)):
 @pytest.mark.parametrize(
     ("backbone", "bottleneck", "unused", "decoder", "stages"),
     [
+        ("resnet18", 12_205_312, 525_312, 3_703_168, [2_820_608, 705_792, 176_768]),
         ("resnet34", 16_925_952, 525_312, 5_770_624, [4_001_280, 1_296_640, 472_704]),
+        ("resnet50", 39_222_272, 8_392_704, 15_821_824, [11_676_672, 3_202_048, 943_104]),
         ("wide_resnet50_2", 67_277_824, 8_392_704, 24_917_504, [17_840_128, 5_317_632, 1_759_744]),
     ],
 )
@@ -78,7 +80,7 @@ def test_initial_weights():
 
 @pytest.mark.parametrize(
     ("channels", "parameters"),
-    [(64, 46_224), (256, 737_856), (1024, 11_798_784)],
+    [(64, 46_224), (128, 184_608), (256, 737_856), (512, 2_950_272), (1024, 11_798_784)],
 )
 def test_a_projections_parameters(channels, parameters):
     with torch.device("meta"):

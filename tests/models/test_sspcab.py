@@ -25,7 +25,8 @@ def filled(block, weight, bias):
 
 
 @pytest.mark.parametrize(
-    ("channels", "kernel_dim", "count"), [(8, 1, 313), (64, 1, 17_736), (2048, 1, 17_836_288), (8, 3, 2_361)]
+    ("channels", "kernel_dim", "count"),
+    [(8, 1, 313), (64, 1, 17_736), (2048, 1, 17_836_288), (8, 2, 1_081), (8, 3, 2_361)],
 )
 def test_parameters(channels, kernel_dim, count):
     with torch.device("meta"):

@@ -17,6 +17,28 @@ EXAMPLES = sorted((REPO / "configs").glob("*.yaml"))
 OURS = {"st", "rd", "rdpp", "ead", "dbfad", "mixed", "rnst", "rnrd"}
 FILES = [REPO / "config.yaml", *EXAMPLES]
 
+# The published recipes (papers, their public code; RNST and RNRD: those of STPM and RD).
+R18, WIDE = "resnet18.tv_in1k", "wide_resnet50_2.tv_in1k"
+REVERSE = {"epochs": 200, "batch_size": 16, "lr": 0.005, "val_ratio": 0, "sigma": 4}
+MEMORIES = {"embedDim": 50, "n_embed": 16, "lambda1": 0.1, "lambda2": 0.1, "temperature": 1, "layer_weight": "none"}
+PUBLISHED = {
+    "st": (R18, {"epochs": 100, "batch_size": 32, "lr": 0.4, "val_ratio": 0.2, "sigma": 0}),
+    "rd": (WIDE, REVERSE | {"sspcab": False}),
+    "rdpp": (WIDE, REVERSE | {"projection_lr": 0.001, "accumulate": 2, "sspcab": False}),
+    "rnst": (R18, {"epochs": 100, "batch_size": 32, "lr": 0.4, "val_ratio": 0.2, "sigma": 4} | MEMORIES),
+    "rnrd": (WIDE, REVERSE | MEMORIES | {"memories": [0, 1, 2]}),
+    "dbfad": (
+        "resnet34.bt_in1k",
+        {"epochs": 100, "batch_size": 4, "lr": 0.005, "early_stop": 10, "val_ratio": 0.3, "sigma": 4, "residual": True},
+    ),
+    "mixed": (
+        [R18, "efficientnet_b0.ra_in1k"],
+        {"epochs": 100, "batch_size": 8, "lr": 0.004, "val_ratio": 0.2, "sigma": 4, "fusion": "reference"},
+    ),
+    "ead": ("small", {"steps": 70000, "batch_size": 1, "lr": 1e-4, "sigma": 0, "img_size": 256}),
+}
+LEVELS = {"dbfad": [0, 1, 2, 3], "mixed": [[1, 2], [3, 4]]}  # the others: [1, 2, 3]
+
 
 def method_of(path: Path):
     return TRAINERS[read_config(path)["distillType"]]
@@ -32,6 +54,19 @@ def test_parses(path: Path):
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_spells_out_every_key_of_its_method_but_the_crop(path: Path):
     assert {"crop_size", *read_config(path)["TrainingData"]} == set(method_of(path).Options.model_fields)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_has_the_published_recipe_and_so_have_the_defaults(path: Path):
+    method = method_of(path)
+    config = check_config(read_config(path), method.Config[method.Options])
+    assert config.TrainingData == method.Options()
+    if config.distillType in PUBLISHED:
+        backbone, recipe = PUBLISHED[config.distillType]
+        assert config.backbone == backbone
+        assert config.TrainingData.model_dump(include=set(recipe)) == recipe
+        if config.distillType != "ead":
+            assert config.out_indice == LEVELS.get(config.distillType, [1, 2, 3])
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)

@@ -7,7 +7,7 @@ from engine.splits import split_train
 from engine.state import TrainState
 from models.losses import batch_sum
 from tests.conftest import HeldOut, count
-from trainer import build_trainer
+from trainer import TRAINERS, build_trainer
 from trainer.dbfad import blur
 from utils.errors import UserError
 
@@ -67,8 +67,9 @@ def test_training_and_validation_see_blurred_images_and_tests_do_not(trainer, mo
 
 
 def test_split_and_steps_of_mvtecs_carpet():
-    train, val, _ = split_train(280, 0.3, 0)
-    assert (len(train), len(val), -(-len(train) // 4)) == (196, 84, 49)
+    options = TRAINERS["dbfad"].Options()
+    train, val, _ = split_train(280, options.val_ratio, 0)
+    assert (len(train), len(val), -(-len(train) // options.batch_size)) == (196, 84, 49)
 
 
 def test_optimizer_plateau_and_defaults(trainer):
