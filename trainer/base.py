@@ -157,11 +157,12 @@ class BaseTrainer:
         from engine import run
 
         if not self.fresh:  # trained or loaded before, as in a notebook
-            self.__init__(self.config, self.run_dir)
+            config, run_dir = self.config, self.run_dir
+            vars(self).clear()  # all that was made since, such as another teacher with statistics
+            self.__init__(config, run_dir)
         self.fresh = False
         from_main(lambda: bool(self.test_set))  # an error there ends every process
-        test_set = self.test_set if is_main() else None
-        metadata = run.train(self, self.compute, self.folder, self.metadata, test_set)
+        metadata = run.train(self, self.compute, self.folder, self.metadata, self.test_set if is_main() else None)
         if metadata is None:
             self.load()
         else:

@@ -59,9 +59,13 @@ def test_a_standardised_teachers_channels_have_mean_0_and_std_1_over_the_trainin
     assert torch.equal(again.anomaly_map(image), trainer.anomaly_map(image))
 
 
-def test_a_second_training_of_one_trainer_is_like_the_first(config, monkeypatch):
-    """As in a notebook: with new statistics of the standardised teacher, or the trained student, it would differ."""
-    settings = config("st", {"standardise": True, "epochs": 2, "lr": 0.01}, precision="fp32", **LITE)
+@pytest.mark.parametrize(
+    ("method", "training"),
+    [("st", {"lr": 0.01}), pytest.param("rnrd", {"memories": [0, 1, 2]}, marks=pytest.mark.slow)],
+)
+def test_a_second_training_of_one_trainer_is_like_the_first(config, monkeypatch, method, training):
+    """As in a notebook: with new statistics of a standardised teacher, or the trained student, it would differ."""
+    settings = config(method, {"standardise": True, "epochs": 2, **training}, precision="fp32", **LITE)
     once, trainer = build_trainer(settings | {"run": "once"}), build_trainer(settings)
     once.train()
     with killed_at_the_first_checkpoint(monkeypatch):
