@@ -78,7 +78,7 @@ def look(trainer: "BaseTrainer", dataset: "ImageDataset", index: int) -> "ImageV
     from engine.stream import placed
     from evaluation.feature_pages import ImageView, LevelView, channel_importance, level_shares
     from evaluation.pictures import shown, shown_aspect
-    from utils.config import joined
+    from utils.wording import joined
 
     sample, item, place, aspect = dataset.samples[index], dataset[index], "", 1.0
     if dataset.tiles:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainer import build_trainer
-from utils.config import joined
+from utils.wording import joined
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

@@ -88,7 +88,11 @@ def planned(candidate: Candidate, name: str, root: str, save: Path, steps: int, 
     ensure_demo(config)
     digest = teacher_hash(config.model_dump(mode="json"))
     # Files of one name, as pretrain.py writes them, differ in their hashes.
-    which = [candidate.backbone, Path(candidate.weights).stem[:30], *([digest[:8]] if digest else [])]
+    which = [
+        candidate.backbone,
+        Path(candidate.weights).stem.encode()[:30].decode(errors="ignore"),
+        *([digest[:8]] if digest else []),
+    ]
     words += [f"run={'-'.join(which)}-{steps}-{seed}", *candidate.length(steps, len(mvtec.train_samples(config)))]
     config = read_run(file, words)[1]
     folder, wanted = RunFolder(config).path, config.model_dump(mode="json")

@@ -41,7 +41,7 @@ from models.teachers.features import outline
 from models.teachers.pdn import build_pdn, find_pdn
 from models.teachers.teacher import Teacher
 from models.teachers.weights import build_teacher, find_source
-from utils.command import run
+from utils.command import run, whole_number
 from utils.config import Config, TrainingData
 from utils.config_file import check_config
 from utils.console import note
@@ -107,10 +107,12 @@ def flags() -> argparse.Namespace:
         help="values of the key weights, or BACKBONE=WEIGHTS; a verdict of the fast look needs random",
     )
     parser.add_argument("--sets", nargs="+", help="only these sets")
-    parser.add_argument("--seeds", type=count, default=3, help="of random networks, or of students")
-    parser.add_argument("--limit", type=count, default=40, help="images of train/good and of each folder of test/")
+    parser.add_argument("--seeds", type=whole_number(1, 1000), default=3, help="of random networks, or of students")
+    parser.add_argument(
+        "--limit", type=whole_number(1, 10**6), default=40, help="images of train/good and of each folder of test/"
+    )
     parser.add_argument("--students", action="store_true", help="train students")
-    parser.add_argument("--steps", type=count, default=300, help="of a student's training")
+    parser.add_argument("--steps", type=whole_number(1, 1000), default=300, help="of a student's training")
     parser.add_argument("--save", type=Path, default=ROOT / "results/teachers", help="where students are kept")
     return parser.parse_args()
 
@@ -120,13 +122,6 @@ def named(teacher: str, backbone: str) -> tuple[str, str]:
     head, equals, weights = teacher.partition("=")
     is_path = "/" in head or Path(teacher).is_file()
     return (head, weights) if equals and not is_path else (backbone, teacher)
-
-
-def count(text: str) -> int:
-    """A number from 1 on; argparse turns the error into a message."""
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
 
 
 # The teacher
@@ -154,7 +149,8 @@ def build(backbone: str, weights: str, seed: int) -> Teacher:
     if is_pdn(backbone):
         kind = backbone.removeprefix("pdn_")
         return build_pdn(kind, find_pdn(kind, weights), seed)
-    outline(backbone, LEVELS)  # refuses an unknown backbone before its weights are searched for
+    # Refuses an unknown backbone, and one that is no CNN, before its weights are searched for.
+    outline(backbone, LEVELS).check_size((STRIDE * GRID, STRIDE * GRID), "img_size")
     return build_teacher(backbone, LEVELS, find_source(backbone, weights), seed)
 
 

@@ -23,9 +23,10 @@ from evaluation.score import Scored, image_score
 from evaluation.spro import SaturatedOverlap
 from evaluation.summary_pictures import draw_contact, draw_rates, draw_scores
 from evaluation.tables import LABELS
-from utils.config import RunConfig, joined
+from utils.config import RunConfig
 from utils.errors import UserError
 from utils.files import replacing, write_atomic, write_csv, write_json, write_text
+from utils.wording import joined
 
 
 class Tested(NamedTuple):

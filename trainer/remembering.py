@@ -193,8 +193,7 @@ def alignment(memory: NormalityMemory, form: str) -> torch.Tensor:
 
 
 def exemplars(step: int, count: int, images: int, seed: int) -> list[int]:
-    """The exemplars of a step: the next `count` images in a random order; each pass over all has a new order."""
-    places = range(step * count, (step + 1) * count)
-    passes = {place // images for place in places}
-    orders = {k: np.random.default_rng((seed, k)).permutation(images) for k in passes}
-    return [int(orders[place // images][place % images]) for place in places]
+    """The next `count` images; each pass over all images has another random order, independent of the batches'."""
+    places = [divmod(place, images) for place in range(step * count, (step + 1) * count)]
+    orders = {k: np.random.default_rng((seed, k, 1)).permutation(images) for k in {k for k, _ in places}}
+    return [int(orders[k][place]) for k, place in places]

@@ -4,6 +4,7 @@ Each field has the name of its YAML key, so `grep` leads from the file to the co
 """
 
 import math
+import os
 import re
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -45,7 +46,7 @@ def _height_width(value: Any) -> Any:
 def _printable(value: str) -> str:
     """Check text that may be or become a path and appears in messages of one line."""
     if any(ord(character) < 32 or ord(character) == 127 for character in value):
-        raise ValueError("must not contain line breaks or other control characters")
+        raise ValueError("must not contain control characters (write a Windows path without quotes)")
     parts = [len(part.encode(errors="surrogateescape")) for part in re.split(r"[/\\]", value)]
     if max(parts) > LONGEST_NAME or sum(parts) + len(parts) > LONGEST_PATH:
         raise ValueError(f"is too long: a name has at most {LONGEST_NAME} characters, a path {LONGEST_PATH:,}")
@@ -99,7 +100,8 @@ def _names(value: bool | list[str]) -> bool | list[str]:
 
 Text = Annotated[str, Field(min_length=1), AfterValidator(_printable)]
 Folder = Annotated[Text, AfterValidator(_single_folder)]
-Paths = Annotated[list[Text], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+FilePath = Annotated[Text, AfterValidator(os.path.expanduser)]  # ~ in a file is not for the shell
+Paths = Annotated[list[FilePath], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 Unified = Annotated[bool | list[Folder], AfterValidator(_names)]
 Side = Annotated[int, Field(ge=SIDES[0], le=SIDES[1])]
 Threads = Annotated[int, Field(gt=0, le=1024)]
@@ -130,7 +132,7 @@ class CommonData(Section):
     crop_size: Size = (256, 256)  # centre crop after the resize; metrics are at this size
     tile: Size | None = None  # the networks see overlapping parts of this size; none: the whole crop_size
     overlap: Annotated[Number, Field(ge=0, le=0.75)] = 0.25  # of neighbouring tiles, as a share of their sides
-    roi: Text | None = None  # a mask of what is looked at, or a folder with one for each image; from the category
+    roi: FilePath | None = None  # a mask of what is looked at, or a folder with one for each image; from the category
     val_ratio: Share = 0.2  # share of train/good held out to choose the model
     sigma: NotNegative = 0.0  # Gaussian blur of the map, in pixels
 
@@ -187,7 +189,7 @@ class FolderData(Section):
 class RunConfig(Section, Generic[AnyOptions]):
     """One run: which data, which method, which teacher, on what."""
 
-    data_path: Text
+    data_path: FilePath
     reader: Text = "auto"  # the layout of the data set: a key of datasets.readers.READERS; auto recognises it
     folder: FolderData = FolderData()
     distillType: Text
@@ -195,7 +197,7 @@ class RunConfig(Section, Generic[AnyOptions]):
     obj: Folder
     unified: Unified = False  # one student for several categories; in a checked configuration, their names
     phase: Literal["train", "test"] = "train"
-    save_path: Text = "results"
+    save_path: FilePath = "results"
     weights: Text = "imagenet"  # imagenet | bundled | random | auto | path of a .safetensors or .pth file
     device: Device = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -255,8 +257,3 @@ def result_settings(config: RunConfig) -> dict[str, Any]:
             values.pop(key)  # students that were trained before there was this key are the same
     section.pop("roi")  # a path; what it hides is in the hash of the images
     return values | {f"TrainingData.{key}": value for key, value in section.items()}
-
-
-def joined(backbone: str | list[str]) -> str:
-    """For the screen: resnet18 + efficientnet_b0."""
-    return backbone if isinstance(backbone, str) else " + ".join(backbone)

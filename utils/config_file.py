@@ -50,7 +50,7 @@ def check_config(
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        errors = error.errors()
+        errors = sorted(error.errors(), key=lambda each: each["type"] == "missing")  # misspelt rather than missing
         where = "command line" if _is_about(errors[0], words, _sections(model)) else name
         raise UserError(f"{where}: {sentence(errors, _known_keys(model))}") from None
 
@@ -70,7 +70,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = parse(text)
     except ValueError as error:
-        raise UserError(f"config file {path} is not valid YAML: {error}") from None
+        hint = "; write a Windows path without quotes" if "escape" in str(error) else ""
+        raise UserError(f"config file {path} is not valid YAML: {error}{hint}") from None
     if not isinstance(content, dict):
         raise UserError(f"config file {path} has no keys; see configs/ for complete examples")
     return content

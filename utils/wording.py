@@ -1,4 +1,4 @@
-"""Turn an error of pydantic into a sentence that says which values are possible."""
+"""Values in words: an error of pydantic as a sentence that says which values are possible."""
 
 import difflib
 from collections.abc import Sequence
@@ -47,11 +47,18 @@ def sentence(errors: Sequence[dict[str, Any]], known: Sequence[str]) -> str:
         return f"unknown key '{path}'.{_nearest(path, known)}"
     if error["type"] == "missing":
         return f"key '{path}' is missing"
+    if not path:  # about several keys, which the rule names
+        return _rule(error)
     rules = [_rule(each) for each in errors if dotted(each) == key or dotted(each).startswith(f"{key}.")]
     place = next((f" (value {part + 1})" for part in error["loc"] if isinstance(part, int)), "")
     colon = "" if rules[0].startswith(("must ", "is ")) else ":"
     got = "" if isinstance(error["input"], dict) else f" (got {shown(error['input'])}{_quotes(error)})"
     return f"'{key}'{place}{colon} {_either(rules)}{got}"
+
+
+def joined(backbone: str | list[str]) -> str:
+    """The backbones of a run, such as resnet18 + efficientnet_b0."""
+    return backbone if isinstance(backbone, str) else " + ".join(backbone)
 
 
 def dotted(error: dict[str, Any]) -> str:

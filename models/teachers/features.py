@@ -64,6 +64,8 @@ class Features(nn.Module):
             if "memory" in str(error):  # not caused by the network
                 raise
             side = self.net.pretrained_cfg["input_size"][-1]  # of the images that timm's weights saw
+            if tuple(size) != (side, side):
+                self.check_size((side, side), key)  # first what no size can mend
             use = f"write TrainingData.{key}={side}" if key in ("img_size", "crop_size", "tile") else f"use {side}"
             raise UserError(f"backbone '{self.backbone}' cannot take {key} {tuple(size)}; {use}") from None
         finally:

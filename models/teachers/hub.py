@@ -1,5 +1,6 @@
 """ImageNet weights from the caches of huggingface_hub and torch.hub, or from the hub itself."""
 
+import http.client
 import threading
 import time
 import urllib.error
@@ -81,7 +82,7 @@ def _answers(url: str) -> bool:
         except urllib.error.HTTPError as error:
             if error.code in (401, 403, 404):  # the download will say so; after others it would try for long
                 answered.set()
-        except OSError:
+        except (OSError, ValueError, http.client.HTTPException):  # also of a proxy that answers something else
             pass
 
     thread = threading.Thread(target=ask, daemon=True)

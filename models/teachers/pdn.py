@@ -7,7 +7,15 @@ from torch import nn
 
 from models.pdn import CHANNELS, PDN
 from models.teachers.teacher import IMAGENET, Teacher
-from models.teachers.weights import Source, bundled_names, check_values, find_source, read_tensors, teachers_randomness
+from models.teachers.weights import (
+    Source,
+    bundled_names,
+    check_values,
+    few,
+    find_source,
+    read_tensors,
+    teachers_randomness,
+)
 from utils.console import note
 from utils.errors import UserError
 
@@ -36,8 +44,8 @@ def find_pdn(kind: str, weights: str) -> Source:
         weights = "bundled"
     if weights == "bundled" and f"pdn_{kind}" not in bundled_names():
         raise UserError(
-            f"weights: no {kind} PDN is bundled (bundled: {', '.join(bundled_names())}); make one (python3 pretrain.py "
-            f"--config configs/teachers/pdn_{kind}.yaml) or give the path of your own"
+            f"weights: no {kind} PDN is bundled; make one (python3 pretrain.py --config "
+            f"configs/teachers/pdn_{kind}.yaml) or give the path of your own"
         )
     return find_source(f"pdn_{kind}", weights)
 
@@ -64,12 +72,7 @@ def load_pdn(net: PDN, path: Path) -> None:
         "has misshapen": [key for key in wanted if key in given and given[key].shape != wanted[key].shape],
         "lacks": [key for key in wanted if key not in given],
     }
-    words = []
-    for what, keys in faults.items():
-        if keys:
-            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-            words.append(f"{what} {', '.join(keys[:3])}{more}")
-    if words:
+    if words := [f"{what} {few(keys)}" for what, keys in faults.items() if keys]:
         pdn = f"{net.kind} PDN of {net.channels} channels"
         raise UserError(f"weights: {path} is not a {pdn}: it {' and '.join(words)}")
     check_values(path, given.values())

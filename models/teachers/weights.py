@@ -203,16 +203,18 @@ def load_weights(net: Features, tensors: dict[str, torch.Tensor], path: Path) ->
     misshapen = [key for key in wanted if key in given and given[key].shape != wanted[key].shape]
     for what, keys in (("has unknown", unexpected), ("has misshapen", misshapen), ("lacks", missing)):
         if keys:
-            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
             kind = IncompleteWeights if keys is missing else UserError
-            raise kind(
-                f"weights: {path} is not a '{net.backbone}': it {what} {', '.join(names[k] for k in keys[:3])}{more}"
-            )
+            raise kind(f"weights: {path} is not a '{net.backbone}': it {what} {few([names[k] for k in keys])}")
     check_values(path, (given[key] for key in wanted if key in given))
     with torch.no_grad():
         for key, tensor in wanted.items():
             if key in given:
                 tensor.copy_(given[key])
+
+
+def few(names: Sequence[str]) -> str:
+    """The first three, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _plain(key: str) -> str:
@@ -224,14 +226,15 @@ def _plain(key: str) -> str:
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a .safetensors or .pth file by name. Raises UserError naming a damaged file."""
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
         raise UserError(f"weights: {path} cannot be read as a weights file ({reason(error)})") from None
     except Exception:  # pickle.UnpicklingError: code instead of tensors, or not a checkpoint
         raise UserError(f"weights: {path} is not a file of tensors that can be loaded safely") from None
-    content = content.get("state_dict", content) if isinstance(content, dict) else content
+    for key in ("state_dict", "model"):  # as Lightning and timm, and as torchvision save a training
+        content = content.get(key, content) if isinstance(content, dict) else content
     named = isinstance(content, dict) and all(isinstance(key, str) for key in content)
     if not named or not all(isinstance(tensor, torch.Tensor) for tensor in content.values()):
         raise UserError(f"weights: {path} does not contain a state_dict")

@@ -87,11 +87,16 @@ def test_students_of_a_teacher_file_made_again_are_trained_again(tmp_path, monke
 
 def test_each_teacher_file_and_number_of_steps_has_its_own_folder(tmp_path):
     data = write_mvtec(tmp_path, train=2)
-    long = f"{'x' * 150}.safetensors"
-    for name, content in (("a/resnet18.safetensors", b"a"), ("b/resnet18.safetensors", b"b"), (long, b"c")):
+    long, wide = f"{'x' * 150}.safetensors", f"{'教' * 70}.safetensors"  # the second has 3 bytes a character
+    for name, content in (
+        ("a/resnet18.safetensors", b"a"),
+        ("b/resnet18.safetensors", b"b"),
+        (long, b"c"),
+        (wide, b"d"),
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
-    files = [str(tmp_path / name) for name in ("a/resnet18.safetensors", "b/resnet18.safetensors", long)]
+    files = [str(tmp_path / name) for name in ("a/resnet18.safetensors", "b/resnet18.safetensors", long, wide)]
     runs = [(file, steps, seed) for file in ("bundled", *files) for steps in (3, 4) for seed in (0, 1)]
     cells = [planned(Candidate("resnet18", file), "part", str(data), tmp_path, *rest) for file, *rest in runs]
     assert len({cell.folder for cell in cells}) == len(runs)

@@ -51,6 +51,11 @@ def test_a_pdn_can_come_from_a_file_or_be_random(tmp_path):
         teachers.feature_grid("pdn_small", "nowhere.pth", seed=0)
 
 
+def test_a_network_that_is_no_cnn_is_refused():
+    with pytest.raises(UserError, match="choose a CNN"):
+        teachers.build("swin_tiny_patch4_window7_224", "random", 0)
+
+
 def test_distances_are_to_the_nearest():
     grid, memory = torch.rand(2, 5, 3, 4), torch.rand(7, 5)
     by_hand = (grid[:, None] - memory[None, :, :, None, None]).norm(dim=2).amin(dim=1, keepdim=True)

@@ -6,6 +6,7 @@ The public code is not the authors' (github.com/SimonThomine/RememberingNormalit
 import pytest
 import torch
 
+from engine.loading import EpochBatches
 from tests.conftest import count, run_script, small
 from tests.memories import memory
 from trainer import build_trainer
@@ -186,6 +187,13 @@ def test_exemplars_go_round_through_all_images():
     assert len(exemplars(0, count=16, images=5, seed=0)) == 16  # more than there are images, more than a batch
 
 
+def test_exemplars_are_drawn_independently_of_the_batches():
+    """With as many exemplars as images in a batch, they were the batch itself, which RNRD's recipe has (16)."""
+    batches = list(EpochBatches(320, 16, seed=0))
+    shared = [len({*batch} & {*exemplars(step, 16, 320, seed=0)}) for step, batch in enumerate(batches)]
+    assert 0 < sum(shared) < 2 * 16  # 0.8 in each of the 20 steps by chance
+
+
 def test_layer4_is_only_for_exemplars(config):
     """The earlier code computed it for every test image."""
     trainer = build_trainer(config("rnrd", {"memories": [0, 1, 2]}, weights="random"))
@@ -225,9 +233,13 @@ def test_optimizers_and_schedules(config, method, one_cycle):
         assert schedule.state_dict()["total_steps"] == 100
         assert optimizer.param_groups[0]["lr"] == pytest.approx(trainer.options.lr / 25)
     elif method == "rnst":
-        assert isinstance(optimizer, torch.optim.SGD) and optimizer.param_groups[0]["lr"] == 0.4
+        (group,) = optimizer.param_groups
+        assert isinstance(optimizer, torch.optim.SGD)
+        assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.4, 0.9, 1e-4)
     else:
-        assert optimizer.param_groups[0]["betas"] == (0.5, 0.999) and optimizer.param_groups[0]["lr"] == 0.005
+        (group,) = optimizer.param_groups
+        assert isinstance(optimizer, torch.optim.Adam)
+        assert (group["lr"], group["betas"], group["weight_decay"]) == (0.005, (0.5, 0.999), 0)
     if not one_cycle:
         assert schedule is None
 

@@ -57,7 +57,7 @@ def test_the_value_in_the_file_is_the_value_used(text):
         ("obj=../x", "'obj' must be the name of one folder, not a path (got '../x')"),
         ("obj=", "'obj' must not be empty"),
         ("obj=" + "x" * 300, "'obj' is too long"),
-        ('obj="a\\0b"', "'obj' must not contain line breaks or other control characters"),
+        ('obj="a\\0b"', "'obj' must not contain control characters (write a Windows path without quotes)"),
         ("obj=caf\udce9", "'obj' must be text in UTF-8"),
         ("save_path=/x/" + "y" * 300, "'save_path' is too long"),
         ("save_path=" + "/x" * 2000, "'save_path' is too long"),
@@ -88,6 +88,17 @@ def test_a_value_that_a_key_does_not_take_is_one_sentence_that_says_so(override,
 )
 def test_a_size_that_does_not_fit_is_blamed_on_the_key_that_was_given(words, key):
     assert check([f"TrainingData.{words}"]).TrainingData.input_key == key
+
+
+def test_a_home_folder_in_a_file_is_the_users(monkeypatch):
+    """A run went to a folder with the name ~."""
+    monkeypatch.setenv("HOME", "/home/me")
+    config = check(["save_path=~/results"], data_path="~/data", folder={"good": "~/parts"})
+    assert (config.data_path, config.save_path, config.folder.good) == (
+        "/home/me/data",
+        "/home/me/results",
+        ["/home/me/parts"],
+    )
 
 
 def test_a_written_config_reads_back_equal():

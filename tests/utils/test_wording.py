@@ -2,6 +2,8 @@
 
 import pytest
 
+from pretraining import RECIPES
+from tests.conftest import REPO
 from tests.utils.configs import MINIMAL, check, check_pair, mistake
 from trainer.stpm import STPMTrainer
 from utils.config import Config
@@ -44,3 +46,15 @@ def test_missing_key_is_named():
     raw = {key: value for key, value in MINIMAL.items() if key != "obj"}
     with pytest.raises(UserError, match="key 'obj' is missing"):
         check_config(read_config(raw), Config[STPMTrainer.Options])
+
+
+def test_a_misspelt_key_is_named_rather_than_the_one_that_is_missing():
+    raw = {"bakcbone" if key == "backbone" else key: value for key, value in MINIMAL.items()}
+    with pytest.raises(UserError, match="unknown key 'bakcbone'. Did you mean 'backbone'?"):
+        check_config(read_config(raw), Config[STPMTrainer.Options])
+
+
+def test_a_mistake_about_several_keys_at_the_top_names_them():
+    raw = read_config(REPO / "configs/teachers/resnet18.yaml") | {"img_size": 32, "crop_size": 64}
+    with pytest.raises(UserError, match="^config: crop_size 64 is larger than img_size 32$"):
+        check_config(raw, RECIPES[raw["recipe"]].Options)

@@ -82,6 +82,12 @@ def test_a_network_that_is_no_cnn_is_refused_for_what_it_cannot_do(backbone):
         Features(backbone, [0, 1]).check_size((256, 256))
 
 
+def test_no_size_is_advised_to_a_network_that_cannot_be_used_at_any():
+    """At 64 pixels the advice was to write 224, and at 224 to choose a CNN."""
+    with pytest.raises(UserError, match="'swin_.*' does not give feature maps .B,C,H,W.; choose a CNN$"):
+        outline("swin_tiny_patch4_window7_224", [0, 1]).check_size((64, 64))
+
+
 @pytest.mark.parametrize("key", ["img_size", "tile"])
 def test_an_impossible_size_is_answered_with_a_possible_one(key):
     """timm says nothing: an assertion without a text."""

@@ -1,7 +1,10 @@
 """ImageNet weights from caches and hubs. Nothing here asks a hub: a local file stands in for a download."""
 
+import http.client
 import socket
+import threading
 import time
+import urllib.request
 
 import pytest
 import torch
@@ -96,6 +99,19 @@ def test_a_download_that_fails_says_why(no_cache, monkeypatch):
     monkeypatch.setattr(hub, "hf_hub_download", full)
     with pytest.raises(UserError, match=r"they cannot be downloaded \(\[Errno 28\] No space left on device\); do one"):
         find_source("resnet18.tv_in1k", "imagenet")
+
+
+@pytest.mark.parametrize(
+    "error", [http.client.BadStatusLine("hello"), http.client.InvalidURL("a b"), ValueError("port")]
+)
+def test_a_proxy_that_answers_something_else_is_a_hub_that_cannot_be_reached(error, monkeypatch):
+    def broken(*args, **kwargs):
+        raise error
+
+    seen = []
+    monkeypatch.setattr(threading, "excepthook", seen.append)
+    monkeypatch.setattr(urllib.request, "urlopen", broken)
+    assert not hub._answers("https://hub.invalid/file") and not seen
 
 
 def test_a_network_without_published_weights_is_refused(no_cache):

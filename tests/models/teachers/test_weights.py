@@ -42,9 +42,12 @@ def test_wrapped_half_precision_and_old_files_are_loaded(tmp_path, whole):
     """A training checkpoint's state_dict, fp16 weights, and torchvision's old files without batch counts."""
     old = {k: v.half() if v.is_floating_point() else v for k, v in whole.items() if "num_batches" not in k}
     torch.save({"state_dict": {f"module.{k}": v for k, v in old.items()}}, tmp_path / "old.pth")
-    net = Features("resnet18", LEVELS)
-    load_file_into(net, tmp_path / "old.pth")
-    assert all(torch.equal(v, old[k].float()) for k, v in net.net.state_dict().items() if k in old)
+    torch.save({"model": old, "epoch": 3}, tmp_path / "training.pth")
+    save_file(old, tmp_path / "OLD.SAFETENSORS")
+    for name in ("old.pth", "training.pth", "OLD.SAFETENSORS"):
+        net = Features("resnet18", LEVELS)
+        load_file_into(net, tmp_path / name)
+        assert all(torch.equal(v, old[k].float()) for k, v in net.net.state_dict().items() if k in old)
 
 
 @pytest.mark.parametrize("backbone", ["convnext_atto", "densenet121", "mobilenetv3_large_100", "efficientnet_b0"])
