@@ -1,6 +1,5 @@
 """Set the threshold of a finished run with new good images, without training; or undo that."""
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,6 +95,7 @@ def restore(trainer: "BaseTrainer") -> list[str]:
 
 def _replace(trainer: "BaseTrainer", normal: dict, earlier: list[dict], rates: Rates) -> list[str]:
     """Save the calibration that decides from now on and the earlier ones; returns what to tell the user."""
+    from engine.retest import how_to_test
     from engine.unified import categories_apart
 
     trainer.metadata |= {"normal": normal, "earlier_calibrations": earlier}
@@ -104,7 +104,8 @@ def _replace(trainer: "BaseTrainer", normal: dict, earlier: list[dict], rates: R
     tested = [part.run_dir for part in categories_apart(trainer) if part.folder.metrics_file.exists()]
     for run_dir in tested:
         _forget_decisions(run_dir)
-    return [f"the pages still show the earlier threshold; {_how_to_test(trainer)}"] if tested else []
+    command = how_to_test(trainer.config, trainer.run_dir)
+    return [f"the pages still show the earlier threshold; to update them: {command}"] if tested else []
 
 
 def _check_settings(trainer: "BaseTrainer") -> None:
@@ -119,26 +120,6 @@ def _check_settings(trainer: "BaseTrainer") -> None:
     changed = changed or ", ".join(other_region(trainer.config, trainer.metadata.get("normal") or {}))
     if changed:
         raise UserError(f"calibrate.py cannot change settings that scores depend on ({changed}): train a run with them")
-
-
-def _how_to_test(trainer: "BaseTrainer") -> str:
-    """The command that tests the run where it is; trainNet.py finds only folders that are named as it names them."""
-    from engine.folder import RunFolder
-    from utils.command import ROOT
-
-    folder, config = trainer.run_dir.resolve(), trainer.config
-    name = folder.name.removeprefix(config.obj).removeprefix("-") or None
-    where = {"save_path": str(folder.parent.parent), "run": name}
-    script = "trainNet.py" if Path("trainNet.py").exists() else str(ROOT / "trainNet.py")
-    if RunFolder(config.model_copy(update=where)).path != folder or (name is None and config.run is not None):
-        needed = RunFolder(config.model_copy(update={"save_path": "SAVE_PATH"})).path
-        moved = f"move {folder} to {needed}, where trainNet.py finds it, and test it again there: "
-        folder, where = needed, {"save_path": "SAVE_PATH"}
-    else:
-        moved = "this test updates them: "
-    words = ["python3", script, "--config", f"{folder}/config.yaml", "phase=test"]
-    where["data_path"] = str(Path(config.data_path).resolve()) if Path(config.data_path).exists() else None
-    return moved + shlex.join([*words, *(f"{key}={value}" for key, value in where.items() if value is not None)])
 
 
 def _comparison(earlier: dict | None, now: dict) -> list[str]:

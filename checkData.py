@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from datasets.doctor.copies import Pair
     from datasets.doctor.facts import Facts
+    from datasets.doctor.findings import Finding
     from evaluation.check_report import Checked
     from evaluation.outliers import Stranger
     from models.teachers.features import Features
@@ -86,8 +87,22 @@ def check(config: "RunConfig", command: str) -> "Checked":
         *shortcuts.findings(scores),
         *outliers.findings(found, listed.root),
     ]
+    if not listed.findings:  # else a training ends with one of these
+        findings += refusal(config)
     remarks = [*remarks_of(facts), *shape_remarks(facts, config), remark]
     return Checked(listed.root, facts, findings, pairs, scores, found, remarks)
+
+
+def refusal(config: "RunConfig") -> "list[Finding]":
+    """Why a training would not begin, such as too few pictures."""
+    from datasets.doctor.findings import Finding
+    from engine.splits import train_datasets
+
+    try:
+        train_datasets(config)
+    except UserError as error:
+        return [Finding("folders", str(error), "until then, a training ends with this error")]
+    return []
 
 
 def shape_remarks(facts: "Sequence[Facts]", config: "RunConfig") -> list[str]:

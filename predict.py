@@ -3,6 +3,7 @@
 import argparse
 import glob
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -39,11 +40,11 @@ def main() -> None:
         how = (
             "python3 export.py RUN ... --images FOLDER"
             if args.model
-            else f"python3 calibrate.py {args.run} --images FOLDER"
+            else f"python3 calibrate.py {shlex.quote(args.run)} --images FOLDER"
         )
         note(f"this run has no calibration, so nothing is decided: {how}")
     write = watched if args.watch else predicted
-    counts = write(judge, paths, Results(args.out, args.pictures, args.maps))
+    counts = write(judge, paths, Results(args.out, args.pictures, args.maps, os.path.abspath(args.model or args.run)))
     summary = ", ".join(f"{count} {what}" for what, count in counts.items()) or "no pictures"
     say(f"{summary}: {args.out / 'predictions.csv'}")
     if counts["failed"]:

@@ -66,6 +66,7 @@ def train_and_test_each(runs: Mapping[str, tuple[str | Mapping, Sequence[str]]])
 def train_and_test(source: str | Mapping, overrides: Sequence[str] = ()) -> list[Path]:
     """One student; returns the folders of its tests: the run's or, if it is for several categories, one for each."""
     from datasets.demo import ensure_demo
+    from engine.retest import check_own_folder
     from engine.unified import categories_apart, repeatable, set_aside
     from evaluation.report import summary
     from trainer import build_trainer
@@ -73,6 +74,8 @@ def train_and_test(source: str | Mapping, overrides: Sequence[str] = ()) -> list
     from utils.ranks import is_main
 
     trainer = build_trainer(source, overrides)
+    if trainer.config.phase == "test":
+        check_own_folder(source, overrides, trainer.config)
     for part in categories_apart(trainer):
         ensure_demo(part.config)
         if trainer.config.unified:

@@ -30,11 +30,13 @@ def main() -> None:
 
     from datasets.demo import ensure_demo
     from engine.categories import runs_of
+    from engine.retest import check_own_folder
     from engine.unified import categories_apart
     from trainer import build_trainer
 
     for source, words in runs_of(args.config, args.overrides).values():
         trainer = build_trainer(source, [*words, "phase=test"])
+        check_own_folder(source, words, trainer.config)
         trainer.load()
         for part in categories_apart(trainer):
             ensure_demo(part.config)

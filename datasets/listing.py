@@ -51,8 +51,7 @@ def list_images(folder: Path) -> list[Path]:
     Notes name everything else in it, except hidden files and folders. Raises as `contents`.
     """
     found = contents(folder)
-    say_left_out(folder, f"file(s) that are not {'/'.join(SUFFIXES)}", found.others)
-    say_left_out(folder, "broken link(s)", found.broken)
+    _say_unread(folder, found)
     say_left_out(folder, "subfolder(s), with the images in them", found.folders)
     return found.images
 
@@ -60,15 +59,23 @@ def list_images(folder: Path) -> list[Path]:
 def list_images_below(folder: Path) -> list[Path]:
     """The image files of a folder and its subfolders, sorted by path, without hidden ones. Raises as `contents`.
 
-    Links to folders are not followed: they could form a loop. What earlier predictions drew is no picture of a part: it
-    is left out, and a note says so.
+    Links to folders are not followed: they could form a loop. What earlier predictions drew is no picture of a part.
+    Notes name what is left out.
     """
     found = contents(folder)
     drawn = [path for path in found.folders if path.name in DRAWN] if folder / TABLE in found.others else []
+    linked = [path for path in found.folders if path not in drawn and path.is_symlink()]
+    _say_unread(folder, found)
     say_left_out(folder, "folder(s) that earlier predictions drew", drawn)
-    folders = (path for path in found.folders if path not in drawn and not path.is_symlink())
+    say_left_out(folder, "link(s) to folders (give the folders themselves)", linked)
+    folders = (path for path in found.folders if path not in drawn and path not in linked)
     below = (list_images_below(path) for path in folders)
     return sorted([*found.images, *(image for images in below for image in images)])
+
+
+def _say_unread(folder: Path, found: Contents) -> None:
+    say_left_out(folder, f"file(s) that are not {'/'.join(SUFFIXES)}", found.others)
+    say_left_out(folder, "broken link(s)", found.broken)
 
 
 def say_left_out(folder: Path, what: str, paths: Iterable[Path]) -> None:

@@ -116,12 +116,12 @@ class Judge:
             pattern = (self.normal or {}).get("part_pattern")
             return parts_of([Path(name)], pattern)[0] if pattern else None
 
-    def stream(self, paths: Iterable[Path]) -> Iterator[tuple[Path, Prediction | UserError]]:
+    def stream(self, paths: Iterable[str | Path]) -> Iterator[tuple[Path, Prediction | UserError]]:
         """Predictions in the order of the paths, and the error of each file that cannot be read or judged.
 
         Threads read the next files; memory grows neither with their number nor, for large ones, with the batch size.
         """
-        paths = iter(paths)
+        paths = map(Path, paths)
         with ThreadPoolExecutor(min(allowed_cores(), self.batch_size)) as pool:
             while group := list(islice(paths, self.batch_size)):
                 for batch in batches(group, pool.map(count_pixels, group)):

@@ -37,6 +37,7 @@ class Results(NamedTuple):
     folder: Path
     pictures: str = "none"  # or rejected, all
     raw_maps: str | None = None  # npy or tiff
+    model: str = ""  # absolute path of the run or exported model
 
     def write(
         self,
@@ -60,7 +61,7 @@ class Results(NamedTuple):
             for path, result in found:
                 row, absolute = described(judge, str(path), result), os.path.abspath(path)
                 if files is not None:
-                    row["file"] = {"path": absolute, "below": root} | files[path]._asdict()
+                    row["file"] = {"path": absolute, "below": root, "model": self.model} | files[path]._asdict()
                 if row["error"]:
                     failed.add(absolute)
                     if len(failed) <= NAMED:
@@ -93,8 +94,8 @@ class Results(NamedTuple):
         """The images that earlier lines describe, by their absolute paths; None if a line does not say which file.
 
         Lines of failed ones are removed from the files. A process that was killed may have left an incomplete last
-        line; it is removed, too. Raises UserError for files that were not written here, and for images whose pictures
-        have names relative to another folder than `root`: others could replace them.
+        line; it is removed, too. Raises UserError for files that were not written here, for those of another model, and
+        for images whose pictures have names relative to another folder than `root`: others could replace them.
         """
         if not any((self.folder / name).exists() for name in (TABLE, LINES)):
             return {}
@@ -104,6 +105,8 @@ class Results(NamedTuple):
             for row in _rows(self.folder / LINES):
                 write(row)
                 file = row.get("file")
+                if file is not None and file.get("model", self.model) != self.model:
+                    raise UserError(f"--out: {self.folder} has predictions of {file['model']}; give another folder")
                 if file is not None and file.get("below", root) != root:
                     raise UserError(
                         f"--out: {self.folder} has pictures of {file['below']}, and those of {root} could replace "

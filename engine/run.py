@@ -23,6 +23,7 @@ from engine.method import Method
 from engine.paper import beside, best_on_test, check_choosable, test_after_each_epoch
 from engine.state import threads_of
 from engine.stream import Scoring
+from engine.student_file import read_metadata
 from engine.threads import take_threads
 from evaluation.calibration import Calibration, check_rates
 from evaluation.cross import CrossCalibration
@@ -53,6 +54,7 @@ def train(
         origin = result_settings(config) | {"teacher (hash)": metadata["teacher"]}
         origin |= {"arithmetic": str(compute), "processes": world_size()}
         from_main(lambda: folder.check_replaceable(origin))
+        from_main(lambda: _check_calibration(folder))
         from_main(lambda: folder.check_retestable(config))
         if config.protocol == "paper":
             from_main(lambda: check_choosable(test_set[0]))
@@ -93,6 +95,17 @@ def train(
                 metadata["normal"] = _normal_scores(method.detector, compute, config, train_set, val_set, calibration)
                 folder.replace_student(method.detector, metadata, config, state.history, state.best_epoch)
     return metadata
+
+
+def _check_calibration(folder: RunFolder) -> None:
+    """Raises UserError if a new training would delete what calibrate.py has done, without `overwrite`."""
+    tested = folder.student_file.exists() and folder.metrics_file.exists()  # else only its test is missing
+    if tested and not folder.overwrite and "earlier_calibrations" in read_metadata(folder.student_file):
+        raise UserError(
+            f"{folder.path} holds a finished run with a threshold of calibrate.py, which a new training would delete: "
+            "test it again with phase=test, give this run its own name with run=NAME, or replace that run with "
+            "overwrite=true"
+        )
 
 
 def test(

@@ -148,6 +148,9 @@ def test_dataset(config: RunConfig) -> tuple[ImageDataset, list[str]]:
         samples = val.samples or train.samples
         which = "held-out" if val.samples else "training (val_ratio is 0)"
         notes.append(f"there are no test images: the {len(samples)} {which} good images are scored instead")
+    elif not any(sample.defect_type == "good" for sample in samples):
+        types = ", ".join(sorted({sample.defect_type for sample in samples})[:5])
+        notes.append(f"there are no good test images: all test images count as defective ({types})")
     dataset = ImageDataset(samples, config.TrainingData)
     dataset.of_training = of_training
     return dataset, notes

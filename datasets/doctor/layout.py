@@ -42,7 +42,7 @@ def listing(config: RunConfig) -> Listing:
     if reader is mvtec:
         if not is_folder(folder):
             mvtec.category(config)  # raises, and names the categories that there are
-        return _Mvtec(folder).listing()
+        return _Mvtec(folder, config.TrainingData.roi).listing()
     samples, findings = {}, []
     for split in ("train", "validation", "test"):
         read = getattr(reader, f"{split}_samples", lambda _: [])
@@ -78,11 +78,12 @@ def without_masks(pictures: Sequence[Picture], root: Path) -> list[Finding]:
 class _Mvtec:
     """A category in MVTec layout, read as `datasets.readers.mvtec` does, but to the end."""
 
-    def __init__(self, root: Path):
-        self.root, self.findings = root, []
+    def __init__(self, root: Path, roi: str | None):
+        self.root, self.roi, self.findings = root, roi, []
 
     def listing(self) -> Listing:
         top = self._by_name(self.root, ["train", "test", "ground_truth"])
+        self._unused(top)
         train, test = (contents(top.get(name, self.root / name)) for name in ("train", "test"))
         good = self._by_name(top.get("train", self.root / "train"), ["good"]).get("good")
         images = self._images(good) if good else []
@@ -100,6 +101,11 @@ class _Mvtec:
         types: dict[str, list[Path]] = {}
         for folder in test.folders:
             types.setdefault(self._type(folder), []).extend(self._images(folder))
+        if any(types.values()) and not types.get("good"):
+            self._add(
+                f"there are no pictures in test/good, so all in test/ count as defective ({', '.join(sorted(types))})",
+                "put good parts there that the student does not learn from, or rename their folder to good",
+            )
         masks = self._masks(top.get("ground_truth", self.root / "ground_truth"), types)
         pictures = [Picture(path, "train", "good") for path in images]
         pictures += [Picture(path, "test", name, masks.get(path)) for name, found in types.items() for path in found]
@@ -107,6 +113,18 @@ class _Mvtec:
 
     def _add(self, sentence: str, advice: str, paths: Sequence[Path] = (), kind: str = "folders") -> None:
         self.findings.append(Finding(kind, sentence, advice, names(paths, self.root)))
+
+    def _unused(self, top: dict[str, Path]) -> None:
+        """Folders beside train, test and ground_truth, such as one with a misspelt name."""
+        roi = self.root / self.roi if self.roi else None
+        others = [path for path in contents(self.root).folders if path not in top.values()]
+        others = [path for path in others if roi is None or path not in (roi, *roi.parents)]
+        if others:
+            self._add(
+                f"{counted(len(others), 'folder')} beside train, test and ground_truth, whose pictures are not used",
+                "rename one that is misspelt, or move what does not belong there",
+                others,
+            )
 
     def _by_name(self, folder: Path, wanted: list[str]) -> dict[str, Path]:
         """The subfolders with these names, also in capitals, which is a fault."""

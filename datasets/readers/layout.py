@@ -36,7 +36,12 @@ def check_category(config: RunConfig, there: Sequence[str]) -> None:
 def no_category(data_path: str, obj: str, there: Sequence[str]) -> UserError:
     if Path(data_path) == Path(DEFAULT_ROOT):
         there = sorted({*there, *CATEGORIES})
-    return UserError(f"obj: {data_path} has no category '{obj}' (it has: {', '.join(there) or 'none'})")
+    if "train" in there:  # one folder too deep
+        category = Path(data_path).resolve()
+        advice = f"this is a category itself: write data_path={category.parent} obj={category.name}"
+    else:
+        advice = f"it has: {', '.join(there) or 'none'}"
+    return UserError(f"obj: {data_path} has no category '{obj}' ({advice})")
 
 
 def category_folder(config: RunConfig, there: Iterable[Path] | None = None) -> Path:
@@ -62,7 +67,9 @@ def good_images(split: Path, good: str = "good") -> list[Sample]:
     check_case(found.folders, [good])
     images = list_images(split / good)
     if not images:
-        raise UserError(f"{split / good}: no images to train on (png, jpg, bmp, tif or webp)")
+        lying = len(contents(split.parent).images)
+        advice = f"; {lying} lie directly in {split.parent}: move the good ones to it" if lying else ""
+        raise UserError(f"{split / good}: no images to train on (png, jpg, bmp, tif or webp){advice}")
     only = f"because only images in {split.name}/{good} are used to train"
     say_left_out(split, f"folder(s), {only}", [path for path in found.folders if path.name != good])
     say_left_out(split, f"image(s), {only}", found.images)

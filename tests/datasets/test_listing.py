@@ -75,6 +75,17 @@ def test_images_below_a_folder_come_in_the_order_of_their_paths_and_links_back_e
     assert below == ["a.png", "b/deep/y.jpg", "b/z.png", "c.png"]
 
 
+def test_what_is_not_read_below_a_folder_is_said(tmp_path, capsys):
+    """A prediction went on without a word, so a picture was taken for judged."""
+    touch(tmp_path / "in", "a.png", "deep/b.heic")
+    (tmp_path / "in/today").symlink_to(tmp_path / "in/deep")
+    (tmp_path / "in/gone.png").symlink_to("nowhere.png")
+    assert names(list_images_below(tmp_path / "in")) == ["a.png"]
+    said = capsys.readouterr().err
+    assert "left out 1 link(s) to folders (give the folders themselves): today" in said
+    assert "left out 1 broken link(s): gone.png" in said and "deep: left out 1 file(s) that are not" in said
+
+
 def test_what_earlier_predictions_drew_is_no_image_of_a_folder(tmp_path, capsys):
     touch(
         tmp_path, "a.png", "maps/b.png", "out/maps/a.png.png", "out/masks/a.png.png", "out/predictions.csv", "out/c.png"

@@ -156,7 +156,7 @@ def test_too_little_memory_of_a_gpu_reduces_the_batch_and_is_an_error_if_that_do
     for k, path in enumerate(paths):
         write_image(path, plain(40 * k))
     judge = Gpu()
-    assert [round(255 * found.score) for _, found in judge.stream(paths)] == [0, 40, 80]
+    assert [round(255 * found.score) for _, found in judge.stream(map(str, paths))] == [0, 40, 80]
     judge.room = 0  # no picture is too large: none would be judged
     with pytest.raises(RuntimeError, match="CUDA out of memory"):
         list(judge.stream(paths))

@@ -113,6 +113,8 @@ def test_a_line_says_which_file_was_judged_and_lines_without_it_are_understood(t
     results.write(judge, judge.stream([path]), str(tmp_path), files={path: signature})
     monkeypatch.chdir("/")
     assert results.finished(str(tmp_path)) == {str(tmp_path / path): signature}
+    with pytest.raises(UserError, match="has predictions of ; give another folder"):  # of another model
+        results._replace(model="/results/rd/part").finished(str(tmp_path))
     line = json.loads((tmp_path / "out" / LINES).read_text())
     del line["file"], line["part"]  # as before there were any
     (tmp_path / "out" / LINES).write_text(json.dumps(line) + "\n")

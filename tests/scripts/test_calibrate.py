@@ -11,6 +11,7 @@ import pytest
 import calibrate
 import predict
 import trainNet
+import visualization
 from tests.conftest import draw_good, write_image
 from trainer import open_run
 from utils.command import run
@@ -221,7 +222,7 @@ def test_the_printed_command_tests_this_run_from_elsewhere(workplace, call, imag
         shutil.copytree(workplace.run, workplace.path / moved)
     before = workplace.kept()
     said = call(calibrate, moved, "--images", images, "false_reject_rate=0.1")
-    command = said.out.partition("this test updates them: ")[2]
+    command = said.out.partition("to update them: ")[2]
     (workplace.path / "elsewhere").mkdir()
     monkeypatch.chdir(workplace.path / "elsewhere")
     monkeypatch.setattr(sys, "argv", shlex.split(command)[1:])
@@ -235,6 +236,25 @@ def test_a_folder_that_no_command_finds_is_to_be_moved(workplace, call, images):
     shutil.copytree(workplace.run, workplace.path / "moved_run")
     said = call(calibrate, "moved_run", "--images", images, "false_reject_rate=0.1")
     assert f"move {workplace.path / 'moved_run'} to SAVE_PATH/st/part" in said.out and "results/st" not in said.out
+
+
+def test_a_moved_runs_own_configuration_does_not_test_another_run(workplace, call):
+    shutil.copytree(workplace.run, workplace.path / "moved/st/part")
+    before = workplace.kept()
+    for script in (trainNet, visualization):
+        said = call(script, "--config", "moved/st/part/config.yaml", "phase=test")
+        assert said.code == 2 and "would test results/st/part; to test this one: python3 " in said.last
+        assert "save_path=" in said.last and workplace.kept() == before
+
+
+def test_a_training_does_not_delete_a_threshold(workplace, call, images):
+    call(calibrate, workplace.run, "--images", images, "false_reject_rate=0.1")
+    call(trainNet, "phase=test", "false_reject_rate=0.1")
+    before = workplace.kept()
+    said = call(trainNet)
+    assert said.code == 2 and "a threshold of calibrate.py, which a new training would delete" in said.last
+    assert workplace.kept() == before
+    assert call(trainNet, "overwrite=true").code == 0
 
 
 def test_copies_of_images_that_trained_are_refused(workplace, call, images):

@@ -57,6 +57,14 @@ def test_of_a_right_set_nothing_is_found(here, call):
     assert {path.name for path in (here / "results/check/right").iterdir()} == FILES
 
 
+def test_too_few_pictures_to_train_on_are_a_finding(here, call):
+    for path in (here / "data/right/train/good").glob("*.png"):
+        if path.name != "05.png":
+            path.unlink()
+    said = call(checkData)
+    assert said.code == 3 and "folders: " in said.out and "leave none to train on; add images" in said.out
+
+
 def test_everything_wrong_is_found_at_once(here, call):
     said = call(checkData, "obj=wrong", "save_path=out")
     folder = here / "out/check/wrong"

@@ -77,6 +77,18 @@ def test_defective_pictures_may_all_be_without_masks_and_a_test_may_be_missing(r
     assert said(root) == {"there are no pictures in train/good": []}
 
 
+def test_folders_with_other_names_are_found(root):
+    """Pictures in tests/ were no test pictures, and good ones in test/ok counted as defective, without a word."""
+    shutil.move(root / "part/test/good", root / "part/test/ok")
+    shutil.move(root / "part/ground_truth", root / "part/groundtruth")
+    write_image(root / "part/roi/mask.png", np.ones((48, 48), np.uint8))
+    found = listing(read_run(small("st", {"roi": "roi/mask.png"}, data_path=str(root)))[1]).findings
+    assert [(finding.sentence, list(finding.files)) for finding in found] == [
+        ("1 folder beside train, test and ground_truth, whose pictures are not used", ["groundtruth"]),
+        ("there are no pictures in test/good, so all in test/ count as defective (ok, square)", []),
+    ]
+
+
 def test_an_unknown_category_is_an_error(root):
     with pytest.raises(UserError, match="has no category 'other'"):
         listing(config_of(root, obj="other"))

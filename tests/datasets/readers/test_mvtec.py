@@ -67,6 +67,7 @@ def test_labels_and_masks_arrive_in_the_data_set(tiny_mvtec):
     [
         ("nowhere", "part", "data_path: there is no folder .*nowhere"),
         (".", "prat", r"obj: .* has no category 'prat' \(it has: part\)"),
+        ("part", "part", r"has no category 'part' \(this is a category itself: write data_path=/.* obj=part\)"),
     ],
 )
 def test_missing_folders_are_named(tiny_mvtec, path, obj, words):
