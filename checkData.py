@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from datasets.doctor.copies import Pair
     from datasets.doctor.facts import Facts
     from datasets.doctor.findings import Finding
+    from datasets.doctor.layout import Picture
     from evaluation.check_report import Checked
     from evaluation.outliers import Stranger
     from models.teachers.features import Features
@@ -87,19 +88,20 @@ def check(config: "RunConfig", command: str) -> "Checked":
         *shortcuts.findings(scores),
         *outliers.findings(found, listed.root),
     ]
-    if not listed.findings:  # else a training ends with one of these
-        findings += refusal(config)
+    findings += refusal(listed.pictures, config)
     remarks = [*remarks_of(facts), *shape_remarks(facts, config), remark]
     return Checked(listed.root, facts, findings, pairs, scores, found, remarks)
 
 
-def refusal(config: "RunConfig") -> "list[Finding]":
-    """Why a training would not begin, such as too few pictures."""
+def refusal(pictures: "Sequence[Picture]", config: "RunConfig") -> "list[Finding]":
+    """Too few good pictures to train on."""
     from datasets.doctor.findings import Finding
-    from engine.splits import train_datasets
+    from engine.splits import split_paths
 
+    train = [each.path for each in pictures if each.split == "train"]
     try:
-        train_datasets(config)
+        if train:
+            split_paths(train, config, any(each.split == "validation" for each in pictures))
     except UserError as error:
         return [Finding("folders", str(error), "until then, a training ends with this error")]
     return []

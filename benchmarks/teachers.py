@@ -112,7 +112,7 @@ def flags() -> argparse.Namespace:
         "--limit", type=whole_number(1, 10**6), default=40, help="images of train/good and of each folder of test/"
     )
     parser.add_argument("--students", action="store_true", help="train students")
-    parser.add_argument("--steps", type=whole_number(1, 1000), default=300, help="of a student's training")
+    parser.add_argument("--steps", type=whole_number(1, 10**6), default=300, help="of a student's training")
     parser.add_argument("--save", type=Path, default=ROOT / "results/teachers", help="where students are kept")
     return parser.parse_args()
 

@@ -3,7 +3,7 @@
 import errno
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from utils.console import note
 from utils.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+OTHERS = f"file(s) that are not {'/'.join(SUFFIXES)}"
 TABLE = "predictions.csv"  # what predict.py writes
 DRAWN = ("overlays", "maps", "masks", "raw_maps")  # folders beside it
 SYSTEM_FILES = {"Thumbs.db", "desktop.ini"}  # written by file browsers
@@ -51,7 +52,8 @@ def list_images(folder: Path) -> list[Path]:
     Notes name everything else in it, except hidden files and folders. Raises as `contents`.
     """
     found = contents(folder)
-    _say_unread(folder, found)
+    say_left_out(folder, OTHERS, found.others)
+    say_left_out(folder, "broken link(s)", found.broken)
     say_left_out(folder, "subfolder(s), with the images in them", found.folders)
     return found.images
 
@@ -59,23 +61,39 @@ def list_images(folder: Path) -> list[Path]:
 def list_images_below(folder: Path) -> list[Path]:
     """The image files of a folder and its subfolders, sorted by path, without hidden ones. Raises as `contents`.
 
-    Links to folders are not followed: they could form a loop. What earlier predictions drew is no picture of a part.
-    Notes name what is left out.
+    Links to folders are not followed: they could form a loop. What earlier predictions drew is no picture of a part: it
+    is left out, and a note says so.
     """
+    return sorted(path for found in _visited(folder) for path in found.images)
+
+
+def say_unread_below(folder: Path) -> None:
+    """Notes on all that `list_images_below` does not read, so that nobody takes it for read."""
+    others, broken, linked = [], [], []
+    for found in _visited(folder, quiet=True):
+        others += found.others
+        broken += found.broken
+        linked += [path for path in found.folders if path.is_symlink()]
+    for what, paths in (
+        (OTHERS, others),
+        ("broken link(s)", broken),
+        ("link(s) to folders (give the folders themselves)", linked),
+    ):
+        say_left_out(folder, what, paths)
+
+
+def _visited(folder: Path, quiet: bool = False) -> Iterator[Contents]:
+    """The contents of a folder and its subfolders, without what earlier predictions drew and wrote."""
     found = contents(folder)
-    drawn = [path for path in found.folders if path.name in DRAWN] if folder / TABLE in found.others else []
-    linked = [path for path in found.folders if path not in drawn and path.is_symlink()]
-    _say_unread(folder, found)
-    say_left_out(folder, "folder(s) that earlier predictions drew", drawn)
-    say_left_out(folder, "link(s) to folders (give the folders themselves)", linked)
-    folders = (path for path in found.folders if path not in drawn and path not in linked)
-    below = (list_images_below(path) for path in folders)
-    return sorted([*found.images, *(image for images in below for image in images)])
-
-
-def _say_unread(folder: Path, found: Contents) -> None:
-    say_left_out(folder, f"file(s) that are not {'/'.join(SUFFIXES)}", found.others)
-    say_left_out(folder, "broken link(s)", found.broken)
+    if folder / TABLE in found.others:
+        drawn = [path for path in found.folders if path.name in DRAWN]
+        if not quiet:
+            say_left_out(folder, "folder(s) that earlier predictions drew", drawn)
+        found = found._replace(folders=[path for path in found.folders if path not in drawn])
+    yield found
+    for path in found.folders:
+        if not path.is_symlink():
+            yield from _visited(path, quiet)
 
 
 def say_left_out(folder: Path, what: str, paths: Iterable[Path]) -> None:

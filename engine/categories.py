@@ -1,5 +1,6 @@
 """The categories of a data set, and the runs that a configuration with several of them asks for."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ def categories(data_path: Path, wanted: str | Sequence[str], reader: str = reade
         return list(dict.fromkeys(wanted))
     if data_path == Path(DEFAULT_ROOT):  # its runs draw what is missing
         return list(CATEGORIES)
-    found = readers.categories(data_path, reader)
+    found = readers.categories(Path(os.path.expanduser(data_path)), reader)
     if not found:
         raise UserError(f"data_path: there is no data set in {data_path}; docs/data.md shows the layouts")
     return found

@@ -15,7 +15,7 @@ NAMING = {"save_path", "distillType", "obj", "run"}  # keys that choose a run's 
 
 def how_to_test(config: RunConfig, run_dir: Path) -> str:
     """The command that tests the run in `run_dir`, if necessary after how to move the folder first."""
-    folder = run_dir.resolve()
+    folder = run_dir.absolute()  # a link has the name that counts
     name = folder.name.removeprefix(config.obj).removeprefix("-") or None
     where = {"save_path": str(folder.parent.parent), "run": name}
     script = "trainNet.py" if Path("trainNet.py").exists() else str(ROOT / "trainNet.py")
@@ -32,12 +32,12 @@ def how_to_test(config: RunConfig, run_dir: Path) -> str:
 
 def check_own_folder(source: str | Mapping[str, Any], overrides: Sequence[str], config: RunConfig) -> None:
     """Raises UserError if `source` is the configuration of a run that was moved: another folder would be tested."""
-    folder = None if isinstance(source, Mapping) else Path(source).resolve().parent
+    folder = None if isinstance(source, Mapping) else Path(source).absolute().parent
     named = NAMING & {word.partition("=")[0].strip() for word in overrides}
     if folder is None or named or not (folder / "student.safetensors").exists():
         return
-    if (expected := RunFolder(config).path).resolve() != folder:
+    if (expected := RunFolder(config).path).resolve() != folder.resolve():
         raise UserError(
-            f"{source} belongs to the run in {folder}, but it would test {expected}; to test this one: "
-            f"{how_to_test(config, folder)}"
+            f"{source} lies in the folder of a run, but it stands for {expected}; say where the folder is with "
+            f"save_path=, or to test it: {how_to_test(config, folder)}"
         )

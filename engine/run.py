@@ -21,6 +21,7 @@ from engine.loggers import check_installed, log_test
 from engine.machine import GPU_PEAK, environment, forget_gpu_peak, gpu_peak
 from engine.method import Method
 from engine.paper import beside, best_on_test, check_choosable, test_after_each_epoch
+from engine.retest import how_to_test
 from engine.state import threads_of
 from engine.stream import Scoring
 from engine.student_file import read_metadata
@@ -54,7 +55,7 @@ def train(
         origin = result_settings(config) | {"teacher (hash)": metadata["teacher"]}
         origin |= {"arithmetic": str(compute), "processes": world_size()}
         from_main(lambda: folder.check_replaceable(origin))
-        from_main(lambda: _check_calibration(folder))
+        from_main(lambda: _check_calibration(folder, config))
         from_main(lambda: folder.check_retestable(config))
         if config.protocol == "paper":
             from_main(lambda: check_choosable(test_set[0]))
@@ -97,14 +98,14 @@ def train(
     return metadata
 
 
-def _check_calibration(folder: RunFolder) -> None:
+def _check_calibration(folder: RunFolder, config: RunConfig) -> None:
     """Raises UserError if a new training would delete what calibrate.py has done, without `overwrite`."""
     tested = folder.student_file.exists() and folder.metrics_file.exists()  # else only its test is missing
-    if tested and not folder.overwrite and "earlier_calibrations" in read_metadata(folder.student_file):
+    if tested and not folder.overwrite and read_metadata(folder.student_file).get("earlier_calibrations"):
         raise UserError(
-            f"{folder.path} holds a finished run with a threshold of calibrate.py, which a new training would delete: "
-            "test it again with phase=test, give this run its own name with run=NAME, or replace that run with "
-            "overwrite=true"
+            f"{folder.path} holds a finished run with a threshold of calibrate.py, which a new training would delete; "
+            "give this run its own name with run=NAME, replace that run with overwrite=true, or test it again: "
+            f"{how_to_test(config, folder.path)}"
         )
 
 

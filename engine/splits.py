@@ -8,7 +8,7 @@ import numpy as np
 
 from datasets import readers
 from datasets.dataset import ImageDataset, Sample
-from datasets.listing import is_folder, list_images_below
+from datasets.listing import is_folder, list_images_below, say_unread_below
 from datasets.parts import parts_of
 from datasets.regions import common_roi
 from utils.config import RunConfig
@@ -42,24 +42,32 @@ def train_datasets(config: RunConfig) -> tuple[ImageDataset, ImageDataset, Image
     If the data set has a validation set of its own, validation is that, and no training images are held out for it.
     Raises UserError naming the folder when there are too few images.
     """
-    samples, options = readers.train_samples(config), config.TrainingData
-    validation = readers.validation_samples(config)
-    val_ratio = 0.0 if validation else options.val_ratio
-    shown = parts_of([sample.path for sample in samples], config.part_pattern)
+    samples, validation = readers.train_samples(config), readers.validation_samples(config)
+    places = split_paths([sample.path for sample in samples], config, bool(validation))
+    split = [[samples[place] for place in way] for way in places]
+    split[1] = validation or split[1]
+    return tuple(ImageDataset(part, config.TrainingData) for part in split)
+
+
+def split_paths(paths: Sequence[Path], config: RunConfig, own_validation: bool) -> list[list[int]]:
+    """The positions of the training, validation and calibration images among all good training images.
+
+    Raises UserError naming their folder if none are left to train on.
+    """
+    val_ratio = 0.0 if own_validation else config.TrainingData.val_ratio
+    shown = parts_of(paths, config.part_pattern)
     names = list(dict.fromkeys(shown))  # all pictures of a part go the same way
     ways = [{names[i] for i in way} for way in split_train(len(names), val_ratio, config.seed, config.calibration)]
-    split = [[sample for sample, part in zip(samples, shown, strict=True) if part in way] for way in ways]
-    if not split[0]:
+    if not ways[0]:
         what = "image(s)" if config.part_pattern is None else "part(s)"
         shares = f"a val_ratio of {val_ratio:g}" + (
             "" if config.calibration in ("none", "cross") else f" and calibration={config.calibration}"
         )
         raise UserError(
-            f"{samples[0].path.parent}: {len(names)} {what} and {shares} leave none to train on; add images, or lower "
+            f"{paths[0].parent}: {len(names)} {what} and {shares} leave none to train on; add images, or lower "
             "val_ratio (0 means no held-out images, if the method allows it) or calibration"
         )
-    split[1] = validation or split[1]
-    return tuple(ImageDataset(part, options) for part in split)
+    return [[place for place, part in enumerate(shown) if part in way] for way in ways]
 
 
 def other_good_images(config: RunConfig, folder: Path) -> tuple[ImageDataset, list[str]]:
@@ -70,6 +78,7 @@ def other_good_images(config: RunConfig, folder: Path) -> tuple[ImageDataset, li
     images, or with copies of either.
     """
     paths, train = list_images_below(folder), Path(config.data_path, config.obj, "train").resolve()
+    say_unread_below(folder)
     if not paths:
         raise UserError(f"--images: there are no images (png, jpg, bmp, tif, webp) in or below {folder}")
     used = _used(config)

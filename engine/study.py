@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from utils.command import recipes
-from utils.config import Section, Text
+from utils.config import FilePath, Section, Text
 from utils.config_file import check_config, read_config
 from utils.errors import UserError
 
@@ -56,8 +56,8 @@ class Study(Section):
     obj: Names | Literal["all"] = "all"
     teachers: Names | Annotated[dict[Text, Words], Field(min_length=1)] = ["default"]
     seeds: Annotated[int, Field(ge=1, le=1000)] = 3  # 0, 1, ...
-    data_path: Text = "demo_data"
-    save_path: Text = "results/benchmark"
+    data_path: FilePath = "demo_data"
+    save_path: FilePath = "results/benchmark"
     words: Words = []
     where: list[Rule] = []
 

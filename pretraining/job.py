@@ -24,7 +24,7 @@ from engine.state import TrainState, resumable, threads_of
 from engine.threads import take_threads, use_threads
 from models.teachers.teacher import Statistics
 from pretraining.memory import check_fits
-from utils.config import Count, Device, NotNegative, Rate, Section, Text, Threads
+from utils.config import Count, Device, FilePath, NotNegative, Rate, Section, Threads
 from utils.config_file import read_config
 from utils.console import note
 from utils.errors import UserError
@@ -42,7 +42,7 @@ class JobOptions(Section):
     """The keys of every recipe."""
 
     recipe: Literal["classify", "distil"]
-    save_path: Text = "teachers"
+    save_path: FilePath = "teachers"
     steps: Count
     batch_size: Count  # images in a step
     lr: Rate

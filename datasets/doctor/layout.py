@@ -122,7 +122,7 @@ class _Mvtec:
         if others:
             self._add(
                 f"{counted(len(others), 'folder')} beside train, test and ground_truth, whose pictures are not used",
-                "rename one that is misspelt, or move what does not belong there",
+                "rename one that is misspelt, give TrainingData.roi if it has masks for that, or move it elsewhere",
                 others,
             )
 

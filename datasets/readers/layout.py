@@ -1,6 +1,7 @@
 """What readers share: folders that are named by split and defect type, as MVTec AD introduced them, and their masks."""
 
 import os
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,8 +38,9 @@ def no_category(data_path: str, obj: str, there: Sequence[str]) -> UserError:
     if Path(data_path) == Path(DEFAULT_ROOT):
         there = sorted({*there, *CATEGORIES})
     if "train" in there:  # one folder too deep
-        category = Path(data_path).resolve()
-        advice = f"this is a category itself: write data_path={category.parent} obj={category.name}"
+        category = Path(os.path.abspath(data_path))
+        words = shlex.join([f"data_path={category.parent}", f"obj={category.name}"])
+        advice = f"this is a category itself: write {words}"
     else:
         advice = f"it has: {', '.join(there) or 'none'}"
     return UserError(f"obj: {data_path} has no category '{obj}' ({advice})")
