@@ -185,7 +185,7 @@ def test_a_new_threshold_is_that_of_all_categories_and_their_reports_forget_the_
     said = calibrate.calibrate(open_run(tmp_path / "out/st/a+b"), tmp_path / "new")[-1]
     assert "the pages still show the earlier threshold" in said
     assert [json.loads((folder / "metrics.json").read_text())["decisions"] for folder in folders] == [None, None]
-    monkeypatch.setattr("sys.argv", shlex.split(said.partition("updates them: ")[2])[1:])
+    monkeypatch.setattr("sys.argv", shlex.split(said.partition("to update them: ")[2])[1:])
     run(trainNet.main)
     assert all(json.loads((folder / "metrics.json").read_text())["decisions"] for folder in folders)
 

@@ -60,13 +60,14 @@ def test_an_example_spells_out_every_key_of_its_method_but_the_crop(path: Path):
 def test_an_example_has_the_published_recipe_and_so_have_the_defaults(path: Path):
     method = method_of(path)
     config = check_config(read_config(path), method.Config[method.Options])
+    if config.distillType not in OURS:
+        pytest.skip("no published recipe is known here")
     assert config.TrainingData == method.Options()
-    if config.distillType in PUBLISHED:
-        backbone, recipe = PUBLISHED[config.distillType]
-        assert config.backbone == backbone
-        assert config.TrainingData.model_dump(include=set(recipe)) == recipe
-        if config.distillType != "ead":
-            assert config.out_indice == LEVELS.get(config.distillType, [1, 2, 3])
+    backbone, recipe = PUBLISHED[config.distillType]
+    assert config.backbone == backbone
+    assert config.TrainingData.model_dump(include=set(recipe)) == recipe
+    if config.distillType != "ead":
+        assert config.out_indice == LEVELS.get(config.distillType, [1, 2, 3])
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
