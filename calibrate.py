@@ -104,8 +104,10 @@ def _replace(trainer: "BaseTrainer", normal: dict, earlier: list[dict], rates: R
     tested = [part.run_dir for part in categories_apart(trainer) if part.folder.metrics_file.exists()]
     for run_dir in tested:
         _forget_decisions(run_dir)
+    if not tested:
+        return []
     command = how_to_test(trainer.config, trainer.run_dir)
-    return [f"the pages still show the earlier threshold; to update them: {command}"] if tested else []
+    return [f"the pages still show the earlier threshold; to update them: {command}"]
 
 
 def _check_settings(trainer: "BaseTrainer") -> None:

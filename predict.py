@@ -93,14 +93,13 @@ def images_of(words: Iterable[str]) -> list[Path]:
 
     Raises UserError naming a word without images.
     """
-    from datasets.listing import is_folder, list_images_below, say_unread_below
+    from datasets.listing import is_folder, list_given_images
 
     found: dict[str, Path] = {}
     for word in words:
         path = Path(word)
         if is_folder(path):
-            paths = list_images_below(path)
-            say_unread_below(path)
+            paths = list_given_images(path)
         elif path.suffix.lower() == ".txt" and path.is_file():
             paths = _listed(path)
         else:
@@ -116,7 +115,7 @@ def images_of(words: Iterable[str]) -> list[Path]:
 
 def _listed(path: Path) -> list[Path]:
     """The files that a text file names, a path per line, and the images of the folders."""
-    from datasets.listing import list_images_below, say_unread_below
+    from datasets.listing import list_given_images
 
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -124,11 +123,7 @@ def _listed(path: Path) -> list[Path]:
         raise UserError(f"IMAGES: {path} cannot be read as a list of paths: {error}") from None
     found = []
     for line in filter(None, map(str.strip, lines)):
-        if os.path.isdir(line):
-            found += list_images_below(Path(line))
-            say_unread_below(Path(line))
-        else:
-            found.append(Path(line))
+        found += list_given_images(Path(line)) if os.path.isdir(line) else [Path(line)]
     return found
 
 

@@ -36,8 +36,8 @@ def image_from(data: bytes, name: str | Path, remark: Remark | None = None, most
     pixels, _, bits = _decode(data, name, remark, most)
     if bits > 16:  # values that fit into 16 bits would be very dark, if they were meant so
         raise _other_depth(name)
-    if remark and pixels.dtype == np.uint16 and pixels.max() < 4096:
-        remark("no value of this 16-bit picture is above 4,095; multiply those of a 12-bit camera by 16")
+    if remark and pixels.dtype == np.uint16 and pixels.max(initial=0) < 4096:
+        remark("no value in this 16-bit picture is above 4,095; if the camera has 12 bits, multiply the values by 16")
     return _colours(pixels)
 
 

@@ -64,13 +64,18 @@ def list_images_below(folder: Path) -> list[Path]:
     Links to folders are not followed: they could form a loop. What earlier predictions drew is no picture of a part: it
     is left out, and a note says so.
     """
-    return sorted(path for found in _visited(folder) for path in found.images)
+    images = []
+    for found, drawn in _visited(folder):
+        images += found.images
+        if drawn:
+            say_left_out(drawn[0].parent, "folder(s) that earlier predictions drew", drawn)
+    return sorted(images)
 
 
-def say_unread_below(folder: Path) -> None:
-    """Notes on all that `list_images_below` does not read, so that nobody takes it for read."""
+def list_given_images(folder: Path) -> list[Path]:
+    """`list_images_below` of a folder that a user gives; notes name all that is not read. Raises as `contents`."""
     others, broken, linked = [], [], []
-    for found in _visited(folder, quiet=True):
+    for found, _ in _visited(folder):
         others += found.others
         broken += found.broken
         linked += [path for path in found.folders if path.is_symlink()]
@@ -80,20 +85,18 @@ def say_unread_below(folder: Path) -> None:
         ("link(s) to folders (give the folders themselves)", linked),
     ):
         say_left_out(folder, what, paths)
+    return list_images_below(folder)
 
 
-def _visited(folder: Path, quiet: bool = False) -> Iterator[Contents]:
-    """The contents of a folder and its subfolders, without what earlier predictions drew and wrote."""
+def _visited(folder: Path) -> Iterator[tuple[Contents, list[Path]]]:
+    """The contents of a folder and its subfolders, and which folders in each were left out: those of predictions."""
     found = contents(folder)
-    if folder / TABLE in found.others:
-        drawn = [path for path in found.folders if path.name in DRAWN]
-        if not quiet:
-            say_left_out(folder, "folder(s) that earlier predictions drew", drawn)
-        found = found._replace(folders=[path for path in found.folders if path not in drawn])
-    yield found
+    drawn = [path for path in found.folders if path.name in DRAWN] if folder / TABLE in found.others else []
+    found = found._replace(folders=[path for path in found.folders if path not in drawn])
+    yield found, drawn
     for path in found.folders:
         if not path.is_symlink():
-            yield from _visited(path, quiet)
+            yield from _visited(path)
 
 
 def say_left_out(folder: Path, what: str, paths: Iterable[Path]) -> None:

@@ -38,6 +38,6 @@ def check_own_folder(source: str | Mapping[str, Any], overrides: Sequence[str], 
         return
     if (expected := RunFolder(config).path).resolve() != folder.resolve():
         raise UserError(
-            f"{source} lies in the folder of a run, but it stands for {expected}; say where the folder is with "
-            f"save_path=, or to test it: {how_to_test(config, folder)}"
+            f"the run of {source} would be looked for in {expected}, not in the folder of this file; "
+            f"add save_path=FOLDER or, to test this run: {how_to_test(config, folder)}"
         )

@@ -8,7 +8,7 @@ import numpy as np
 
 from datasets import readers
 from datasets.dataset import ImageDataset, Sample
-from datasets.listing import is_folder, list_images_below, say_unread_below
+from datasets.listing import is_folder, list_given_images
 from datasets.parts import parts_of
 from datasets.regions import common_roi
 from utils.config import RunConfig
@@ -77,8 +77,7 @@ def other_good_images(config: RunConfig, folder: Path) -> tuple[ImageDataset, li
     Raises UserError for a folder without images, with images that may have trained the student, with defective test
     images, or with copies of either.
     """
-    paths, train = list_images_below(folder), Path(config.data_path, config.obj, "train").resolve()
-    say_unread_below(folder)
+    paths, train = list_given_images(folder), Path(config.data_path, config.obj, "train").resolve()
     if not paths:
         raise UserError(f"--images: there are no images (png, jpg, bmp, tif, webp) in or below {folder}")
     used = _used(config)

@@ -193,7 +193,7 @@ def alignment(memory: NormalityMemory, form: str) -> torch.Tensor:
 
 
 def exemplars(step: int, count: int, images: int, seed: int) -> list[int]:
-    """The next `count` images; each pass over all images has another random order, independent of the batches'."""
+    """Indices of the next `count` images; each pass over all has another random order, independent of the batches'."""
     places = [divmod(place, images) for place in range(step * count, (step + 1) * count)]
     orders = {k: np.random.default_rng((seed, k, 1)).permutation(images) for k in {k for k, _ in places}}
     return [int(orders[k][place]) for k, place in places]

@@ -46,7 +46,7 @@ def _height_width(value: Any) -> Any:
 def _printable(value: str) -> str:
     """Check text that may be or become a path and appears in messages of one line."""
     if any(ord(character) < 32 or ord(character) == 127 for character in value):
-        raise ValueError("must not contain control characters (in double quotes, \\ begins one: use single quotes)")
+        raise ValueError("must not contain control characters, such as \\n or \\t in double quotes: use single quotes")
     parts = [len(part.encode(errors="surrogateescape")) for part in re.split(r"[/\\]", value)]
     if max(parts) > LONGEST_NAME or sum(parts) + len(parts) > LONGEST_PATH:
         raise ValueError(f"is too long: a name has at most {LONGEST_NAME} characters, a path {LONGEST_PATH:,}")

@@ -70,7 +70,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = parse(text)
     except ValueError as error:
-        hint = "; in double quotes, \\ has a meaning: use single quotes" if "escape" in str(error) else ""
+        hint = "; \\ has a special meaning in double quotes: use single quotes" if "escape" in str(error) else ""
         raise UserError(f"config file {path} is not valid YAML: {error}{hint}") from None
     if not isinstance(content, dict):
         raise UserError(f"config file {path} has no keys; see configs/ for complete examples")

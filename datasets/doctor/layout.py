@@ -104,7 +104,7 @@ class _Mvtec:
         if any(types.values()) and not types.get("good"):
             self._add(
                 f"there are no pictures in test/good, so all in test/ count as defective ({', '.join(sorted(types))})",
-                "put good parts there that the student does not learn from, or rename their folder to good",
+                "put good pictures there that are not in train/good; a folder of good pictures must be named good",
             )
         masks = self._masks(top.get("ground_truth", self.root / "ground_truth"), types)
         pictures = [Picture(path, "train", "good") for path in images]
@@ -121,8 +121,8 @@ class _Mvtec:
         others = [path for path in others if roi is None or path not in (roi, *roi.parents)]
         if others:
             self._add(
-                f"{counted(len(others), 'folder')} beside train, test and ground_truth, whose pictures are not used",
-                "rename one that is misspelt, give TrainingData.roi if it has masks for that, or move it elsewhere",
+                f"the pictures in {counted(len(others), 'folder')} beside train, test and ground_truth are not used",
+                "rename a folder whose name is misspelt, give TrainingData.roi if it has masks for that, or move it",
                 others,
             )
 

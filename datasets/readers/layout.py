@@ -70,7 +70,7 @@ def good_images(split: Path, good: str = "good") -> list[Sample]:
     images = list_images(split / good)
     if not images:
         lying = len(contents(split.parent).images)
-        advice = f"; {lying} lie directly in {split.parent}: move the good ones to it" if lying else ""
+        advice = f"; {lying} images lie directly in {split.parent}: move the good ones there" if lying else ""
         raise UserError(f"{split / good}: no images to train on (png, jpg, bmp, tif or webp){advice}")
     only = f"because only images in {split.name}/{good} are used to train"
     say_left_out(split, f"folder(s), {only}", [path for path in found.folders if path.name != good])

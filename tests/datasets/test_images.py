@@ -96,7 +96,9 @@ def test_sixteen_bits_keep_their_depth_and_colour_order(tmp_path, suffix, shape)
 def test_twelve_bits_in_sixteen_are_said(tmp_path, brightest, said):
     assert cv2.imwrite(str(tmp_path / "dark.png"), np.full((8, 8), brightest, np.uint16))
     remarks = remarks_on(read_image, tmp_path / "dark.png")
-    assert bool(remarks) == said and all("multiply those of a 12-bit camera by 16" in each for each in remarks)
+    assert bool(remarks) == said and all(
+        "if the camera has 12 bits, multiply the values by 16" in each for each in remarks
+    )
 
 
 def test_sixteen_bit_gray_with_alpha_keeps_its_depth(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from datasets.listing import SUFFIXES, contents, is_folder, list_images, list_images_below, say_unread_below
+from datasets.listing import SUFFIXES, contents, is_folder, list_given_images, list_images, list_images_below
 from utils.errors import UserError
 
 
@@ -80,8 +80,7 @@ def test_what_is_not_read_below_a_folder_is_said(tmp_path, capsys):
     touch(tmp_path / "in", "a.png", "deep/b.heic")
     (tmp_path / "in/today").symlink_to(tmp_path / "in/deep")
     (tmp_path / "in/gone.png").symlink_to("nowhere.png")
-    assert names(list_images_below(tmp_path / "in")) == ["a.png"]
-    say_unread_below(tmp_path / "in")
+    assert names(list_given_images(tmp_path / "in")) == ["a.png"]
     said = capsys.readouterr().err
     assert "left out 1 link(s) to folders (give the folders themselves): today" in said
     assert "left out 1 broken link(s): gone.png" in said and "webp: b.heic" in said

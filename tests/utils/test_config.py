@@ -57,7 +57,7 @@ def test_the_value_in_the_file_is_the_value_used(text):
         ("obj=../x", "'obj' must be the name of one folder, not a path (got '../x')"),
         ("obj=", "'obj' must not be empty"),
         ("obj=" + "x" * 300, "'obj' is too long"),
-        ('obj="a\\0b"', "'obj' must not contain control characters (in double quotes"),
+        ('obj="a\\0b"', "'obj' must not contain control characters, such as \\n or \\t in double quotes"),
         ("obj=caf\udce9", "'obj' must be text in UTF-8"),
         ("save_path=/x/" + "y" * 300, "'save_path' is too long"),
         ("save_path=" + "/x" * 2000, "'save_path' is too long"),

@@ -92,7 +92,7 @@ def test_a_mistake_is_blamed_on_where_it_stands():
     ("content", "said"),
     [
         ("a: [1", "is not valid YAML: line 1: "),
-        ('data_path: "C:\\data"', "has a meaning: use single quotes"),
+        ('data_path: "C:\\data"', "has a special meaning in double quotes: use single quotes"),
         ("- 1", "has no keys"),
         ("", "has no keys"),
         (b"\xff\xfe\x00", "cannot be read: it is not UTF-8 text"),

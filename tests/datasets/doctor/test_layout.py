@@ -84,7 +84,7 @@ def test_folders_with_other_names_are_found(root):
     write_image(root / "part/roi/mask.png", np.ones((48, 48), np.uint8))
     found = listing(read_run(small("st", {"roi": "roi/mask.png"}, data_path=str(root)))[1]).findings
     assert [(finding.sentence, list(finding.files)) for finding in found] == [
-        ("1 folder beside train, test and ground_truth, whose pictures are not used", ["groundtruth"]),
+        ("the pictures in 1 folder beside train, test and ground_truth are not used", ["groundtruth"]),
         ("there are no pictures in test/good, so all in test/ count as defective (ok, square)", []),
     ]
 
