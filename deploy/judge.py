@@ -135,19 +135,19 @@ class Judge:
                 first, count = self.remarks.get(sentence, (path, 0))
                 self.remarks[sentence] = first, count + 1
         pictures = [picture for picture in read if not isinstance(picture, UserError)]
-        found = iter(self._predicted(pictures))
+        found = iter(self.predict_each(pictures))
         for path, picture in zip(paths, read, strict=True):
             yield path, picture if isinstance(picture, UserError) else next(found) or too_large(path)
 
-    def _predicted(self, pictures: list[np.ndarray]) -> list[Prediction | None]:
-        """None for a picture for which there is too little memory, even when it is judged alone."""
+    def predict_each(self, pictures: list[np.ndarray]) -> list[Prediction | None]:
+        """As `predict`; None for a picture for which there is too little memory, even when it is judged alone."""
         try:
             return self.predict(pictures) if pictures else []
         except Exception as error:
             if not is_memory(error) or (len(pictures) == 1 and is_of_gpu(error)):  # there, no picture is larger
                 raise
         # Not above, where the error still holds the arrays of the batch.
-        return [None] if len(pictures) == 1 else [self._predicted([picture])[0] for picture in pictures]
+        return [None] if len(pictures) == 1 else [self.predict_each([picture])[0] for picture in pictures]
 
     def _read(self, path: Path, remarks: list[str]) -> np.ndarray | UserError:
         try:
@@ -197,8 +197,8 @@ class Judge:
         )
 
 
-def too_large(path: Path) -> UserError:
-    return UserError(f"{path}: there is too little memory for this picture")
+def too_large(name: object) -> UserError:
+    return UserError(f"{name}: there is too little memory for this picture")
 
 
 def pixels_of(image: str | Path | np.ndarray | Image.Image) -> np.ndarray:

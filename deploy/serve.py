@@ -28,7 +28,7 @@ if not __package__:  # started as a file, from any folder
 import numpy as np
 
 from datasets.images import count_pixels, image_from
-from deploy.judge import Judge, Prediction, batches, open_judge
+from deploy.judge import Judge, Prediction, batches, open_judge, too_large
 from deploy.pictures import overlay, png
 from deploy.results import described
 from utils.command import Flags, run, whole_number
@@ -45,6 +45,7 @@ STUCK = 300  # seconds of one batch after which the server calls itself unhealth
 LATEST = 1000  # answers that the quantiles of /metrics are of
 # Its timeouts in seconds; a connection may be idle for longer than the time between two parts.
 UVICORN = {"log_level": "warning", "timeout_keep_alive": 75, "timeout_graceful_shutdown": PATIENCE}
+UNNAMED = "the picture"  # the name of one in messages
 TOKEN = "ANOMALY_TOKEN"  # the environment variable
 
 
@@ -218,18 +219,20 @@ class Desk:
             if not read:
                 return
             self.batches += 1
-            found = self.judge.predict([picture for _, picture in read])
+            found = self.judge.predict_each([picture for _, picture in read])
             list(pool.map(self._finish, [job for job, _ in read], found))
-        except Exception as error:  # such as too little memory: the next batch may be smaller
+        except Exception as error:
             for job in jobs:
                 if not job.answer.done():
                     job.answer.set_exception(error)
 
     def _read(self, job: Job) -> np.ndarray | Exception:
+        name = job.name or UNNAMED
         try:
-            name = job.name or "the picture"
             return self.judge.checked(image_from(job.data, name, self._remark, self.max_pixels), name)
-        except Exception as error:  # a UserError, or too little memory: other pictures of the batch may be small
+        except MemoryError:
+            return Refused(503, str(too_large(name)))
+        except Exception as error:
             return error
 
     def _remark(self, sentence: str) -> None:
@@ -238,8 +241,10 @@ class Desk:
             self.remarks.add(sentence)
             note(f"of a picture that was sent, {sentence} (this is said once)")
 
-    def _finish(self, job: Job, found: Prediction) -> None:
+    def _finish(self, job: Job, found: Prediction | None) -> None:
         try:
+            if found is None:
+                raise Refused(503, str(too_large(job.name or UNNAMED)))
             row = described(self.judge, job.name, found)
             if job.overlay:
                 row["overlay"] = self._overlay(found)

@@ -304,17 +304,40 @@ def test_a_failure_of_the_networks_is_an_answer_and_the_next_picture_is_judged(s
     assert "ZeroDivisionError" in capfd.readouterr().err
 
 
-def test_a_failure_while_one_picture_is_read_is_its_answer_only(served, monkeypatch, capfd):
+@pytest.mark.parametrize(
+    ("error", "status", "sentence"),
+    [(MemoryError, 503, "large.png: there is too little memory"), (ZeroDivisionError, 500, "its log says why")],
+)
+def test_a_failure_while_one_picture_is_read_is_its_answer_only(error, status, sentence, served, monkeypatch, capfd):
     def image_from(data, name, *limits, real=serve.image_from):
         if name == "large.png":
-            raise MemoryError
+            raise error
         return real(data, name, *limits)
 
     monkeypatch.setattr(serve, "image_from", image_from)
     port = served(judge := Held())
     answers = answers_of_one_batch(port, judge, "name=large.png", "name=small.png")
-    assert [status for status, _ in answers] == [200, 500, 200]
-    assert ask(port, "/health", method="GET")[0] == 200 and "MemoryError" in capfd.readouterr().err
+    assert [status for status, _ in answers] == [200, status, 200]
+    assert sentence in answers[1][1]["error"] and ("ZeroDivisionError" in capfd.readouterr().err) == (status == 500)
+    assert ask(port, "/health", method="GET")[0] == 200
+
+
+def test_too_little_memory_for_a_batch_is_enough_for_its_pictures_one_by_one(served):
+    class Small(Held):
+        room = 1
+
+        def maps_of(self, images):
+            if len(images) > self.room:
+                raise MemoryError
+            return super().maps_of(images)
+
+    port = served(judge := Small())
+    answers = answers_of_one_batch(port, judge, "name=a.png", "name=b.png")
+    assert [(status, answer["path"]) for status, answer in answers[1:]] == [(200, "a.png"), (200, "b.png")]
+    judge.room = 0
+    assert ask(port, body=png())[:2] == (503, {"error": "the picture: there is too little memory for this picture"})
+    judge.room = 1
+    assert ask(port, body=png())[0] == 200
 
 
 def test_a_reader_that_cannot_start_is_an_answer_and_the_next_picture_is_judged(served, monkeypatch):
