@@ -112,7 +112,7 @@ def flags() -> argparse.Namespace:
         "--teachers",
         nargs="+",
         metavar="TEACHER",
-        help="BACKBONE=WEIGHTS, such as tf_efficientnet_lite0.in1k=imagenet, only one of both, or default: that of the "
+        help="BACKBONE=WEIGHTS, such as tf_efficientnet_lite0.in1k=imagenet, or one of the two; 'default': that of the "
         "method's file",
     )
     parser.add_argument("--seeds", type=whole_number(1, 1000), metavar="N", help="seeds 0, 1, ... (default: 3 of them)")
@@ -122,9 +122,9 @@ def flags() -> argparse.Namespace:
         "--jobs", type=whole_number(1, 10_000), help="runs at once (default: one per core, or one on a GPU)"
     )
     parser.add_argument(
-        "--backend", choices=["loky", "dask", "ray"], default="loky", help="of joblib: local processes, or a cluster"
+        "--backend", choices=["loky", "dask", "ray"], default="loky", help="local processes (loky), or a cluster"
     )
-    parser.add_argument("--address", help="of the cluster's scheduler; without it a local one is started")
+    parser.add_argument("--address", help="address of the cluster's scheduler (default: a local one is started)")
     parser.add_argument("words", nargs="*", metavar="key=value", help="for every run, such as TrainingData.epochs=50")
     args = parser.parse_intermixed_args()
     for key in ("methods", "obj"):  # words right behind such a flag

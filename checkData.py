@@ -1,6 +1,6 @@
 """Look for faults in a data set before training on it; the exit code is 3 if there are any.
 
-It reads everything and stops at nothing: docs/check_data.md explains each finding.
+It reads everything and does not stop at the first fault. docs/check_data.md explains each finding.
 """
 
 import contextlib

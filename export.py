@@ -16,7 +16,7 @@ def main() -> None:
         "--precision",
         choices=["fp32", "bf16", "int8"],
         default="fp32",
-        help="of the networks; distances and maps are always computed in fp32 (default: %(default)s)",
+        help="arithmetic of the networks; distances and maps are always in fp32 (default: %(default)s)",
     )
     parser.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="a new folder, or that of an earlier export"

@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("--train", type=count, default=60, help="good pictures to train on, per category")
     parser.add_argument("--good", type=count, default=20, help="good pictures to test on, per category")
     parser.add_argument("--per_defect", type=count, default=10, help="pictures to test on of each defect type")
-    parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, help="other numbers, other pictures")
+    parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, help="another seed draws other pictures")
     args = parser.parse_args()
     render(**vars(args))
     category, root = args.categories[0], args.root

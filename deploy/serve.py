@@ -91,9 +91,9 @@ def flags() -> argparse.ArgumentParser:
         ("--queue", "--max-bytes", "--max-pixels"),
         Limits(),
         (
-            "requests that wait or are answered at once; more get status 503",
-            "of a picture's file; larger ones get status 413",
-            "of a picture; larger ones get status 400",
+            "largest number of requests in work or waiting; others get status 503",
+            "largest size of a picture's file in bytes; larger files get status 413",
+            "largest number of pixels of a picture; larger pictures get status 400",
         ),
         strict=True,
     ):
@@ -239,7 +239,7 @@ class Desk:
         """Say once what is left out of pictures, without their names: strangers give those."""
         if sentence not in self.remarks:
             self.remarks.add(sentence)
-            note(f"of a picture that was sent, {sentence} (this is said once)")
+            note(f"a picture that was sent: {sentence} (later ones get no such note)")
 
     def _finish(self, job: Job, found: Prediction | None) -> None:
         try:

@@ -38,6 +38,6 @@ def check_own_folder(source: str | Mapping[str, Any], overrides: Sequence[str], 
         return
     if (expected := RunFolder(config).path).resolve() != folder.resolve():
         raise UserError(
-            f"the run of {source} would be looked for in {expected}, not in the folder of this file; "
+            f"by its settings, the run of {source} is in {expected}, not in the folder of this file; "
             f"add save_path=FOLDER or, to test this run: {how_to_test(config, folder)}"
         )

@@ -83,8 +83,8 @@ def other_good_images(config: RunConfig, folder: Path) -> tuple[ImageDataset, li
     used = _used(config)
     if not used:
         note(
-            f"the data set in {config.data_path} is not there any more, so it was not checked whether the student has "
-            f"seen images of {folder}; if it was moved, say where it is: data_path=FOLDER"
+            f"the data set is no longer in {config.data_path}, so it was not checked whether the student has seen "
+            f"images of {folder}; if the data set was moved, give its new place: data_path=FOLDER"
         )
     if any(train in path.resolve().parents or path.resolve() in used for path in paths):
         where = train if is_folder(train) else config.data_path

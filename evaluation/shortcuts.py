@@ -123,7 +123,7 @@ def findings(found: Sequence[Shortcut]) -> list[Finding]:
         result.append(
             Finding(
                 "shortcuts",
-                f"good pictures that train and that test are told apart with an AUROC of {strange[0].auroc:.2f}: "
+                f"good pictures in train and good pictures in test differ (AUROC {strange[0].auroc:.2f}): "
                 f"{strange[0].words}",
                 "take them in the same way, and divide them at random between train and test: a detector treats any "
                 "difference as a defect",

@@ -130,7 +130,7 @@ class CommonData(Section):
     img_size: Size = (256, 256)  # pixels, height and width
     fit: Literal["squeeze", "pad"] = "squeeze"  # resize to exactly img_size, or keep the aspect ratio and pad
     crop_size: Size = (256, 256)  # centre crop after the resize; metrics are at this size
-    tile: Size | None = None  # the networks see overlapping parts of this size; none: the whole crop_size
+    tile: Size | None = None  # the networks see overlapping tiles of this size; none: the whole crop_size
     overlap: Annotated[Number, Field(ge=0, le=0.75)] = 0.25  # of neighbouring tiles, as a share of their sides
     roi: FilePath | None = None  # a mask of what is looked at, or a folder with one for each image; from the category
     val_ratio: Share = 0.2  # share of train/good held out to choose the model

@@ -138,7 +138,7 @@ def findings(facts: Sequence[Facts], pairs: Sequence[Pair], root: Path) -> list[
         add(
             some,
             f"{what} in train/good and in test: {counted(len(seen), 'test picture')}, {bad} of them defective",
-            "keep all pictures of a part on one side: the student has seen these, so the metrics promise too much"
+            "keep all pictures of a part in train or all in test: the student has seen these, so metrics are too high"
             + (", and it has learned that these defects are good" if bad else ""),
         )
     some = [pair for pair in pairs if not across(pair, facts) and contradict(pair, facts)]

@@ -49,7 +49,7 @@ def listing(config: RunConfig) -> Listing:
         try:
             samples[split] = read(config)
         except UserError as error:
-            advice = f"correct it and check again: until then, no {split} picture is checked"
+            advice = f"correct this and check again: the {split} pictures were not checked"
             findings.append(Finding("folders", str(error), advice))
     if not samples.get("train") and not samples.get("test"):
         raise UserError(findings[0].sentence)

@@ -76,7 +76,7 @@ def test_few_pictures_that_differ_by_chance_are_no_finding():
 
 def test_good_pictures_of_another_session_are_a_finding():
     (finding,) = findings(shortcuts([*TRAIN, *facts(RNG.normal(140, 5, 30))]))
-    assert "good pictures that train and that test are told apart" in finding.sentence
+    assert "good pictures in train and good pictures in test differ" in finding.sentence
     assert best_shortcut(shortcuts([*TRAIN, *facts(RNG.normal(140, 5, 30))])) is None
 
 
