@@ -44,10 +44,11 @@ def main() -> None:
         )
         note(f"this run has no calibration, so nothing is decided: {how}")
     write = watched if args.watch else predicted
-    counts = write(judge, paths, Results(args.out, args.pictures, args.maps, os.path.abspath(args.model or args.run)))
+    model = os.path.abspath(args.model or args.run)
+    counts = write(judge, paths, Results(args.out, args.pictures, args.maps, model, judge.fingerprint))
     summary = ", ".join(f"{count} {what}" for what, count in counts.items()) or "no pictures"
     say(f"{summary}: {args.out / 'predictions.csv'}")
-    if counts["failed"]:
+    if counts["failed"] or counts["not drawn"]:
         sys.exit(SOME_FAILED)
 
 

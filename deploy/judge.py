@@ -1,6 +1,8 @@
 """From pictures and their anomaly maps to scores, decisions and regions. Nothing here needs torch."""
 
 import contextlib
+import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -76,6 +78,13 @@ class Judge:
         if calibration:  # a rate that it cannot promise is an error now
             # The threshold, not all of the promise: its upper bound needs scipy, which an exported model has not.
             _ = calibration.threshold if isinstance(calibration, Calibration) else calibration.promise
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for judges that decide alike: a student that is trained again gives good parts other scores."""
+        known = (self.fit, self.roi and self.roi.digest, self.normal, self.calibration)
+        text = json.dumps(known, sort_keys=True, default=np.ndarray.tolist)  # the scores of folds are arrays
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def maps_of(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Images [3,h,w] uint8 or uint16 of one size -> their anomaly maps [B,h,w] float32."""

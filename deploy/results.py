@@ -19,7 +19,7 @@ from deploy.judge import Judge, Prediction
 from deploy.pictures import write_pictures
 from deploy.watch import Signature
 from utils.console import note
-from utils.errors import UserError
+from utils.errors import UserError, reason
 from utils.files import check_writable, write_bytes
 from utils.progress import progress
 
@@ -27,6 +27,7 @@ COLUMNS = ["path", "part", "score", "p_value", "decision", "milliseconds", "regi
 LINES = "predictions.jsonl"
 NAMED = 5  # failed files whose reasons are also printed
 LONGEST = 250  # bytes of a file's name, before .tiff is added
+DRAWN = ("overlays/{}.png", "maps/{}.png", "masks/{}.png", "raw_maps/{}.npy", "raw_maps/{}.tiff")
 
 Found = Iterable[tuple[Path, Prediction | UserError]]
 
@@ -38,6 +39,7 @@ class Results(NamedTuple):
     pictures: str = "none"  # or rejected, all
     raw_maps: str | None = None  # npy or tiff
     model: str = ""  # absolute path of the run or exported model
+    fingerprint: str = ""  # of its judge: the path stays when it is trained or calibrated again
 
     def write(
         self,
@@ -48,7 +50,7 @@ class Results(NamedTuple):
         mode: str = "x",
         files: Mapping[Path, Signature] | None = None,
     ) -> Counter:
-        """Everything that is found, as it comes; returns how many have which decision.
+        """Everything that is found, as it comes; returns how many have which decision, failed, or were not drawn.
 
         Names of pictures and maps are those of the images, relative to `root`. `mode` is that of the two files: "x",
         or "a" to continue them. With `files`, lines also say which file was judged, for `finished`. Raises UserError
@@ -57,11 +59,15 @@ class Results(NamedTuple):
         check_writable(self.folder, "--out")
         counts: Counter = Counter()
         failed: set[str] = set()  # with the --watch flag, a file that is written slowly may be read later
+        undrawn: set[str] = set()
         with _lines(self.folder, mode) as write, progress(None, "predicting", total) as bar:
             for path, result in found:
                 row, absolute = described(judge, str(path), result), os.path.abspath(path)
+                name = _short(Path(absolute).relative_to(root))
                 if files is not None:
-                    row["file"] = {"path": absolute, "below": root, "model": self.model} | files[path]._asdict()
+                    row["file"] = {"path": absolute, "below": root, "model": self.model}
+                    row["file"] |= {"fingerprint": self.fingerprint} | files[path]._asdict()
+                    self._forget(name)  # it may have been written again
                 if row["error"]:
                     failed.add(absolute)
                     if len(failed) <= NAMED:
@@ -69,16 +75,20 @@ class Results(NamedTuple):
                 else:
                     failed.discard(absolute)
                     counts[row["decision"] or "scored"] += 1
-                    self._draw(judge, result, path, _short(Path(absolute).relative_to(root)))
+                    why = self._draw(judge, result, name)
+                    if why and not undrawn:
+                        note(f"{path} is judged, but not drawn: {why}; others that are not drawn are counted")
+                    (undrawn.add if why else undrawn.discard)(absolute)
                 write(row)  # last: an image with a line is finished
                 bar.update()
         if len(failed) > NAMED:
             note(f"{len(failed) - NAMED} more files failed; {self.folder / TABLE} says why")
         for sentence, (first, count) in judge.remarks.items():
             note(f"{first}: {sentence}" + (f"; the same for {count - 1} other file(s)" if count > 1 else ""))
-        return counts + Counter(failed=len(failed))  # without a count of 0
+        return counts + Counter({"failed": len(failed), "not drawn": len(undrawn)})  # without a count of 0
 
-    def _draw(self, judge: Judge, prediction: Prediction, path: Path, name: Path) -> None:
+    def _draw(self, judge: Judge, prediction: Prediction, name: Path) -> str | None:
+        """Why not all that is wanted could be drawn; None if it was. The decision counts all the same."""
         wanted = self.pictures == "all" or self.pictures == "rejected" and prediction.decision in ("review", "reject")
         try:
             if wanted:
@@ -87,15 +97,25 @@ class Results(NamedTuple):
                 file = self.folder / "raw_maps" / f"{name}.{self.raw_maps}"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 write_bytes(file, raw_map(prediction.anomaly_map, self.raw_maps))
-        except MemoryError:  # the decision counts
-            note(f"{path}: there is too little memory to draw this picture or its map; it is judged all the same")
+        except MemoryError:
+            return "there is too little memory"
+        except (OSError, UserError) as error:  # such as a full disk
+            return reason(error)
+        return None
+
+    def _forget(self, name: Path) -> None:
+        """Remove what was drawn of an earlier file of this name: it is no evidence for a later one."""
+        for file in DRAWN:
+            with contextlib.suppress(OSError):
+                (self.folder / file.format(name)).unlink()
 
     def finished(self, root: str) -> dict[str, Signature | None]:
         """The images that earlier lines describe, by their absolute paths; None if a line does not say which file.
 
         Lines of failed ones are removed from the files. A process that was killed may have left an incomplete last
-        line; it is removed, too. Raises UserError for files that were not written here, for those of another model, and
-        for images whose pictures have names relative to another folder than `root`: others could replace them.
+        line; it is removed, too. Raises UserError for files that were not written here, for those of another model or
+        another state of it, and for images whose pictures have names relative to another folder than `root`: others
+        could replace them.
         """
         if not any((self.folder / name).exists() for name in (TABLE, LINES)):
             return {}
@@ -107,6 +127,11 @@ class Results(NamedTuple):
                 file = row.get("file")
                 if file is not None and file.get("model", self.model) != self.model:
                     raise UserError(f"--out: {self.folder} has predictions of {file['model']}; give another folder")
+                if file is not None and file.get("fingerprint") != self.fingerprint:
+                    raise UserError(
+                        f"--out: {self.folder} has predictions of {self.model} as it was earlier (with another "
+                        "training, calibration or rate), or of an earlier version of predict.py; give another folder"
+                    )
                 if file is not None and file.get("below", root) != root:
                     raise UserError(
                         f"--out: {self.folder} has pictures of {file['below']}, and those of {root} could replace "

@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 
 from datasets.fit import BILINEAR, Fit
+from datasets.regions import Roi
 from deploy import judge as module
 from deploy.judge import Judge, connected_parts, resized
 from evaluation.calibration import Calibration
+from evaluation.cross import CrossCalibration
 from tests.conftest import write_image
 from tests.deploy.brightness import Brightness, plain
 from utils.errors import UserError
@@ -34,6 +36,26 @@ def test_what_is_no_picture_is_refused(image, got):
     with pytest.raises(UserError) as error:
         Brightness()(image)
     assert str(error.value).endswith(f"an array [H,W,3], RGB, uint8 or uint16 (got {got})")
+
+
+def test_the_fingerprint_is_that_of_what_decides():
+    """The folder of a run stays the same when it is trained or calibrated again."""
+    judges = [Brightness(batch_size) for batch_size in (1, 4)]
+    assert len({judge.fingerprint for judge in judges}) == 1
+    for calibration in (
+        Calibration([0.5] * 9, 0.2),
+        Calibration([0.5] * 9, 0.1, 0.2),
+        CrossCalibration([np.full(2000, 0.5)] * 2, 0.1),
+        CrossCalibration([np.r_[np.full(1999, 0.5), 0.6]] * 2, 0.1),
+        None,
+    ):
+        judges.append(Brightness())
+        judges[-1].calibration = calibration
+    judges.append(Brightness())
+    judges[-1].normal = judges[-1].normal | {"scores": [0.5] * 8 + [0.6]}  # trained again, decides nothing
+    judges.append(Brightness())
+    judges[-1].roi = Roi(np.ones((16, 16), bool), "roi.png")
+    assert len({judge.fingerprint for judge in judges[1:]}) == len(judges) - 1
 
 
 MODES = {

@@ -81,16 +81,33 @@ def test_what_is_left_out_of_files_is_said_once_at_the_end(tmp_path, capsys):
     assert notes == [f"note: {tmp_path / 'a.tif'}: {sentence}"]
 
 
+@pytest.mark.parametrize("error", [MemoryError(), UserError("cannot write a.png"), OSError(28, "the disk is full")])
 @pytest.mark.parametrize("part", ["write_pictures", "raw_map"])
-def test_a_picture_that_is_too_large_to_be_drawn_keeps_its_decision(part, tmp_path, monkeypatch, capsys):
+def test_a_picture_that_cannot_be_drawn_keeps_its_decision(part, error, tmp_path, monkeypatch, capsys):
     def fails(*words):
-        raise MemoryError
+        raise error
 
     monkeypatch.setattr(module, part, fails)
-    write_image(tmp_path / "a.png", plain(200))
-    folder = written(tmp_path, [tmp_path / "a.png"], pictures="all", raw_maps="npy").folder
-    assert json.loads((folder / LINES).read_text())["decision"] == "reject"
-    assert "a.png: there is too little memory to draw this picture" in capsys.readouterr().err
+    paths, judge = [tmp_path / f"{k}.png" for k in range(3)], Brightness()
+    for path in paths:
+        write_image(path, plain(200))
+    results = Results(tmp_path / "out", "all", "npy")
+    assert results.write(judge, judge.stream(paths), str(tmp_path)) == {"reject": 3, "not drawn": 3}
+    lines = (results.folder / LINES).read_text().splitlines()
+    assert [json.loads(line)["decision"] for line in lines] == ["reject"] * 3
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    why = "there is too little memory" if isinstance(error, MemoryError) else str(error)
+    assert said.startswith(f"note: {paths[0]} is judged, but not drawn: {why}")
+
+
+def test_what_was_drawn_of_an_earlier_file_of_the_same_name_is_removed(tmp_path):
+    """As with --watch, where a camera may always write the same name."""
+    path, judge, results = tmp_path / "a.png", Brightness(), Results(tmp_path / "out", "rejected", "npy")
+    for value, mode, raw_maps, left in ((200, "x", "npy", 4), (0, "a", "tiff", 1), (None, "a", None, 0)):
+        path.write_bytes(b"no picture") if value is None else write_image(path, plain(value))
+        results = results._replace(raw_maps=raw_maps)
+        results.write(judge, judge.stream([path]), str(tmp_path), None, mode, {path: Signature.of(path.stat())})
+        assert len([*results.folder.rglob("a.png.*")]) == left
 
 
 def test_the_first_failed_files_are_named_and_the_others_counted(tmp_path, capsys):
@@ -115,6 +132,8 @@ def test_a_line_says_which_file_was_judged_and_lines_without_it_are_understood(t
     assert results.finished(str(tmp_path)) == {str(tmp_path / path): signature}
     with pytest.raises(UserError, match="has predictions of ; give another folder"):  # of another model
         results._replace(model="/results/rd/part").finished(str(tmp_path))
+    with pytest.raises(UserError, match="as it was earlier .* give another folder"):  # also before it was written
+        results._replace(fingerprint="of another calibration").finished(str(tmp_path))
     line = json.loads((tmp_path / "out" / LINES).read_text())
     del line["file"], line["part"]  # as before there were any
     (tmp_path / "out" / LINES).write_text(json.dumps(line) + "\n")

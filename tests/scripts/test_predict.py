@@ -17,8 +17,9 @@ from PIL import Image
 import calibrate
 import predict
 import trainNet
-from deploy import watch
+from deploy import judge, watch
 from tests.conftest import draw_defect, draw_good, write_image
+from tests.deploy.brightness import Brightness, plain
 from utils.errors import UserError
 from utils.files import locked
 
@@ -87,6 +88,18 @@ def test_files_that_cannot_be_read_are_reported_and_the_rest_goes_on(calibrated,
     rows, _ = rows_of(calibrated.path / "out")
     assert [bool(row["error"]) for row in rows] == [False, True, True, False]
     assert "broken.png" in rows[1]["error"] and rows[1]["score"] == rows[1]["decision"] == ""
+
+
+def test_pictures_that_are_not_drawn_are_counted_and_the_exit_code_says_so(tmp_path, call, monkeypatch):
+    monkeypatch.setattr(judge, "open_judge", lambda *words: Brightness())
+    monkeypatch.chdir(tmp_path)
+    for k in range(2):
+        write_image(tmp_path / f"line/{k}.png", plain(200))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/overlays").write_text("no folder")
+    said = call(predict, "RUN", "line", "--out", "out")
+    assert said.code == 3 and said.out == "2 reject, 2 not drawn: out/predictions.csv\n"
+    assert len(rows_of(tmp_path / "out")[0]) == 2
 
 
 def test_patterns_files_and_folders_name_each_picture_once(calibrated):
