@@ -52,7 +52,7 @@ def calibrate(trainer: "BaseTrainer", folder: Path) -> list[str]:
 
     config = trainer.config
     _check_settings(trainer)
-    dataset, of_test = other_good_images(config, folder)
+    dataset, of_test = other_good_images(config, folder, trainer.metadata)
     earlier = trainer.metadata.get("normal")
     by_pattern = config.model_copy(update={"part_pattern": pattern_of_new(config, trainer.metadata)})
     now = good_scores(trainer.detector, trainer.compute, by_pattern, dataset, CALIBRATION)
@@ -61,6 +61,10 @@ def calibrate(trainer: "BaseTrainer", folder: Path) -> list[str]:
     lines = [*described(calibration.promise), *_comparison(earlier, now)]  # raises if there are too few
     if trainer.folds and not (earlier and earlier["source"] == CALIBRATION):
         lines.append("from now on this threshold decides, and no longer the students of calibration=cross")
+    if config.unified:
+        lines.append(
+            "it decides for all categories: the promise is for good parts that are mixed as these images are"
+        )
     kept = trainer.metadata.get("earlier_calibrations", [])
     if earlier:
         before = read_config(trainer.run_dir / "config.yaml")

@@ -66,7 +66,7 @@ def train_and_test_each(runs: Mapping[str, tuple[str | Mapping, Sequence[str]]])
 def train_and_test(source: str | Mapping, overrides: Sequence[str] = ()) -> list[Path]:
     """One student; returns the folders of its tests: the run's or, if it is for several categories, one for each."""
     from datasets.demo import ensure_demo
-    from engine.retest import check_own_folder
+    from engine.retest import check_own_folder, check_retestable
     from engine.unified import categories_apart, repeatable, set_aside
     from evaluation.report import summary
     from trainer import build_trainer
@@ -79,7 +79,7 @@ def train_and_test(source: str | Mapping, overrides: Sequence[str] = ()) -> list
     for part in categories_apart(trainer):
         ensure_demo(part.config)
         if trainer.config.unified:
-            part.folder.check_retestable(part.config)  # now, not after hours of training
+            check_retestable(part.folder, part.config)  # now, not after hours of training
     if trainer.config.phase == "train":
         before = trainer.folder.student_file
         before = before.exists() and before.stat().st_mtime_ns

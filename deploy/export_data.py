@@ -57,9 +57,7 @@ class RunData:
         Raises UserError for a folder without images, and for images that may have trained the student.
         """
         if self.folder is not None:
-            images, _ = other_good_images(self.config, self.folder)
-            images.read_all(self.config.cache_mb * 2**20 // 4)
-            return images
+            return other_good_images(self.config, self.folder, self.metadata)[0]
         decides = (self.metadata.get("normal") or {}).get("source") == CALIBRATION
         own = isinstance(self.config.calibration, float) and not self.metadata.get("earlier_calibrations")
         return self.sets["calibration"] if decides and own and self.unchanged else None

@@ -1,8 +1,6 @@
 """A run's folder: its files, its lock, and what may be replaced."""
 
 import contextlib
-import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,17 +78,6 @@ class RunFolder:
             return not changes({key: value for key, value in there.items() if key in origin}, origin)
         return False
 
-    def check_retestable(self, config: RunConfig) -> None:
-        """Raises UserError if the report of a test on other data would be replaced without `overwrite`."""
-        here = there = self.places(config)
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a damaged report may be replaced
-            report = json.loads(self.metrics_file.read_text(encoding="utf-8", errors="surrogateescape"))
-            there = {key: Path(report[key]) for key in here}
-        if there["data"] != here["data"] and _way(there) != _way(here) and not self.overwrite:  # not moved together
-            raise UserError(
-                f"{self.path} holds the report of a test on {there['data']}: replace it with overwrite=true"
-            )
-
     def places(self, config: RunConfig) -> dict[str, Path]:
         """Where the data and this folder are, from the root."""
         return {"data": Path(config.data_path).resolve(), "folder": self.path.resolve()}
@@ -147,10 +134,3 @@ class RunFolder:
         write_training_report(self.path, config, history, best_epoch)
         save_student(self.student_file, detector.student, metadata)  # last: this file marks a finished training
         self.checkpoint.unlink(missing_ok=True)
-
-
-def _way(places: dict[str, Path]) -> str:
-    """From a run's folder to its data; the place of the data if there is no such way (two drives)."""
-    with contextlib.suppress(ValueError):
-        return os.path.relpath(places["data"], places["folder"])
-    return str(places["data"])

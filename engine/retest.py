@@ -1,13 +1,18 @@
 """How a run is tested again where its folder is now; trainNet.py finds only folders that are named as it names them."""
 
+import contextlib
+import json
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from engine.folder import RunFolder
+from engine.student_file import read_metadata
 from utils.command import ROOT
 from utils.config import RunConfig
+from utils.config_file import read_config
 from utils.errors import UserError
 
 NAMING = {"save_path", "distillType", "obj", "run"}  # keys that choose a run's folder
@@ -28,6 +33,33 @@ def how_to_test(config: RunConfig, run_dir: Path) -> str:
     words = ["python3", script, "--config", f"{folder}/config.yaml", "phase=test"]
     where["data_path"] = str(Path(config.data_path).resolve()) if Path(config.data_path).exists() else None
     return moved + shlex.join([*words, *(f"{key}={value}" for key, value in where.items() if value is not None)])
+
+
+def check_retestable(folder: RunFolder, config: RunConfig) -> None:
+    """Raises UserError if the report of a test on other data would be replaced without `overwrite`."""
+    here = there = folder.places(config)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a damaged report may be replaced
+        report = json.loads(folder.metrics_file.read_text(encoding="utf-8", errors="surrogateescape"))
+        there = {key: Path(report[key]) for key in here}
+    if there["data"] != here["data"] and way(there) != way(here) and not folder.overwrite:  # not moved together
+        raise UserError(f"{folder.path} holds the report of a test on {there['data']}: replace it with overwrite=true")
+
+
+def way(places: dict[str, Path]) -> str:
+    """From a run's folder to its data; the place of the data if there is no such way (two drives)."""
+    with contextlib.suppress(ValueError):
+        return os.path.relpath(places["data"], places["folder"])
+    return str(places["data"])
+
+
+def way_to_data(run_dir: Path) -> list[str]:
+    """A word for the data of the run in `run_dir`, if another current folder hides it and both are where they were."""
+    here = Path(str(read_config(run_dir / "config.yaml").get("data_path")))
+    with contextlib.suppress(UserError, KeyError):  # a later error says why; older students do not know the way
+        there = Path(os.path.normpath(run_dir.resolve() / read_metadata(run_dir / "student.safetensors")["data"]))
+        if not here.is_absolute() and there.exists() and there.resolve() != here.resolve():
+            return [f"data_path={there}"]
+    return []
 
 
 def check_own_folder(source: str | Mapping[str, Any], overrides: Sequence[str], config: RunConfig) -> None:

@@ -1,6 +1,7 @@
 """The training and the test of a run."""
 
 import contextlib
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from engine.loggers import check_installed, log_test
 from engine.machine import GPU_PEAK, environment, forget_gpu_peak, gpu_peak
 from engine.method import Method
 from engine.paper import beside, best_on_test, check_choosable, test_after_each_epoch
-from engine.retest import how_to_test
+from engine.retest import check_retestable, how_to_test, way
+from engine.splits import identities
 from engine.state import threads_of
 from engine.stream import Scoring
 from engine.student_file import read_metadata
@@ -56,7 +58,7 @@ def train(
         origin |= {"arithmetic": str(compute), "processes": world_size()}
         from_main(lambda: folder.check_replaceable(origin))
         from_main(lambda: _check_calibration(folder, config))
-        from_main(lambda: folder.check_retestable(config))
+        from_main(lambda: check_retestable(folder, config))
         if config.protocol == "paper":
             from_main(lambda: check_choosable(test_set[0]))
         if config.resume and config.threads == "auto":
@@ -67,7 +69,7 @@ def train(
         train_set, val_set = (part.dataset for part in batches)
         used = [train_set, val_set, *([calibration] if len(calibration) else [])]
         images = "".join(dataset.fingerprint() for dataset in used if is_main())
-        for reason in _notes_before(config, train_set, val_set, calibration):
+        for reason in [*_notes_before(config, train_set, val_set, calibration), *_copies(config, used)]:
             note(reason)  # now, not after hours of training
         origin = from_main(lambda: origin | {"good images (hash)": images})  # only it has read the held-out ones
         if from_main(lambda: folder.awaits_test(origin)):
@@ -93,6 +95,8 @@ def train(
             if measure:
                 metadata["best_on_test"] = best_on_test(state.history)
             if is_main():
+                metadata["seen"] = [identity for dataset in used for identity in identities(dataset)]
+                metadata["data"] = way(folder.places(config))
                 metadata["normal"] = _normal_scores(method.detector, compute, config, train_set, val_set, calibration)
                 folder.replace_student(method.detector, metadata, config, state.history, state.best_epoch)
     return metadata
@@ -128,7 +132,7 @@ def test(
     dataset, notes = test_set
     forget_gpu_peak(compute.device)
     with folder.locked(), folder.tested():
-        folder.check_retestable(config)
+        check_retestable(folder, config)
         results = scoring(detector, compute, config, dataset, "testing", levels=True)
         normal = metadata.get("normal")
         found, known = decider(config, compute, folder.path, metadata, folds)
@@ -218,6 +222,24 @@ def _notes_before(config: RunConfig, train: ImageDataset, val: ImageDataset, cal
     if not isinstance(config.calibration, float):  # a fold decides together with the others, or there is nothing
         return []
     return promised(Calibration(range(len(set(parts(calibration, config)))), *wanted))[1]
+
+
+def _copies(config: RunConfig, used: list[ImageDataset]) -> list[str]:
+    """A note about images for calibration that are there twice, as another part."""
+    if config.calibration == "none":
+        return []
+    shown = defaultdict(set)
+    for dataset in used:
+        for identity, part in zip(identities(dataset), parts(dataset, config), strict=is_main()):
+            shown[identity].add(part)
+    of = used if config.calibration == "cross" else used[-1:]
+    count = sum(len(shown[identity]) > 1 for dataset in of for identity in identities(dataset))
+    if not count:
+        return []
+    return [
+        f"{count} of the images for calibration have copies in train/good, so the threshold may be too low; "
+        "checkData.py lists copies"
+    ]
 
 
 def _normal_scores(

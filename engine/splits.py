@@ -1,8 +1,9 @@
 """Which images of a data set train a run, are held out, calibrate it, or test it."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -70,32 +71,24 @@ def split_paths(paths: Sequence[Path], config: RunConfig, own_validation: bool) 
     return [[place for place, part in enumerate(shown) if part in way] for way in ways]
 
 
-def other_good_images(config: RunConfig, folder: Path) -> tuple[ImageDataset, list[str]]:
-    """The images in a folder and its subfolders, given by a flag `--images`, as good ones that did not train; and the
-    places of the test images that are among them, or of which copies are.
+def identities(dataset: ImageDataset) -> list[str]:
+    """Short hashes of the pixels that the networks see of each image, after `read_all`: equal for copies."""
+    return [digest.hex()[:16] for digest in dataset.digests]
 
-    Raises UserError for a folder without images, with images that may have trained the student, with defective test
-    images, or with copies of either.
+
+def other_good_images(config: RunConfig, folder: Path, metadata: Mapping[str, Any]) -> tuple[ImageDataset, list[str]]:
+    """The images in a folder and its subfolders, given by a flag `--images`, as good ones that did not train; and the
+    places of the test images that are among them, or of which copies are. `metadata` are the student's.
+
+    Raises UserError for a folder without images, with images that the student has seen, with defective test images,
+    with copies of either, or with an image twice.
     """
     paths, train = list_given_images(folder), Path(config.data_path, config.obj, "train").resolve()
     if not paths:
         raise UserError(f"--images: there are no images (png, jpg, bmp, tif, webp) in or below {folder}")
-    used = _used(config)
-    if not used:
-        note(
-            f"the data set is no longer in {config.data_path}, so it was not checked whether the student has seen "
-            f"images of {folder}; if the data set was moved, give its new place: data_path=FOLDER"
-        )
-    if any(train in path.resolve().parents or path.resolve() in used for path in paths):
-        where = train if is_folder(train) else config.data_path
-        raise UserError(f"--images: {folder} has images of {where}, which the student may have seen; give new ones")
-    copies = _copies(paths, used)
-    if copies:
-        which = f"{copies[0]}{f' and {len(copies) - 1} more' if len(copies) > 1 else ''}"
-        raise UserError(
-            f"--images: {folder} has copies of images that the student may have seen ({which}); give new ones"
-        )
-    of_test = _among_test(config, paths)
+    if any(train in path.resolve().parents for path in paths):
+        raise UserError(f"--images: {folder} has images of {train}, which the student may have seen; give new ones")
+    of_test = _among_test(config, paths, folder)
     for sample in of_test:
         if sample.defect_type != "good":
             raise UserError(
@@ -103,23 +96,47 @@ def other_good_images(config: RunConfig, folder: Path) -> tuple[ImageDataset, li
             )
     roi = common_roi(config)
     dataset = ImageDataset([Sample(path, None, "good", roi) for path in paths], config.TrainingData)
+    dataset.read_all(config.cache_mb * 2**20)
+    _check_new(dataset, folder, metadata)
     return dataset, [place(config, sample) for sample in of_test]
 
 
-def _used(config: RunConfig) -> set[Path]:
-    """The images of training and validation, whatever the layout; none if the data set is gone."""
-    try:
-        samples = readers.train_samples(config) + readers.validation_samples(config)
-        return {sample.path.resolve() for sample in samples}
-    except UserError:
-        return set()
+def _check_new(dataset: ImageDataset, folder: Path, metadata: Mapping[str, Any]) -> None:
+    """Raises UserError if the student has seen one of the images, or if one is there twice."""
+    if "seen" not in metadata:
+        note(
+            "this student was trained by an older version, so it was not checked whether it has seen copies of images "
+            f"of {folder}"
+        )
+    paths, shown = [sample.path for sample in dataset.samples], identities(dataset)
+    seen = set(metadata.get("seen", []))
+    known = [path for path, identity in zip(paths, shown, strict=True) if identity in seen]
+    if known:
+        more = f" and {len(known) - 1} more" if len(known) > 1 else ""
+        raise UserError(
+            f"--images: {folder} has images that the student has seen, or copies of them ({known[0]}{more}); "
+            "give new ones"
+        )
+    first = dict(zip(reversed(shown), reversed(paths), strict=True))
+    for path, identity in zip(paths, shown, strict=True):
+        if first[identity] != path:
+            raise UserError(f"--images: {path} is a copy of {first[identity]}; remove copies, because they count twice")
 
 
-def _among_test(config: RunConfig, paths: Sequence[Path]) -> list[Sample]:
-    """The test images that are among the files, or of which copies are; none if the data set is gone."""
+def _among_test(config: RunConfig, paths: Sequence[Path], folder: Path) -> list[Sample]:
+    """The test images that are among the files, or of which copies are; none, and a note, if the data set is gone.
+
+    Raises as the reader does for a fault of the data set: it would hide defective images.
+    """
     try:
         samples = readers.test_samples(config)
-    except UserError:
+    except UserError as error:
+        if is_folder(Path(config.data_path, config.obj)):
+            raise
+        note(
+            f"it was not checked whether {folder} has images of the test ({error}); if the data set was moved, give "
+            "its new place: data_path=FOLDER"
+        )
         return []
     known = {path.resolve() for path in paths}
     copies = set(_copies([sample.path for sample in samples if sample.path.resolve() not in known], paths))

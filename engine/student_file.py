@@ -84,6 +84,8 @@ class _Metadata(BaseModel):
     origin: dict[str, Any] | None = None
     normal: _NormalScores | None = None
     earlier_calibrations: list[_NormalScores] = []
+    seen: list[str] = []
+    data: str | None = None
     train_seconds: float | None = None
     gpu_peak_memory_mib: float | None = None
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None

@@ -77,9 +77,11 @@ def open_run(folder: str | Path, overrides: Iterable[str] = ()) -> "BaseTrainer"
 
     Raises UserError for a folder that is not a finished run, and as `build_trainer`.
     """
+    from engine.retest import way_to_data
+
     path = Path(folder)
     if not (path / "config.yaml").is_file():
         raise UserError(f"{path}: there is no finished run; give the folder of one, such as results/st/screw")
-    trainer = build_trainer(path / "config.yaml", [*overrides, "phase=test"], path)
+    trainer = build_trainer(path / "config.yaml", [*way_to_data(path), *overrides, "phase=test"], path)
     trainer.load()
     return trainer

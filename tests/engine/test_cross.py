@@ -162,6 +162,17 @@ def test_the_students_of_the_folds_leave_the_number_of_threads_as_it_is(config):
         torch.set_num_threads(own)
 
 
+@pytest.mark.parametrize(("calibration", "count"), [(0.5, 1), ("cross", 2), ("none", 0)])
+def test_copies_among_the_images_for_calibration_are_said(calibration, count, config):
+    found = build_trainer(config("st", calibration=calibration, part_pattern=None)).config
+    train, val, kept = train_datasets(found)
+    for dataset in (train, val, kept):
+        dataset.read_all(0)
+    (kept if len(kept) else val).digests[0] = train.digests[0]  # as if the files were equal
+    notes = run._copies(found, [train, val, *([kept] if len(kept) else [])])
+    assert [f"{count} of the images for calibration have copies" in note for note in notes] == [True] * bool(count)
+
+
 def test_too_few_images_are_said_before_the_training(config, capsys, monkeypatch):
     monkeypatch.setattr(Folds, "train", lambda folds: None)
     build_trainer(config("st", {"epochs": 1}, calibration="cross", false_reject_rate=0.01)).train()

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from engine.folder import RunFolder
+from engine.retest import check_retestable
 from engine.unified import set_aside
 from evaluation import report
 from tests.conftest import REPO, write_mvtec
@@ -119,7 +120,7 @@ def test_such_a_report_is_not_replaced_although_it_has_a_name_of_bytes_that_are_
     places = {"data": str(tmp_path / "other"), "folder": str(folder.path), "notes": ["\udcff.png: cut off"]}
     write_json(folder.metrics_file, places)
     with pytest.raises(UserError, match="report of a test on .*other: replace it with overwrite=true"):
-        folder.check_retestable(config)
+        check_retestable(folder, config)
 
 
 def test_the_same_data_by_another_spelling_of_its_path_may_be_tested_again(trained, tmp_path):
