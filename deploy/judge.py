@@ -179,7 +179,7 @@ class Judge:
         rows, columns = self.fit.source(shape)
         height, width = rows.stop - rows.start, columns.stop - columns.start
         whole = np.full(shape, -np.inf, np.float32)
-        whole[rows, columns] = resized(inside, (height, width), BILINEAR)
+        whole[rows, columns] = resized_inside(inside, region, (height, width))
         p_value, above = None, np.zeros(inside.shape, bool)
         if isinstance(calibration, CrossCalibration):
             p_map = calibration.p_map(folds[box])
@@ -298,6 +298,17 @@ def resized(values: np.ndarray, size: tuple[int, int], how: Image.Resampling) ->
             values = np.maximum.reduceat(values, np.ravel(edges)[:-1], axis)
             values = values.take(range(0, 2 * want, 2), axis)
     return np.asarray(Image.fromarray(values).resize(size[::-1], how))
+
+
+def resized_inside(anomaly_map: np.ndarray, region: np.ndarray | None, size: tuple[int, int]) -> np.ndarray:
+    """A map [h,w] -> [H,W], from its values in a region [h,w] bool alone. Outside, it has its lowest value.
+
+    Bilinear values are weighted means, here of the pixels inside: others would make the map lower at the rim.
+    """
+    if region is None:
+        return resized(anomaly_map, size, BILINEAR)
+    lowest, weight = anomaly_map.min(), resized(region.astype(np.float32), size, BILINEAR)
+    return lowest + resized(anomaly_map - lowest, size, BILINEAR) / np.maximum(weight, np.finfo(np.float32).tiny)
 
 
 def _region(part: tuple[np.ndarray, np.ndarray], anomaly_map: np.ndarray, where: tuple[slice, slice]) -> Region:

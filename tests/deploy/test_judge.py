@@ -215,6 +215,25 @@ def test_a_small_picture_loses_nothing_that_decided(size):
     assert not (found.mask & ~inside).any()
 
 
+@pytest.mark.parametrize("size", [(32, 32), (37, 100), (9, 40), (16, 16), (8, 8)])
+def test_a_map_has_its_score_at_the_rim_of_the_region_of_interest_too(size):
+    """What is outside mixes with nothing, be it higher or lower."""
+
+    class Rim(Judge):
+        def maps_of(self, images):
+            maps = np.ones((len(images), 16, 16), np.float32)
+            maps[:, :, 7], maps[:, :, 8:] = 5, 9
+            return maps
+
+    mask = np.zeros(size, bool)
+    mask[:, : size[1] // 2] = True
+    judge = Rim(Fit((16, 16), (16, 16)), None, Calibration([4.9] * 19, 0.05), 4, roi=Roi(mask, "roi.png"))
+    found = judge(np.zeros((*size, 3), np.uint8))
+    assert found.score == 5 and found.decision == "reject" and found.mask.any()
+    assert found.anomaly_map.max() == pytest.approx(5, rel=1e-6)
+    assert found.anomaly_map[np.isfinite(found.anomaly_map)].min() == 1
+
+
 def test_a_region_at_the_edge_ends_at_the_edge():
     """225 / 224, rounded and multiplied by 224, is a little more than 225."""
     part, picture = (np.array([223]), np.array([0])), (slice(0, 225), slice(10, 235))
