@@ -30,8 +30,8 @@ def read_image(path: Path, remark: Remark | None = None) -> np.ndarray:
 def image_from(data: bytes, name: str | Path, remark: Remark | None = None, most: int | None = None) -> np.ndarray:
     """`read_image` from the content of a file that errors call `name`.
 
-    With `most`, for what strangers send, raises UserError also for an image of more pixels, before it is decoded (a
-    small file may contain a picture that fills the memory).
+    With `most`, for what strangers send, raises UserError also for an image of more pixels, or of more than 65,535 a
+    side, before it is decoded (a small file may contain a picture that fills the memory).
     """
     pixels, _, bits = _decode(data, name, remark, most)
     if bits > 16:  # values that fit into 16 bits would be very dark, if they were meant so
@@ -122,8 +122,8 @@ def _decode(
         raise UserError(f"{name}: cannot be read as an image (the file is empty)")
     try:
         with ANY_SIZE, Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if most is not None and image.width * image.height > most:
-                raise ValueError(f"{image.width} x {image.height} pixels; at most {most:,} in all are allowed")
+            if most is not None and (image.width * image.height > most or max(image.size) > 65_535):
+                raise ValueError(f"{image.width} x {image.height} pixels; at most {most:,} in all and 65,535 a side")
             left_out = _left_out(image)
             image.load()
             pixels, lossy, bits = _pixels(data, image), _is_lossy(data, image), _bits_per_sample(data, image)

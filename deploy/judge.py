@@ -26,7 +26,7 @@ from utils.command import is_memory, is_of_gpu
 from utils.cores import allowed_cores
 from utils.errors import UserError
 
-MOST_PIXELS = 50_000_000  # of the pictures of a batch together: with their maps, some 400 MB
+MOST_PIXELS = 50_000_000  # of the pictures of a batch together: with their maps and overlays, 1 to 2 GB
 Item = TypeVar("Item")
 
 

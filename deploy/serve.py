@@ -52,8 +52,8 @@ TOKEN = "ANOMALY_TOKEN"  # the environment variable
 def main() -> None:
     args = flags().parse_intermixed_args()
     token = args.token if args.token is not None else os.environ.get(TOKEN)
-    if token is not None and not (token and token.isascii() and token.isprintable()):
-        raise UserError(f"--token (or {TOKEN}): must be some printable ASCII characters")
+    if token is not None and not (token and token.isascii() and token.isprintable() and token == token.strip()):
+        raise UserError(f"--token (or {TOKEN}): must be some printable ASCII characters, without spaces at its ends")
     try:
         import fastapi  # noqa: F401
         import uvicorn
@@ -279,6 +279,8 @@ class Service:
             return await asyncio.wrap_future(self.desk.put(data, name, overlay))
         except UserError as error:
             raise Refused(400, str(error)) from None
+        except asyncio.CancelledError:  # by uvicorn, when its patience at the end is over
+            raise Refused(503, "the server is being stopped") from None
         finally:
             self.inside -= 1
 
@@ -353,8 +355,9 @@ def application(judge: Judge, limits: Limits, token: str | None = None) -> "Fast
             yield
 
     async def check_token(request: Request) -> None:
-        given = request.headers.get("authorization", "")
-        if token is not None and not secrets.compare_digest(given.encode(), f"Bearer {token}".encode()):
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        sent = f"{scheme.lower()} {given.strip()}"
+        if token is not None and not secrets.compare_digest(sent.encode(), f"bearer {token}".encode()):
             raise Refused(401, "a header 'Authorization: Bearer TOKEN' is needed", WWW_Authenticate="Bearer")
 
     app, known = FastAPI(lifespan=life, openapi_url=None), [Depends(check_token)]

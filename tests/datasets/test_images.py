@@ -260,6 +260,9 @@ def test_a_small_file_with_a_huge_picture_is_refused_before_it_is_decoded():
     cut = data.getvalue()[:60]  # decoding it would be another error
     with pytest.raises(UserError, match=r"^it: .*3000 x 2000 pixels; at most 5,999,999 in all"):
         image_from(cut, "it", most=5_999_999)
+    Image.new("1", (1, 65_536)).save(data := io.BytesIO(), "PNG")  # it would need far more than a square one
+    with pytest.raises(UserError, match=r"^it: .*1 x 65536 pixels; at most 6,000,000 in all and 65,535 a side"):
+        image_from(data.getvalue(), "it", most=6_000_000)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF", "WEBP", "EPS", "GIF"])

@@ -14,6 +14,7 @@ import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import cv2
 import numpy as np
@@ -71,7 +72,8 @@ def served():
             thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
             thread.start()
             stack.callback(thread.join)
-            stack.callback(setattr, server, "should_exit", True)
+            start.end = partial(setattr, server, "should_exit", True)  # as SIGTERM does
+            stack.callback(start.end)
             return place.getsockname()[1]
 
         yield start
@@ -198,8 +200,8 @@ def test_a_failure_while_one_overlay_is_drawn_is_its_answer_only(error, status, 
     assert (first, failed, other) == (200, status, 200)
     if error is MemoryError:  # the decision counts
         assert answer["overlay"] is None
-    else:
-        assert "ZeroDivisionError" in capfd.readouterr().err
+    else:  # it is written after the answer
+        wait_until(lambda: "ZeroDivisionError" in capfd.readouterr().err)
 
 
 def test_a_full_queue_is_answered_at_once_and_nothing_is_lost(served):
@@ -263,7 +265,8 @@ def test_a_token_is_needed_if_one_is_set(served):
         for path, method in (("/predict", "POST"), ("/metrics", "GET")):
             status, answer, answered = ask(port, path, None, method, **headers)
             assert status == 401 and "Authorization" in answer["error"] and answered["WWW-Authenticate"] == "Bearer"
-    assert ask(port, body=png(), Authorization="Bearer secret")[0] == 200
+    for scheme in ("Bearer", "bearer", "BEARER "):  # in any case, says RFC 9110, and with spaces after it
+        assert ask(port, body=png(), Authorization=f"{scheme} secret")[0] == 200
     assert ask(port, "/health", method="GET")[:2] == (200, {"status": "ok"})
 
 
@@ -350,6 +353,20 @@ def test_a_reader_that_cannot_start_is_an_answer_and_the_next_picture_is_judged(
         patch.setattr(serve.ThreadPoolExecutor, "map", no_thread)
         assert ask(port, body=png())[0] == 500
     assert ask(port, body=png())[0] == 200
+
+
+def test_who_waits_when_the_server_stops_is_told_so(served, monkeypatch, capfd):
+    monkeypatch.setitem(serve.UVICORN, "timeout_graceful_shutdown", 0.1)
+    port = served(judge := Held())
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(ask, port, body=png())
+        judge.busy.wait(20)
+        served.end()
+        try:
+            assert job.result()[:2] == (503, {"error": "the server is being stopped"})
+        finally:
+            judge.go.set()
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_health_is_bad_while_a_batch_takes_too_long(served, monkeypatch):
@@ -441,6 +458,7 @@ def test_it_starts_as_a_file_from_any_folder(tmp_path):
         (["RUN", "--host", "256.1.1.1"], "--host, --port: cannot listen on 256.1.1.1:8000"),
         (["RUN", "--queue", "0"], "--queue"),
         (["RUN", "--token", ""], "--token"),
+        (["RUN", "--token", "secret "], "--token"),  # a header's value cannot end so
     ],
 )
 def test_a_mistake_is_one_sentence(monkeypatch, tmp_path, words, expected):
