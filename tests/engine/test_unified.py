@@ -130,6 +130,11 @@ def test_the_script_prints_a_table_with_the_mean_and_pages_lie_in_each_category(
         assert all(list(features.glob(f"*_level{level}.png")) for level in (1, 2, 3))
 
 
+def test_the_folder_of_a_category_is_no_run(finished):
+    with pytest.raises(UserError, match="its student is that of .*a.b: give that folder"):
+        open_run(finished / "out/st/a+b/a")
+
+
 def test_own_validation_sets_are_united(tmp_path):
     for make in (trees.mvtec_ad2, trees.mvtec_loco):
         make(tmp_path)
