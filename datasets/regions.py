@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from datasets.fit import Fit
-from datasets.images import read_mask
+from datasets.images import ANY_SIZE, read_mask
 from datasets.listing import contents, is_folder
 from utils.errors import UserError
 
@@ -40,7 +40,7 @@ class Roi(NamedTuple):
 
     @classmethod
     def of_text(cls, text: str, source: str) -> "Roi":
-        with Image.open(io.BytesIO(base64.b64decode(text))) as image:
+        with ANY_SIZE, Image.open(io.BytesIO(base64.b64decode(text))) as image:
             return cls(np.asarray(image, bool), source)
 
     def text(self) -> str:
