@@ -60,8 +60,8 @@ def replacing(folder: Path) -> Iterator[Path]:
     """
     fresh, stale = (folder.with_name(f".{folder.name}.{state}") for state in ("tmp", "old"))
     try:
-        for left_by_a_kill in (fresh, stale):
-            shutil.rmtree(left_by_a_kill, ignore_errors=True)
+        for left in (fresh, stale):  # by a kill, or where the folder was a link
+            left.unlink() if left.is_symlink() else shutil.rmtree(left, ignore_errors=True)
         fresh.mkdir(parents=True)
         yield fresh
         if folder.exists():

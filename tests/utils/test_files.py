@@ -80,6 +80,16 @@ def test_what_a_killed_process_left_is_not_in_the_new_folder(tmp_path):
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == ["maps", "maps/a.png"]
 
 
+def test_a_folder_that_was_a_link_can_be_replaced_again_and_again(tmp_path):
+    folder = tmp_path / "maps"
+    (tmp_path / "other").mkdir()
+    folder.symlink_to("other")
+    for name in ("a.png", "b.png"):
+        with replacing(folder) as fresh:
+            (fresh / name).write_text(name)
+    assert [path.name for path in folder.iterdir()] == ["b.png"] and not folder.is_symlink()
+
+
 @pytest.mark.parametrize("there", [False, True])
 def test_a_folder_is_as_before_when_the_new_one_cannot_take_its_place(tmp_path, monkeypatch, there):
     """As on Windows, while a scanner for viruses reads the new files."""
