@@ -6,7 +6,7 @@ import numpy as np
 
 from deploy.runtime.metadata import HEAD, KEY, MODELS, Metadata
 from utils.console import note
-from utils.errors import UserError, reason
+from utils.errors import UserError
 
 
 class OnnxEngine:
@@ -30,7 +30,7 @@ class OnnxEngine:
 
 
 class OpenVinoEngine:
-    """model.xml in OpenVINO; if there is head.xml, model.xml has only the networks, which may compute in bfloat16."""
+    """model.xml in OpenVINO; in bf16 and int8 it has only the networks, and head.xml has the rest."""
 
     def __init__(self, folder: Path, threads: int):
         try:
@@ -45,6 +45,7 @@ class OpenVinoEngine:
             return core.compile_model(core.read_model(path), "CPU", settings)
 
         try:
+            check_complete(path)
             model = core.read_model(path)
             text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
             self.metadata = Metadata.read(text, path)
@@ -55,7 +56,10 @@ class OpenVinoEngine:
                     "calibration; export the run again with --precision fp32"
                 )
             self.networks = compiled(path, "bf16" if bf16 else "f32")
-            self.head = compiled(folder / HEAD, "f32") if (folder / HEAD).exists() else None
+            self.head = None
+            if self.metadata.precision != "fp32":
+                check_complete(folder / HEAD)
+                self.head = compiled(folder / HEAD, "f32")
         except RuntimeError as error:
             raise damaged(path, error) from None
 
@@ -74,6 +78,8 @@ def engine_of(folder: Path, threads: int) -> OnnxEngine | OpenVinoEngine:
     for name, file in MODELS.items():
         if (folder / file).is_file():
             return ENGINES[name](folder, threads)
+    if folder.is_file() and any((folder.parent / file).is_file() for file in MODELS.values()):
+        raise UserError(f"{folder} is a file of an exported model: give its folder, {folder.parent}")
     raise UserError(f"{folder}: there is no exported model ({' or '.join(MODELS.values())}); export.py writes one")
 
 
@@ -81,5 +87,13 @@ def missing(file: str, package: str) -> UserError:
     return UserError(f"{file} needs a package that is not installed: pip install {package}")
 
 
+def check_complete(path: Path) -> None:
+    """Raises UserError naming a file of OpenVINO that is missing: the graph at `path`, or its weights."""
+    for file in (path, path.with_suffix(".bin")):
+        if not file.is_file():
+            raise UserError(f"{file} is missing: copy all files of the exported model")
+
+
 def damaged(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path} cannot be loaded; export the run again ({reason(error)[:200]})")
+    last = str(error).strip().rpartition("\n")[2] or type(error).__name__  # OpenVINO begins with lines of its source
+    return UserError(f"{path} cannot be loaded; copy the exported model again, or export the run again ({last[:200]})")

@@ -11,6 +11,7 @@ KEY = "anomaly_detector"
 FORMAT = 1
 MODELS = {"onnx": "model.onnx", "openvino": "model.xml"}
 HEAD = "head.xml"  # with OpenVINO, what computes in float32 beside networks of a lower precision
+FILES = (*MODELS.values(), "model.bin", HEAD, "head.bin")
 
 
 class Metadata(NamedTuple):

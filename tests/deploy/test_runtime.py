@@ -115,11 +115,24 @@ def test_a_damaged_or_foreign_file_is_named(kind, exported, tmp_path):
     file = folder / {"onnx": "model.onnx", "openvino": "model.xml"}[kind]
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=f"{file.name} cannot be loaded"):
+    with pytest.raises(UserError, match=f"{file.name} cannot be loaded") as error:
         ExportedModel(folder)
+    assert "core.cpp" not in str(error.value)  # OpenVINO's first line; its last one has the reason
     file.write_bytes(whole.replace(KEY.encode(), b"x" * len(KEY)))
     with pytest.raises(UserError, match=f"{file.name} was not written by export.py"):
         ExportedModel(folder)
+
+
+def test_a_missing_file_is_named(exported, tmp_path):
+    folder = shutil.copytree(exported("openvino"), tmp_path / "model")
+    shutil.copy(folder / "model.xml", folder / "head.xml")  # an fp32 export copied over one of int8
+    assert ExportedModel(folder).engine.head is None
+    file = folder / "model.xml"
+    file.write_bytes(file.read_bytes().replace(b"&quot;fp32&quot;", b"&quot;int8&quot;"))
+    for name in ("head.bin", "head.xml", "model.bin"):
+        (folder / name).unlink(missing_ok=True)
+        with pytest.raises(UserError, match=f"{name} is missing: copy all files"):
+            ExportedModel(folder)
 
 
 def test_a_file_of_another_version_is_named(exported, tmp_path):
@@ -134,6 +147,8 @@ def test_a_file_of_another_version_is_named(exported, tmp_path):
 def test_a_folder_without_a_model_and_a_missing_engine_are_named(exported, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="there is no exported model"):
         ExportedModel(tmp_path)
+    with pytest.raises(UserError, match=r"model.onnx is a file of an exported model: give its folder, .*model$"):
+        ExportedModel(exported("onnx") / "model.onnx")
     for kind, package in (("onnx", "onnxruntime"), ("openvino", "openvino")):
         monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(UserError, match=f"pip install {package}"):
