@@ -1,7 +1,6 @@
 """The card of an exported model: what it is, what it was made from, how good and how fast it is. JSON and a page."""
 
 import json
-import math
 import os
 import platform
 import subprocess
@@ -152,6 +151,7 @@ def _origin(card: dict[str, Any]) -> list[str]:
             f"{name.replace('_', '-')} images: {each['images']} (hash {each['hash']})"
             for name, each in data["sets"].items()
         ),
+        *([data["given"]] if data["given"] else []),
         *([] if data["unchanged"] else ["the good images are not those of the training any more"]),
         f"{values['teacher']:,} values in the teacher, {values['student']:,} in the student",
     ]
@@ -172,7 +172,8 @@ def _costs(card: dict[str, Any]) -> list[str]:
     made = card["made_with"]
     speed = [
         f"{each['threads']} thread{'s' if each['threads'] > 1 else ''}: {each['p50_ms']:.1f} ms for an image (median), "
-        f"{each['p95_ms']:.1f} ms (95 % of the runs), at most {each.get('peak_memory_mb', math.nan):.0f} MB of memory"
+        f"{each['p95_ms']:.1f} ms (95 % of the runs)"
+        + (f", at most {each['peak_memory_mb']:.0f} MB of memory" if "peak_memory_mb" in each else "")  # only on Linux
         for each in card["speed"]
     ]
     return [

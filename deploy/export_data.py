@@ -41,7 +41,18 @@ class RunData:
         counts = {name: {"images": len(each), "hash": each.fingerprint()} for name, each in sets.items() if len(each)}
         if self.folder is not None:
             counts["calibration"]["folder"] = str(self.folder)
-        return {"sets": counts, "unchanged": self.unchanged}
+        return {"sets": counts, "unchanged": self.unchanged, "given": self._given}
+
+    @property
+    def _given(self) -> str | None:
+        """A sentence on images that are not known any more, because calibrate.py keeps only their scores."""
+        normal = self.metadata.get("normal")
+        if self.folder is not None or not self.metadata.get("earlier_calibrations") or normal["source"] != CALIBRATION:
+            return None
+        return (
+            f"the threshold comes from {len(normal['scores'])} {normal.get('unit', 'images')} given to calibrate.py; "
+            "their scores are in the metadata of the model (normal)"
+        )
 
     @property
     def unchanged(self) -> bool:

@@ -83,6 +83,14 @@ def test_the_licence_is_that_of_the_weights(net, expected):
     assert licence(net).startswith(expected)
 
 
+def test_images_given_to_calibrate_are_named_and_unknown_memory_is_not(facts):
+    facts["data"]["given"] = "the threshold comes from 20 images"
+    facts["speed"] = [{"threads": 1, "p50_ms": 1.0, "p95_ms": 2.0, "runs": 10}]  # not on Linux
+    text = page(facts)
+    assert "- the threshold comes from 20 images\n" in text
+    assert "2.0 ms (95 % of the runs)\n" in text and "nan" not in text
+
+
 class OneConvolution(Detector):
     def forward(self, image):
         return self.student(image)
