@@ -1,5 +1,6 @@
 """From a finished run to a folder with a model that needs no torch, checked against the run, and its card."""
 
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -9,17 +10,19 @@ from typing import Any
 import torch
 
 from datasets.dataset import stacked
+from datasets.listing import SYSTEM_FILES
 from deploy import card
-from deploy.export_check import Found, Judged, MapsOf, compare, differences
+from deploy.export_check import LIMITS, Found, Judged, MapsOf, check_files, compare, differences
 from deploy.export_data import RunData
 from deploy.export_formats import build, check_possible
 from deploy.export_graph import Graphs, on_cpu
 from deploy.predictor import Predictor
 from deploy.runtime import ExportedModel
-from deploy.runtime.metadata import Metadata
+from deploy.runtime.metadata import FILES, Metadata
 from engine.decisions import verdicts_of
 from engine.device import DTYPES, Compute
 from engine.scoring import AnomalyMaps
+from engine.student_file import read_metadata
 from evaluation.calibration import Calibration, described
 from evaluation.cross import CrossCalibration
 from evaluation.report import Tested, evaluate
@@ -29,14 +32,32 @@ from utils.files import check_writable, replacing
 
 PRECISIONS = {dtype: name for name, dtype in DTYPES.items()}
 SIZES = ("img_size", "crop_size", "tile")  # of TrainingData
+WRITTEN = {card.CARD, card.PAGE, *FILES}
 FLOAT32 = str(Compute(torch.device("cpu"), torch.float32))
 
 
 def check_free(out: Path) -> None:
-    """Raises UserError for a folder that has something else than an earlier export, or cannot be written."""
-    if out.exists() and not (out / card.CARD).is_file() and (not out.is_dir() or any(out.iterdir())):
+    """Raises UserError for a folder that has something else than an earlier export, or cannot be replaced."""
+    place = place_of(out)
+    if os.path.ismount(place) or place_of(Path.cwd()).is_relative_to(place):
+        raise UserError(
+            f"--out: {out} cannot be replaced, because it is a drive, the current folder or one above it; give a "
+            f"folder in it, such as {out / 'exported'}"
+        )
+    names = {path.name for path in place.iterdir()} - {*SYSTEM_FILES, ".DS_Store"} if place.is_dir() else set()
+    if place.exists() and card.CARD not in names and (names or not place.is_dir()):
         raise UserError(f"--out: {out} exists and was not written by export.py; give another folder")
-    check_writable(out.absolute().parent, "--out")
+    if names - WRITTEN:
+        raise UserError(
+            f"--out: a new export would delete {out / min(names - WRITTEN)}; move it to another place, or give "
+            "another folder"
+        )
+    check_writable(place.parent, "--out")
+
+
+def place_of(out: Path) -> Path:
+    """Where a folder really is: a link stays, and what it leads to is replaced."""
+    return Path(os.path.realpath(out))
 
 
 class Export:
@@ -53,6 +74,14 @@ class Export:
         self.trainer = self.predictor.trainer
         self.config, self.options = self.trainer.config, self.trainer.options
         self.data = RunData(self.trainer, images)
+        trained = read_metadata(self.trainer.folder.student_file)  # loading it with other settings has changed `normal`
+        decides = trained["settings"].get("calibration") == "cross"
+        decides = decides or (trained.get("normal") or {}).get("source") == CALIBRATION
+        if decides and not self.predictor.calibration and images is None:  # the predictor has said why
+            raise UserError(
+                "--images: the run's thresholds do not belong to these settings; leave the changed keys out, or give "
+                "good images that did not train the student: --images FOLDER"
+            )
         if isinstance(self.predictor.calibration, CrossCalibration) and images is None:
             raise UserError(
                 "--images: with calibration=cross several students decide, but an export has one; give good images "
@@ -71,11 +100,12 @@ class Export:
         with tempfile.TemporaryDirectory() as first:  # a file that is loaded must not be replaced
             model.save(Path(first), metadata._replace(normal=None))
             metadata = metadata._replace(normal=self._normal_scores(ExportedModel(first)))
-        with replacing(out.absolute()) as folder:
+        with replacing(place_of(out)) as folder:
             model.save(folder, metadata)
             exported, found, test = ExportedModel(folder), [], self.data.test
             tested = evaluate(test.samples, self._compared(exported, found), self.data.notes, test.fit)
             check = differences(found, self.precision, PRECISIONS[self.trainer.compute.dtype])
+            check_files(exported, found, LIMITS[self.precision])
             if isinstance(self.predictor.calibration, CrossCalibration):
                 check |= self._beside_folds(found)
             card.write_card(folder, self._card(folder, exported, check, tested))
@@ -88,7 +118,7 @@ class Export:
             "category": self.config.obj,
             "input": f"image: float32 [batch, 3, {height}, {width}], RGB, from 0 to 1, resized as by Pillow's BILINEAR",
             "outputs": f"map: float32 [batch, 1, {height}, {width}]; score: float32 [batch], the map's maximum, which "
-            "is a picture's score only without padding and tiles",
+            "is a picture's score only without padding, tiles and region of interest",
         }
         options = {key: (size := getattr(self.options, key)) and list(size) for key in SIZES}
         options |= {
@@ -107,11 +137,6 @@ class Export:
         """
         normal = self.predictor.normal
         own_scores = normal is not None and normal["source"] == CALIBRATION
-        if own_scores and not self.predictor.calibration and self.data.folder is None:  # the predictor has said why
-            raise UserError(
-                "--images: the run's thresholds do not belong to these settings; leave the changed keys out, or give "
-                "good images that did not train the student: --images FOLDER"
-            )
         if self.data.calibration is not None:
             return self.data.normal_scores(exported.maps_of, exported.batch_size)
         if self.predictor.calibration and not (own_scores and self._same_scores):

@@ -1,7 +1,7 @@
 """Whether an exported model computes what the run computes, on the run's own images."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from evaluation.score import Scored, image_score
 from utils.errors import UserError
 from utils.progress import progress
 
+if TYPE_CHECKING:
+    from deploy.judge import Judge
+
 TINY = float(np.finfo(np.float32).tiny)
 # Images [3,h,w] uint8 or uint16 -> maps [B,h,w] float32; of large ones, tiles.
 MapsOf = Callable[[Sequence[np.ndarray]], np.ndarray]
@@ -20,6 +23,10 @@ MapsOf = Callable[[Sequence[np.ndarray]], np.ndarray]
 LIMITS = {"fp32": 1e-4, "bf16": 0.01, "int8": 0.05}
 # The same for runs that test in these precisions, where only their decisions count. They compute more in them.
 OF_RUN = {"fp32": LIMITS["fp32"], "bf16": 0.1, "fp16": 0.1}
+
+
+class Refused(UserError):
+    """The exported model does not compute what the run computes."""
 
 
 class Judgement(NamedTuple):
@@ -100,24 +107,46 @@ def _scored(index: int, part: Pixels, anomaly_map: np.ndarray) -> Scored:
     return Scored.cut(index, part.image, part.mask, anomaly_map, part.inside, part.region)
 
 
+def check_files(exported: "Judge", found: Sequence[Found], limit: float) -> None:
+    """Let the exported model judge the pictures again, from their files, with all that is stored in it.
+
+    Until then, the run's data set has resized and cut them. Raises Refused naming the first picture that gets another
+    score or decision than in `found`.
+    """
+    judged = progress(exported.stream([each.path for each in found]), "checking from the files", len(found))
+    for each, scale, (_, prediction) in zip(found, _scales(found), judged, strict=True):
+        if isinstance(prediction, UserError):
+            raise prediction
+        score, expected = each.scores[1], each.judgements[1]
+        other = prediction.decision != expected.decision and expected.distance > limit
+        if other or not abs(prediction.score - score) <= limit * scale:
+            raise Refused(
+                f"{each.path}: the exported model prepares this picture otherwise than the run: from its file, the "
+                f"score is {prediction.score:.6g} (decision: {prediction.decision}), but from the pixels that the run "
+                f"prepares, it is {score:.6g} ({expected.decision})"
+            )
+
+
+def _scales(found: Sequence[Found]) -> list[float]:
+    """What the limits are shares of."""
+    typical = float(np.median([each.highest for each in found]))
+    return [max(each.highest, typical, TINY) for each in found]
+
+
 def differences(found: Sequence[Found], precision: str, of_run: str) -> dict[str, Any]:
-    """The largest differences, for the card. Raises UserError that says where they are above the limit.
+    """The largest differences, for the card. Raises Refused that says where they are above the limit.
 
     A decision may be another one only if both scores are within the limit from a threshold, where no two precisions
     agree always; `of_run` is the precision in which the run decides.
     """
-    typical, limit = float(np.median([each.highest for each in found])), LIMITS[precision]
-
-    def share(each: Found, value: float) -> float:
-        return value / max(each.highest, typical, TINY)
-
-    maps = [share(each, each.map_difference) for each in found]
-    scores = [share(each, abs(each.scores[1] - each.scores[0])) for each in found]
+    scales, limit = _scales(found), LIMITS[precision]
+    maps = [each.map_difference / scale for each, scale in zip(found, scales, strict=True)]
+    scores = [abs(each.scores[1] - each.scores[0]) / scale for each, scale in zip(found, scales, strict=True)]
     for what, values in (("score", scores), ("anomaly map", maps)):
         place = int(np.argmax(values))  # of the first that is not a number, if there is one
         worst, largest = found[place], values[place]
         if not largest <= limit:
-            raise UserError(
+            raise Refused(
                 f"the exported model does not compute what the run computes: the {what} of {worst.path} differs by "
                 f"{100 * largest:.2g} % of its highest value (score {worst.scores[1]:.6g}, with PyTorch "
                 f"{worst.scores[0]:.6g}); with --precision {precision} at most {100 * limit:.2g} % is accepted"
@@ -136,7 +165,7 @@ def _decisions(found: Sequence[Found], near: float) -> dict[str, Any]:
     for each in other:
         run, exported = each.judgements
         if max(run.distance, exported.distance) > near:
-            raise UserError(
+            raise Refused(
                 f"{each.path}: the exported model decides '{exported.decision}', the run '{run.decision}', and the "
                 f"score is not within {100 * near:.2g} % of the threshold (score {each.scores[1]:.6g}, with PyTorch "
                 f"{each.scores[0]:.6g})"

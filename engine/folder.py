@@ -15,7 +15,7 @@ from utils.console import log_to, note
 from utils.errors import UserError
 from utils.files import check_writable, locked
 
-NOT_IN_SCORES = ("part_pattern", "weights")  # settings that no score depends on: the teacher itself is compared
+NOT_IN_SCORES = ("part_pattern", "weights", "TrainingData.batch_size")  # of settings; the teacher itself is compared
 TRAINED = ("config.yaml", "student.safetensors", "training.csv", "training.png")  # files of a training
 TESTED = "metrics.json scores.csv pixels.npz maps features report.html report_pictures".split()
 TESTED += ["scores.png", "curves.png", "contact.png"]

@@ -1,6 +1,7 @@
 """Exports against the run: every way in which an exported model is known to become another one."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,9 +13,13 @@ from torch import nn
 
 import calibrate
 import deploy.runtime.model
+from datasets.fit import Fit
+from datasets.regions import Roi
+from datasets.tiles import Tiles
 from deploy import export_data, export_formats, export_graph, export_int8
-from deploy.export import check_free
-from deploy.export_check import LIMITS, OF_RUN, Found, Judged, Judgement, differences
+from deploy.export import Export, check_free
+from deploy.export_check import LIMITS, OF_RUN, Found, Judged, Judgement, Refused, check_files, differences
+from deploy.judge import Judge
 from deploy.predictor import Predictor
 from deploy.runtime import ExportedModel
 from evaluation.calibration import Calibration
@@ -118,8 +123,70 @@ def test_a_graph_that_normalises_otherwise_is_refused(run_folder, export, tmp_pa
         export(run_folder, tmp_path / "out")
 
 
+def test_an_export_that_prepares_pictures_otherwise_is_refused(run_folder, export, same_graph, tmp_path, monkeypatch):
+    """What is stored in the file decides what predict.py does; the run's data set does not know it."""
+    original = Export._metadata
+
+    def other_size(self):
+        found = original(self)
+        return found._replace(options=found.options | {"img_size": [80, 80]})
+
+    monkeypatch.setattr(Export, "_metadata", other_size)
+    with pytest.raises(Refused, match=r"\.png: the exported model prepares this picture otherwise than the run"):
+        export(run_folder, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Contrast(Judge):
+    """The map is the brightness above the mean of what is seen as a whole; above 0.1 a part is rejected."""
+
+    def __init__(self, **parts):
+        normal = {"source": CALIBRATION, "scores": [0.1] * 9}
+        super().__init__(normal=normal, calibration=Calibration.of(normal, 0.1), batch_size=2, **parts)
+
+    def maps_of(self, images):
+        gray = np.stack(images).mean(axis=1, dtype=np.float32) / 255
+        return gray - gray.mean(axis=(1, 2), keepdims=True)
+
+
+PREPARED = {
+    "fit": Fit((16, 16), (16, 12), pad=True),
+    "tiles": Tiles((16, 12), (8, 12), 0.25, 4),
+    "roi": Roi(np.arange(48).reshape(8, 6) % 6 < 4, "roi.png"),
+}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {},
+        {"fit": Fit((16, 16), (16, 12))},
+        {"fit": Fit((18, 18), (16, 12), pad=True)},
+        {"tiles": None},
+        {"tiles": Tiles((16, 12), (8, 12), 0, 4)},
+        {"roi": None},
+    ],
+)
+def test_pictures_are_judged_from_their_files_with_all_that_is_stored(other, tmp_path):
+    paths, rng = [tmp_path / f"{k}.png" for k in range(3)], np.random.default_rng(0)
+    for path in paths:
+        write_image(path, rng.integers(0, 256, (16, 12, 3), dtype=np.uint8))
+    judged = [Contrast(**PREPARED)(path) for path in paths]
+    found = [
+        Found(str(path), 1.0, 0.0, (each.score,) * 2, (Judgement(each.decision, 0.5),) * 2)
+        for path, each in zip(paths, judged, strict=True)
+    ]
+    if not other:
+        check_files(Contrast(**PREPARED), found, LIMITS["fp32"])
+        return
+    with pytest.raises(Refused, match=r"\d.png: .* the score is .* but from the pixels that the run prepares"):
+        check_files(Contrast(**PREPARED | other), found, LIMITS["fp32"])
+
+
 def test_a_failed_export_leaves_the_earlier_one(run_folder, export, same_graph, tmp_path, monkeypatch):
+    (tmp_path / "out").symlink_to("version1")
     export(run_folder, tmp_path / "out")
+    assert (tmp_path / "out").is_symlink() and (tmp_path / "version1/card.json").is_file()
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     monkeypatch.setattr(deploy.runtime.model, "unit_range", other_scale)
     with pytest.raises(UserError):
@@ -136,7 +203,22 @@ def test_only_an_earlier_export_may_be_replaced(tmp_path):
         with pytest.raises(UserError, match="--out: .* was not written by export.py"):
             check_free(out)
     (tmp_path / "other/card.json").touch()
+    with pytest.raises(UserError, match=r"--out: a new export would delete .*other.file; move it"):
+        check_free(tmp_path / "other")
+    (tmp_path / "other/file").rename(tmp_path / "other/model.onnx")
     check_free(tmp_path / "other")
+
+
+def test_a_folder_that_cannot_be_renamed_is_refused_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "inside").mkdir()
+    monkeypatch.chdir(tmp_path / "inside")
+    for out in (Path("."), Path("..")):
+        with pytest.raises(UserError, match=f"--out: {out} cannot be replaced, .* such as {out / 'exported'}"):
+            check_free(out)
+    check_free(Path("exported"))
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path / "inside/drive")
+    with pytest.raises(UserError, match="--out: drive cannot be replaced"):
+        check_free(Path("drive"))
 
 
 def copied(run_folder, tmp_path):
@@ -183,9 +265,15 @@ def test_images_for_calibration_may_be_given(run_folder, export, same_graph, tmp
             export(run_folder, tmp_path / "out", "onnx", "fp32", folder)
 
 
-def test_thresholds_of_other_settings_are_not_exported(run_folder, export, same_graph, tmp_path):
+@pytest.mark.parametrize("word", ["part_pattern=^.", "TrainingData.sigma=2", "seed=5"])
+def test_thresholds_of_other_settings_are_not_exported(word, run_folder, export, same_graph, tmp_path):
     with pytest.raises(UserError, match="thresholds do not belong to these settings"):
-        export(run_folder, tmp_path / "out", "onnx", "fp32", None, "part_pattern=^.")
+        export(run_folder, tmp_path / "out", "onnx", "fp32", None, word)
+
+
+def test_another_batch_size_leaves_the_thresholds(run_folder):
+    predictor = Predictor(run_folder, ["TrainingData.batch_size=2"])
+    assert predictor.batch_size == 2 and predictor.calibration
 
 
 def test_images_are_counted_by_parts_as_in_the_calibration(run_folder, export, same_graph, tmp_path):
@@ -207,6 +295,7 @@ def test_after_another_calibration_scores_are_kept_or_its_images_are_asked_for(
     if precision == "float32":
         export(run, tmp_path / "out")
         assert ExportedModel(tmp_path / "out").normal == Predictor(run).normal
+        assert "from 20 images given to calibrate.py" in (tmp_path / "out/card.md").read_text(encoding="utf-8")
         return
     with pytest.raises(UserError, match="give good images .* --images FOLDER"):
         export(run, tmp_path / "out")
