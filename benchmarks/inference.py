@@ -3,11 +3,11 @@
     python3 benchmarks/inference.py results/st/weave results/rd/weave [--seconds 3] [--paths pytorch-fp32 openvino-bf16]
 
 For each run, path, number of threads and batch: milliseconds per image (median and 95 %) from images at crop_size, 8
-bits, to their maps; how many times as fast as PyTorch in float32 (both medians); and the share of the machine's peak.
-This is the fastest large matrix product or convolution by PyTorch in the same precision and with the same threads,
-just before; int8 has none here. An export that does not keep the run's scores is refused by export.py, and its row
-says so. Nothing else should run on the machine. Exports take most of the time: `--exports FOLDER` keeps them for the
-next call; a run that is trained again is exported again.
+bits, to their maps, of a run with tiles by all tiles; how many times as fast as PyTorch in float32 (both medians); and
+the share of the machine's peak. This is the fastest large matrix product or convolution by PyTorch in the same
+precision and with the same threads, just before; int8 has none here. An export that does not keep the run's scores is
+refused by export.py, and its row says so. Nothing else should run on the machine. Exports take most of the time:
+`--exports FOLDER` keeps them, and what was refused, for the next call; a run that is trained again is exported again.
 """
 
 import argparse
@@ -28,7 +28,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from datasets.images import unit_range
+from datasets.tiles import Tiles, whole_maps
 from deploy.export import Export
+from deploy.export_check import Refused
 from deploy.runtime.engines import engine_of
 from engine.scoring import AnomalyMaps
 from trainer import open_run
@@ -36,7 +38,7 @@ from utils.command import run
 from utils.cores import allowed_cores
 from utils.errors import UserError
 
-Maps = Callable[[np.ndarray], object]  # images [B,3,h,w] uint8 -> their maps
+Maps = Callable[[np.ndarray], np.ndarray]  # images, or tiles, [B,3,h,w] uint8 -> their maps [B,...,h,w]
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PYTORCH = {"pytorch-fp32": ("fp32", False), "pytorch-bf16": ("bf16", False), "compile-fp32": ("fp32", True)}
 EXPORTS = {
@@ -83,9 +85,10 @@ def flags() -> argparse.Namespace:
 
 def print_run(folder: Path, args: argparse.Namespace, counts: list[int]) -> None:
     trainer = open_run(folder, ["device=cpu", "compile=false"])
-    size = trainer.options.input_size
+    size, tiles = trainer.options.crop_size, Tiles.of(trainer.options)
     with FlopCounterMode(display=False) as counter:
-        trainer.detector.eval()(torch.zeros(1, 3, *size))
+        trainer.detector.eval()(torch.zeros(1, 3, *trainer.options.input_size))
+    operations = counter.get_total_flops() * (len(tiles) if tiles else 1)
     slow = {}
     with tempfile.TemporaryDirectory() as temporary:
         space = Path(args.exports or temporary, name_of(folder))
@@ -94,9 +97,9 @@ def print_run(folder: Path, args: argparse.Namespace, counts: list[int]) -> None
                 for threads, maps_of in functions(folder, path, counts, space / path):
                     most = peak(PRECISIONS[path[-4:]], threads) if path[-4:] in PRECISIONS else np.nan
                     for batch in BATCHES:
-                        speed = measured(maps_of, batch, size, args.seconds)
+                        speed = measured(maps_of, tiles, batch, size, args.seconds)
                         slow.setdefault((threads, batch), speed.median)
-                        share = counter.get_total_flops() / speed.median / most
+                        share = operations / speed.median / most
                         print(
                             f"| {folder} | {path} | {threads} | {batch} | {1000 * speed.median:.1f} "
                             f"| {1000 * speed.most:.1f} | {slow[threads, batch] / speed.median:.1f} "
@@ -132,27 +135,28 @@ def functions(folder: Path, path: str, counts: list[int], space: Path) -> Iterat
 
 
 def export_once(run_folder: Path, path: str, space: Path) -> None:
-    """Raises UserError where the export was refused, now or in an earlier call."""
+    """Raises Refused where the check refused the export, now or in an earlier call, and UserError as `Export`."""
     refused = space.with_suffix(".refused")
     if refused.exists():
-        raise UserError(refused.read_text())
+        raise Refused(refused.read_text())
     if not space.exists():
         try:
             Export(run_folder, *EXPORTS[path], None, ["device=cpu"]).write(space)
-        except UserError as error:
+        except Refused as error:
             space.parent.mkdir(parents=True, exist_ok=True)
             refused.write_text(str(error))
             raise
 
 
-def measured(maps_of: Maps, batch: int, size: tuple[int, int], seconds: float) -> Speed:
+def measured(maps_of: Maps, tiles: Tiles | None, batch: int, size: tuple[int, int], seconds: float) -> Speed:
+    """`size` (height, width) is that of whole images."""
     images = np.random.default_rng(0).integers(0, 256, (batch, 3, *size), dtype=np.uint8)
     for _ in range(WARM_UP):
-        maps_of(images)
+        whole_maps(images, maps_of, tiles, np.stack)
     times = []
     while len(times) < LEAST or sum(times) < seconds:
         begin = perf_counter()
-        maps_of(images)
+        whole_maps(images, maps_of, tiles, np.stack)
         times.append(perf_counter() - begin)
     return Speed(*(np.quantile(times, [0.5, 0.95]) / batch))
 

@@ -3,10 +3,13 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks import inference
+from datasets.tiles import Tiles
+from deploy.export_check import Refused
 from trainer import build_trainer
 from utils.errors import UserError
 
@@ -39,7 +42,7 @@ def test_a_refused_export_is_a_row_and_not_tried_again(folder, monkeypatch, caps
 
     def refused(*args):
         tried.append(args)
-        raise UserError("it differs")
+        raise Refused("it differs")
 
     peaks = []
 
@@ -59,6 +62,27 @@ def test_a_refused_export_is_a_row_and_not_tried_again(folder, monkeypatch, caps
         rows = [line.split(" | ") for line in out.splitlines() if "| pytorch-fp32 |" in line]
         assert [row[8].rstrip(" |") for row in rows] == [peak] * len(inference.BATCHES)
     assert len(tried) == 1
+
+
+def test_an_export_that_lacked_a_package_is_tried_again(tmp_path, monkeypatch):
+    def missing(*args):
+        raise UserError("packages are missing")
+
+    monkeypatch.setattr(inference, "Export", missing)
+    with pytest.raises(UserError, match="packages are missing"):
+        inference.export_once(Path("run"), "onnx-fp32", tmp_path / "onnx-fp32")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_time_of_an_image_is_that_of_all_its_tiles():
+    seen = []
+
+    def maps_of(parts):
+        seen.append(parts.shape)
+        return np.zeros((len(parts), *parts.shape[-2:]), np.float32)
+
+    inference.measured(maps_of, Tiles((8, 16), (8, 8), 0, 4), 1, (8, 16), 0)
+    assert seen == [(2, 3, 8, 8)] * (inference.WARM_UP + inference.LEAST)
 
 
 def test_an_export_is_kept_for_one_training_of_a_run(tmp_path, monkeypatch):
