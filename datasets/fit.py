@@ -107,6 +107,12 @@ def in_box(maps: Any, box: Box, size: Sequence[int]) -> Any:
     return maps[..., math.floor(top) : math.ceil(bottom), math.floor(left) : math.ceil(right)]
 
 
+def aspect_ratios(shapes: Sequence[tuple[int, int]]) -> list[float]:
+    """The smallest and the largest width / height of files of these sizes (height, width)."""
+    ratios = [width / height for height, width in shapes]
+    return [min(ratios), max(ratios)]
+
+
 def advice(shapes: Sequence[tuple[int, int]], fit: Fit, takes: Callable[[tuple[int, int]], bool]) -> str | None:
     """A sentence on files of these sizes, if resizing changes their shape by more than a quarter.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datasets.dataset import ImageDataset
+from datasets.fit import aspect_ratios
 from datasets.images import unit_range
 from datasets.parts import parts_of
 from datasets.tiles import Tiles
@@ -78,7 +79,7 @@ class RunData:
         pattern = pattern_of_new(self.config, self.metadata)
         parts = parts_of([sample.path for sample in self.calibration.samples], pattern)
         found = normal_scores(scored(maps_of, self.calibration, size, "calibrating"), CALIBRATION, parts)
-        return found | {"part_pattern": pattern}
+        return found | {"part_pattern": pattern, "aspect_ratios": aspect_ratios(self.calibration.shapes)}
 
     def samples(self) -> Sequence[np.ndarray]:
         """Training images as the networks see them, [3,h,w] float32 in [0,1]; of large ones, a tile each."""

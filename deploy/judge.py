@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from PIL import Image
 
-from datasets.fit import BILINEAR, Fit
+from datasets.fit import ALIKE, BILINEAR, Fit
 from datasets.images import count_pixels, from_pillow, read_image
 from datasets.parts import parts_of
 from datasets.regions import Roi, grayed, lowest_outside
@@ -113,8 +113,16 @@ class Judge:
         image = self.fit.image(picture)
         return image if self.roi is None else grayed(image, self.roi.fitted(self.fit, picture.shape))
 
-    def checked(self, picture: np.ndarray, name: object) -> np.ndarray:
-        """The picture. Raises UserError naming it if the region of interest does not fit it."""
+    def checked(self, picture: np.ndarray, name: object, remark: Callable[[str], None]) -> np.ndarray:
+        """The picture. Raises UserError naming it if the region of interest does not fit it.
+
+        `remark` gets a sentence if its shape is another one than those of the good pictures.
+        """
+        lowest, highest = (self.normal or {}).get("aspect_ratios") or (0, np.inf)  # older students do not know them
+        height, width = picture.shape[:2]
+        if not lowest / ALIKE <= width / height <= highest * ALIKE:
+            usual = f"{lowest:.3g}" if highest < 1.01 * lowest else f"{lowest:.3g} to {highest:.3g}"
+            remark(f"its shape is another one than that of the good pictures (width / height: {usual})")
         if self.roi:
             self.roi.check(picture.shape, name)
         return picture
@@ -160,7 +168,7 @@ class Judge:
 
     def _read(self, path: Path, remarks: list[str]) -> np.ndarray | UserError:
         try:
-            return self.checked(read_image(path, remarks.append), path)
+            return self.checked(read_image(path, remarks.append), path, remarks.append)
         except UserError as error:
             return error
         except MemoryError:

@@ -229,7 +229,8 @@ class Desk:
     def _read(self, job: Job) -> np.ndarray | Exception:
         name = job.name or UNNAMED
         try:
-            return self.judge.checked(image_from(job.data, name, self._remark, self.max_pixels), name)
+            picture = image_from(job.data, name, self._remark, self.max_pixels)
+            return self.judge.checked(picture, name, self._remark)
         except MemoryError:
             return Refused(503, str(too_large(name)))
         except Exception as error:

@@ -9,6 +9,7 @@ import torch
 
 from datasets import readers
 from datasets.dataset import ImageDataset
+from datasets.fit import aspect_ratios
 from datasets.parts import parts_of
 from datasets.regions import digest_of
 from engine.cross import FOLDS, Folds
@@ -265,7 +266,8 @@ def good_scores(
     """`normal_scores` of the images of a data set, and what they belong to; `source` names the images."""
     found = normal_scores(scoring(detector, compute, config, dataset, source), source, parts(dataset, config))
     region = digest_of(sample.roi for sample in dataset.samples)
-    return found | {"part_pattern": config.part_pattern, "region": region, "arithmetic": str(compute)}
+    found |= {"part_pattern": config.part_pattern, "region": region, "arithmetic": str(compute)}
+    return found | {"aspect_ratios": aspect_ratios(dataset.shapes)}
 
 
 def parts(dataset: ImageDataset, config: RunConfig) -> list[str]:

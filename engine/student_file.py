@@ -66,6 +66,7 @@ class _Teacher(BaseModel):
 class _NormalScores(BaseModel):
     source: str
     scores: Annotated[list[FiniteFloat], Field(min_length=1)]
+    aspect_ratios: tuple[PositiveFloat, PositiveFloat] | None = None
 
 
 class _Settings(BaseModel):

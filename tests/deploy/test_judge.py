@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.fit import BILINEAR, Fit
+from datasets.fit import BILINEAR, Fit, aspect_ratios
 from datasets.regions import Roi
 from deploy import judge as module
-from deploy.judge import Judge, connected_parts, resized
+from deploy.judge import Judge, Prediction, connected_parts, resized
 from evaluation.calibration import Calibration
 from evaluation.cross import CrossCalibration
 from tests.conftest import write_image
@@ -108,6 +108,20 @@ def test_a_batch_has_a_limit_of_pixels_and_nothing_else_changes(tmp_path, monkey
     assert [one.score for _, one in found if not isinstance(one, UserError)] == [
         one.score for _, one in expected if not isinstance(one, UserError)
     ]
+
+
+def test_pictures_of_another_shape_than_the_good_ones_are_said(tmp_path):
+    judge, sizes = Brightness(), [(40, 50), (20, 30), (9, 90), (90, 9)]  # height and width
+    for k, size in enumerate(sizes):
+        write_image(tmp_path / f"{k}.png", np.zeros((*size, 3), np.uint8))
+    paths = sorted(tmp_path.iterdir())
+    list(judge.stream(paths))
+    assert judge.remarks == {}  # older students do not know the shapes
+    judge.normal["aspect_ratios"] = aspect_ratios([(20, 20), (20, 25)])
+    assert all(isinstance(found, Prediction) for _, found in judge.stream(paths))
+    ((sentence, (first, count)),) = judge.remarks.items()
+    assert "another one than that of the good pictures (width / height: 1 to 1.25)" in sentence
+    assert (first, count) == (paths[2], 2)
 
 
 @pytest.mark.parametrize("seed", range(20))

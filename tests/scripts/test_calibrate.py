@@ -276,6 +276,13 @@ def test_images_that_trained_are_refused_wherever_they_are_now(workplace, call, 
         assert said.code == 2 and "images that the student has seen, or copies of them" in said.last
 
 
+def test_a_run_knows_the_shapes_of_its_good_images(workplace, call, images):
+    assert open_run(workplace.run).metadata["normal"]["aspect_ratios"] == [1, 1]
+    write_image(images / "wide.png", draw_good(np.random.default_rng(7))[:32])
+    call(calibrate, workplace.run, "--images", images, "false_reject_rate=0.1")
+    assert open_run(workplace.run).metadata["normal"]["aspect_ratios"] == [1, 2]
+
+
 def test_copies_among_the_new_images_are_refused(workplace, call, images):
     shutil.copy(images / "00.png", images / "more/copy.png")
     said = call(calibrate, workplace.run, "--images", images, "false_reject_rate=0.1")
