@@ -116,13 +116,13 @@ class Judge:
     def checked(self, picture: np.ndarray, name: object, remark: Callable[[str], None]) -> np.ndarray:
         """The picture. Raises UserError naming it if the region of interest does not fit it.
 
-        `remark` gets a sentence if its shape is another one than those of the good pictures.
+        `remark` gets a sentence if its aspect ratio is none of the good pictures'.
         """
         lowest, highest = (self.normal or {}).get("aspect_ratios") or (0, np.inf)  # older students do not know them
         height, width = picture.shape[:2]
         if not lowest / ALIKE <= width / height <= highest * ALIKE:
             usual = f"{lowest:.3g}" if highest < 1.01 * lowest else f"{lowest:.3g} to {highest:.3g}"
-            remark(f"its shape is another one than that of the good pictures (width / height: {usual})")
+            remark(f"its aspect ratio differs from that of the good pictures (width / height: {usual})")
         if self.roi:
             self.roi.check(picture.shape, name)
         return picture

@@ -83,7 +83,7 @@ def open_run(folder: str | Path, overrides: Iterable[str] = ()) -> "BaseTrainer"
     if not (path / "config.yaml").is_file():
         raise UserError(f"{path}: there is no finished run; give the folder of one, such as results/st/screw")
     if not (path / "student.safetensors").exists() and (path.parent / "student.safetensors").exists():
-        raise UserError(f"{path} has the test of one category; its student is that of {path.parent}: give that folder")
+        raise UserError(f"{path} has the test of one category of {path.parent}: give that folder")
     trainer = build_trainer(path / "config.yaml", [*way_to_data(path), *overrides, "phase=test"], path)
     trainer.load()
     return trainer

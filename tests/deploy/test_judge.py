@@ -120,7 +120,7 @@ def test_pictures_of_another_shape_than_the_good_ones_are_said(tmp_path):
     judge.normal["aspect_ratios"] = aspect_ratios([(20, 20), (20, 25)])
     assert all(isinstance(found, Prediction) for _, found in judge.stream(paths))
     ((sentence, (first, count)),) = judge.remarks.items()
-    assert "another one than that of the good pictures (width / height: 1 to 1.25)" in sentence
+    assert "its aspect ratio differs from that of the good pictures (width / height: 1 to 1.25)" in sentence
     assert (first, count) == (paths[2], 2)
 
 

@@ -131,7 +131,7 @@ def test_the_script_prints_a_table_with_the_mean_and_pages_lie_in_each_category(
 
 
 def test_the_folder_of_a_category_is_no_run(finished):
-    with pytest.raises(UserError, match="its student is that of .*a.b: give that folder"):
+    with pytest.raises(UserError, match="the test of one category of .*a.b: give that folder"):
         open_run(finished / "out/st/a+b/a")
 
 
