@@ -62,7 +62,9 @@ def calibrate(trainer: "BaseTrainer", folder: Path) -> list[str]:
     if trainer.folds and not (earlier and earlier["source"] == CALIBRATION):
         lines.append("from now on this threshold decides, and no longer the students of calibration=cross")
     if config.unified:
-        lines.append("it decides for all categories, and its promise holds if good parts are mixed as these images are")
+        lines.append(
+            "this threshold is for all categories; the rate holds if later good parts are mixed as these images are"
+        )
     kept = trainer.metadata.get("earlier_calibrations", [])
     if earlier:
         before = read_config(trainer.run_dir / "config.yaml")

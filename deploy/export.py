@@ -38,8 +38,8 @@ FLOAT32 = str(Compute(torch.device("cpu"), torch.float32))
 
 def check_free(out: Path) -> None:
     """Raises UserError for a folder that has something else than an earlier export, or cannot be replaced."""
-    place = place_of(out)
-    if os.path.ismount(place) or place_of(Path.cwd()).is_relative_to(place):
+    place = out.resolve()
+    if os.path.ismount(place) or Path.cwd().resolve().is_relative_to(place):
         raise UserError(
             f"--out: {out} cannot be replaced, because it is a drive, the current folder or one above it; give a "
             f"folder in it, such as {out / 'exported'}"
@@ -53,11 +53,6 @@ def check_free(out: Path) -> None:
             "another folder"
         )
     check_writable(place.parent, "--out")
-
-
-def place_of(out: Path) -> Path:
-    """Where a folder really is: a link stays, and what it leads to is replaced."""
-    return Path(os.path.realpath(out))
 
 
 class Export:
@@ -100,7 +95,7 @@ class Export:
         with tempfile.TemporaryDirectory() as first:  # a file that is loaded must not be replaced
             model.save(Path(first), metadata._replace(normal=None))
             metadata = metadata._replace(normal=self._normal_scores(ExportedModel(first)))
-        with replacing(place_of(out)) as folder:
+        with replacing(out.resolve()) as folder:  # a link stays, and what it leads to is replaced
             model.save(folder, metadata)
             exported, found, test = ExportedModel(folder), [], self.data.test
             tested = evaluate(test.samples, self._compared(exported, found), self.data.notes, test.fit)

@@ -121,9 +121,9 @@ def check_files(exported: "Judge", found: Sequence[Found], limit: float) -> None
         other = prediction.decision != expected.decision and expected.distance > limit
         if other or not abs(prediction.score - score) <= limit * scale:
             raise Refused(
-                f"{each.path}: the exported model prepares this picture otherwise than the run: from its file, the "
-                f"score is {prediction.score:.6g} (decision: {prediction.decision}), but from the pixels that the run "
-                f"prepares, it is {score:.6g} ({expected.decision})"
+                f"{each.path}: the exported model does not resize or cut this picture as the run does: the score is "
+                f"{prediction.score:.6g} (decision: {prediction.decision}) from its file, and {score:.6g} "
+                f"({expected.decision}) from the run's pixels"
             )
 
 

@@ -8,13 +8,14 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import BytesIO
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from datasets.listing import TABLE
+from datasets.listing import DRAWN, TABLE
 from deploy.judge import Judge, Prediction
 from deploy.pictures import write_pictures
 from deploy.watch import Signature
@@ -27,7 +28,6 @@ COLUMNS = ["path", "part", "score", "p_value", "decision", "milliseconds", "regi
 LINES = "predictions.jsonl"
 NAMED = 5  # failed files whose reasons are also printed
 LONGEST = 250  # bytes of a file's name, before .tiff is added
-DRAWN = ("overlays/{}.png", "maps/{}.png", "masks/{}.png", "raw_maps/{}.npy", "raw_maps/{}.tiff")
 
 Found = Iterable[tuple[Path, Prediction | UserError]]
 
@@ -105,9 +105,9 @@ class Results(NamedTuple):
 
     def _forget(self, name: Path) -> None:
         """Remove what was drawn of an earlier file of this name: it is no evidence for a later one."""
-        for file in DRAWN:
+        for kind, ending in product(DRAWN, ("png", "npy", "tiff")):
             with contextlib.suppress(OSError):
-                (self.folder / file.format(name)).unlink()
+                (self.folder / kind / f"{name}.{ending}").unlink()
 
     def finished(self, root: str) -> dict[str, Signature | None]:
         """The images that earlier lines describe, by their absolute paths; None if a line does not say which file.

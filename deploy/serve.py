@@ -237,7 +237,7 @@ class Desk:
             return error
 
     def _remark(self, sentence: str) -> None:
-        """Say once what is left out of pictures, without their names: strangers give those."""
+        """Say each sentence once, without the name of its picture: strangers give those."""
         if sentence not in self.remarks:
             self.remarks.add(sentence)
             note(f"a picture that was sent: {sentence} (later ones get no such note)")

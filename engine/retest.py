@@ -41,19 +41,23 @@ def check_retestable(folder: RunFolder, config: RunConfig) -> None:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a damaged report may be replaced
         report = json.loads(folder.metrics_file.read_text(encoding="utf-8", errors="surrogateescape"))
         there = {key: Path(report[key]) for key in here}
-    if there["data"] != here["data"] and way(there) != way(here) and not folder.overwrite:  # not moved together
+    moved_together = relative_data_path(there) == relative_data_path(here)
+    if there["data"] != here["data"] and not moved_together and not folder.overwrite:
         raise UserError(f"{folder.path} holds the report of a test on {there['data']}: replace it with overwrite=true")
 
 
-def way(places: dict[str, Path]) -> str:
-    """From a run's folder to its data; the place of the data if there is no such way (two drives)."""
+def relative_data_path(places: dict[str, Path]) -> str:
+    """From a run's folder to its data; absolute if there is no relative path (two drives)."""
     with contextlib.suppress(ValueError):
         return os.path.relpath(places["data"], places["folder"])
     return str(places["data"])
 
 
-def way_to_data(run_dir: Path) -> list[str]:
-    """A word for the data of the run in `run_dir`, if another current folder hides it and both are where they were."""
+def data_override(run_dir: Path) -> list[str]:
+    """`data_path=...` for the run in `run_dir`, if its own relative path leads elsewhere from the current folder.
+
+    Nothing if run and data are neither where they were nor moved together.
+    """
     here = Path(str(read_config(run_dir / "config.yaml").get("data_path")))
     with contextlib.suppress(UserError, KeyError):  # a later error says why; older students do not know the way
         there = Path(os.path.normpath(run_dir.resolve() / read_metadata(run_dir / "student.safetensors")["data"]))

@@ -23,8 +23,8 @@ from engine.loggers import check_installed, log_test
 from engine.machine import GPU_PEAK, environment, forget_gpu_peak, gpu_peak
 from engine.method import Method
 from engine.paper import beside, best_on_test, check_choosable, test_after_each_epoch
-from engine.retest import check_retestable, how_to_test, way
-from engine.splits import identities
+from engine.retest import check_retestable, how_to_test, relative_data_path
+from engine.splits import short_digests
 from engine.state import threads_of
 from engine.stream import Scoring
 from engine.student_file import read_metadata
@@ -70,7 +70,7 @@ def train(
         train_set, val_set = (part.dataset for part in batches)
         used = [train_set, val_set, *([calibration] if len(calibration) else [])]
         images = "".join(dataset.fingerprint() for dataset in used if is_main())
-        for reason in [*_notes_before(config, train_set, val_set, calibration), *_copies(config, used)]:
+        for reason in [*_notes_before(config, train_set, val_set, calibration), *_notes_on_copies(config, used)]:
             note(reason)  # now, not after hours of training
         origin = from_main(lambda: origin | {"good images (hash)": images})  # only it has read the held-out ones
         if from_main(lambda: folder.awaits_test(origin)):
@@ -96,8 +96,8 @@ def train(
             if measure:
                 metadata["best_on_test"] = best_on_test(state.history)
             if is_main():
-                metadata["seen"] = [identity for dataset in used for identity in identities(dataset)]
-                metadata["data"] = way(folder.places(config))
+                metadata["seen"] = [*short_digests(train_set), *short_digests(val_set)]
+                metadata["data"] = relative_data_path(folder.places(config))
                 metadata["normal"] = _normal_scores(method.detector, compute, config, train_set, val_set, calibration)
                 folder.replace_student(method.detector, metadata, config, state.history, state.best_epoch)
     return metadata
@@ -225,16 +225,17 @@ def _notes_before(config: RunConfig, train: ImageDataset, val: ImageDataset, cal
     return promised(Calibration(range(len(set(parts(calibration, config)))), *wanted))[1]
 
 
-def _copies(config: RunConfig, used: list[ImageDataset]) -> list[str]:
-    """A note about images for calibration that are there twice, as another part."""
-    if config.calibration == "none":
+def _notes_on_copies(config: RunConfig, used: list[ImageDataset]) -> list[str]:
+    """What a user should know of images for calibration that are also there as another part."""
+    if config.calibration != "cross" and not isinstance(config.calibration, float):  # of a fold, the run has said it
         return []
     shown = defaultdict(set)
     for dataset in used:
-        for identity, part in zip(identities(dataset), parts(dataset, config), strict=is_main()):
-            shown[identity].add(part)
+        pairs = zip(short_digests(dataset), parts(dataset, config), strict=is_main())  # only it has read all images
+        for digest, part in pairs:
+            shown[digest].add(part)
     of = used if config.calibration == "cross" else used[-1:]
-    count = sum(len(shown[identity]) > 1 for dataset in of for identity in identities(dataset))
+    count = sum(len(shown[digest]) > 1 for dataset in of for digest in short_digests(dataset))
     if not count:
         return []
     return [

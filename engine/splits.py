@@ -71,7 +71,7 @@ def split_paths(paths: Sequence[Path], config: RunConfig, own_validation: bool) 
     return [[place for place, part in enumerate(shown) if part in way] for way in ways]
 
 
-def identities(dataset: ImageDataset) -> list[str]:
+def short_digests(dataset: ImageDataset) -> list[str]:
     """Short hashes of the pixels that the networks see of each image, after `read_all`: equal for copies."""
     return [digest.hex()[:16] for digest in dataset.digests]
 
@@ -105,12 +105,12 @@ def _check_new(dataset: ImageDataset, folder: Path, metadata: Mapping[str, Any])
     """Raises UserError if the student has seen one of the images, or if one is there twice."""
     if "seen" not in metadata:
         note(
-            "this student was trained by an older version, so it was not checked whether it has seen copies of images "
-            f"of {folder}"
+            f"images of {folder} were not compared with those that trained: an older version of the toolkit trained "
+            "this student, and it does not know its images"
         )
-    paths, shown = [sample.path for sample in dataset.samples], identities(dataset)
+    paths, shown = [sample.path for sample in dataset.samples], short_digests(dataset)
     seen = set(metadata.get("seen", []))
-    known = [path for path, identity in zip(paths, shown, strict=True) if identity in seen]
+    known = [path for path, digest in zip(paths, shown, strict=True) if digest in seen]
     if known:
         more = f" and {len(known) - 1} more" if len(known) > 1 else ""
         raise UserError(
@@ -118,9 +118,9 @@ def _check_new(dataset: ImageDataset, folder: Path, metadata: Mapping[str, Any])
             "give new ones"
         )
     first = dict(zip(reversed(shown), reversed(paths), strict=True))
-    for path, identity in zip(paths, shown, strict=True):
-        if first[identity] != path:
-            raise UserError(f"--images: {path} is a copy of {first[identity]}; remove copies, because they count twice")
+    for path, digest in zip(paths, shown, strict=True):
+        if first[digest] != path:
+            raise UserError(f"--images: {path} is a copy of {first[digest]}; remove copies, because they count twice")
 
 
 def _among_test(config: RunConfig, paths: Sequence[Path], folder: Path) -> list[Sample]:

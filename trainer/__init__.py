@@ -77,13 +77,13 @@ def open_run(folder: str | Path, overrides: Iterable[str] = ()) -> "BaseTrainer"
 
     Raises UserError for a folder that is not a finished run, and as `build_trainer`.
     """
-    from engine.retest import way_to_data
+    from engine.retest import data_override
 
     path = Path(folder)
     if not (path / "config.yaml").is_file():
         raise UserError(f"{path}: there is no finished run; give the folder of one, such as results/st/screw")
     if not (path / "student.safetensors").exists() and (path.parent / "student.safetensors").exists():
         raise UserError(f"{path} has the test of one category of {path.parent}: give that folder")
-    trainer = build_trainer(path / "config.yaml", [*way_to_data(path), *overrides, "phase=test"], path)
+    trainer = build_trainer(path / "config.yaml", [*data_override(path), *overrides, "phase=test"], path)
     trainer.load()
     return trainer

@@ -132,7 +132,7 @@ def test_an_export_that_prepares_pictures_otherwise_is_refused(run_folder, expor
         return found._replace(options=found.options | {"img_size": [80, 80]})
 
     monkeypatch.setattr(Export, "_metadata", other_size)
-    with pytest.raises(Refused, match=r"\.png: the exported model prepares this picture otherwise than the run"):
+    with pytest.raises(Refused, match=r"\.png: the exported model does not resize or cut this picture as the run does"):
         export(run_folder, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -179,7 +179,7 @@ def test_pictures_are_judged_from_their_files_with_all_that_is_stored(other, tmp
     if not other:
         check_files(Contrast(**PREPARED), found, LIMITS["fp32"])
         return
-    with pytest.raises(Refused, match=r"\d.png: .* the score is .* but from the pixels that the run prepares"):
+    with pytest.raises(Refused, match=r"\d.png: .* the score is .* from its file, and .* from the run's pixels"):
         check_files(Contrast(**PREPARED | other), found, LIMITS["fp32"])
 
 

@@ -169,7 +169,7 @@ def test_copies_among_the_images_for_calibration_are_said(calibration, count, co
     for dataset in (train, val, kept):
         dataset.read_all(0)
     (kept if len(kept) else val).digests[0] = train.digests[0]  # as if the files were equal
-    notes = run._copies(found, [train, val, *([kept] if len(kept) else [])])
+    notes = run._notes_on_copies(found, [train, val, *([kept] if len(kept) else [])])
     assert [f"{count} of the images for calibration have copies" in note for note in notes] == [True] * bool(count)
 
 

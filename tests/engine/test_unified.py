@@ -188,7 +188,7 @@ def test_a_new_threshold_is_that_of_all_categories_and_their_reports_forget_the_
     for k in range(3):
         write_image(tmp_path / f"new/{k}.png", draw_good(np.random.default_rng(k)))
     said = calibrate.calibrate(open_run(tmp_path / "out/st/a+b"), tmp_path / "new")
-    assert any("it decides for all categories" in line for line in said)
+    assert any("this threshold is for all categories" in line for line in said)
     said = said[-1]
     assert "the pages still show the earlier threshold" in said
     assert [json.loads((folder / "metrics.json").read_text())["decisions"] for folder in folders] == [None, None]

@@ -9,7 +9,7 @@ from datasets.dataset import ImageDataset
 from datasets.readers import READERS
 from datasets.readers.layout import no_category
 from engine.categories import categories
-from engine.splits import identities, other_good_images, test_dataset, train_datasets
+from engine.splits import other_good_images, short_digests, test_dataset, train_datasets
 from tests.conftest import run_script, small
 from tests.datasets.readers import trees
 from tests.datasets.readers.trees import DATA, SQUARE, TREES, config_of
@@ -84,7 +84,7 @@ def test_other_good_images_are_not_those_of_training_or_validation(tree):
     datasets = train_datasets(config)[:2]
     for dataset in datasets:
         dataset.read_all(0)
-    seen = {"seen": [identity for dataset in datasets for identity in identities(dataset)]}
+    seen = {"seen": [digest for dataset in datasets for digest in short_digests(dataset)]}
     # In some layouts, the folder of training images is also that of defective test images.
     refused = "--images: .*(the student (may have|has) seen|the defective test image)"
     for dataset in filter(len, datasets):
