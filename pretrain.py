@@ -6,7 +6,6 @@ from utils.command import recipes, run, run_flags
 def main() -> None:
     args = run_flags(__doc__, "configs/teachers/resnet18.yaml", files).parse_intermixed_args()
 
-    import json
     import shlex
 
     from engine.machine import keep_freed_memory
@@ -14,6 +13,7 @@ def main() -> None:
     from utils.config_file import check_config, place, read_config
     from utils.console import say
     from utils.errors import UserError
+    from utils.files import read_json
 
     keep_freed_memory()
     raw = read_config(args.config, args.overrides)
@@ -23,7 +23,7 @@ def main() -> None:
         raise UserError(f"{where}: 'recipe' must be {' or '.join(RECIPES)} (got {recipe!r})")
     job = RECIPES[recipe]
     path = job(check_config(raw, job.Options, args.config, args.overrides)).run()
-    last = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["last"]
+    last = read_json(path.with_suffix(".json"))["last"]
     say("means of the last row of log.csv: " + ", ".join(f"{key} {value:.4g}" for key, value in last.items()))
     say(f"teacher: {path}  (use it with {shlex.quote(f'weights={path}')})")
 

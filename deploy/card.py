@@ -16,13 +16,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from engine.machine import hardware
 from engine.threads import free_cores
-from evaluation.report import LABELS
+from evaluation.tables import LABELS
 from models.detector import Detector
 from models.teachers.teacher import Teacher, pretrained_cfg
 from utils.command import ROOT
 from utils.cores import allowed_cores
 from utils.errors import UserError
-from utils.files import write_json, write_text
+from utils.files import read_json, write_json, write_text
 
 CARD = "card.json"
 PAGE = "card.md"
@@ -114,7 +114,7 @@ def write_card(folder: Path, card: dict[str, Any]) -> None:
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / CARD).read_text(encoding="utf-8"))
+    return read_json(folder / CARD)
 
 
 def page(card: dict[str, Any]) -> str:

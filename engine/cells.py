@@ -5,7 +5,6 @@ import ctypes
 import functools
 import hashlib
 import itertools
-import json
 import os
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from engine.study import Study
 from utils.command import ROOT, recipes
 from utils.config_file import read_config
 from utils.errors import UserError
-from utils.files import write_json
+from utils.files import read_json, write_json
 
 # These change no result; a folder may have been moved.
 NOT_COMPARED = {
@@ -101,7 +100,7 @@ def _contents(path: Path, _modified: int) -> str:
 def finished_report(folder: Path) -> dict[str, Any] | None:
     """The contents of a run's metrics.json; None if there is none, or a damaged one."""
     try:
-        report = json.loads((folder / "metrics.json").read_text(encoding="utf-8", errors="surrogateescape"))
+        report = read_json(folder / "metrics.json")
     except (OSError, ValueError):
         return None
     return report if isinstance(report, dict) and "config" in report else None
@@ -234,7 +233,7 @@ def end(cell: Cell, cost: dict[str, float]) -> None:
 def read_cell(cell: Cell) -> dict[str, Any]:
     """The contents of cell.json; nothing if it is missing or damaged."""
     with contextlib.suppress(OSError, ValueError):
-        found = json.loads((cell.folder / CELL).read_text(encoding="utf-8", errors="surrogateescape"))
+        found = read_json(cell.folder / CELL)
         return found if isinstance(found, dict) else {}
     return {}
 

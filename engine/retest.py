@@ -1,7 +1,6 @@
 """How a run is tested again where its folder is now; trainNet.py finds only folders that are named as it names them."""
 
 import contextlib
-import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from utils.command import ROOT
 from utils.config import RunConfig
 from utils.config_file import read_config
 from utils.errors import UserError
+from utils.files import read_json
 
 NAMING = {"save_path", "distillType", "obj", "run"}  # keys that choose a run's folder
 
@@ -39,7 +39,7 @@ def check_retestable(folder: RunFolder, config: RunConfig) -> None:
     """Raises UserError if the report of a test on other data would be replaced without `overwrite`."""
     here = there = folder.places(config)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a damaged report may be replaced
-        report = json.loads(folder.metrics_file.read_text(encoding="utf-8", errors="surrogateescape"))
+        report = read_json(folder.metrics_file)
         there = {key: Path(report[key]) for key in here}
     moved_together = relative_data_path(there) == relative_data_path(here)
     if there["data"] != here["data"] and not moved_together and not folder.overwrite:

@@ -1,6 +1,5 @@
 """From scored images to the results of a run: metrics, scores, pictures, and a table on the screen."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from evaluation.summary_pictures import draw_contact, draw_rates, draw_scores
 from evaluation.tables import LABELS
 from utils.config import RunConfig
 from utils.errors import UserError
-from utils.files import replacing, write_atomic, write_csv, write_json, write_text
+from utils.files import read_json, replacing, write_atomic, write_csv, write_json, write_text
 from utils.wording import joined
 
 
@@ -177,7 +176,7 @@ def summary_of_several(run_dirs: Sequence[Path]) -> str:
 
 def report_of(run_dir: Path) -> dict[str, Any]:
     """The contents of metrics.json."""
-    return json.loads((run_dir / "metrics.json").read_text(encoding="utf-8", errors="surrogateescape"))
+    return read_json(run_dir / "metrics.json")
 
 
 def summary(run_dir: Path) -> str:

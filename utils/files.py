@@ -43,6 +43,11 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """What `write_json` has written. Raises OSError and ValueError."""
+    return json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+
+
 def write_csv(path: Path, header: list[str], rows: Iterable[Iterable[Any]]) -> None:
     """Write a table; floats are written with repr, so that reading them gives the same numbers."""
     buffer = io.StringIO()

@@ -1,7 +1,6 @@
 """Find and load a teacher's weights: ImageNet's, a file, the bundled ones, or random ones."""
 
 import contextlib
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from models.teachers.packages import PACKAGES, check_file, installed, package_of
 from models.teachers.teacher import Statistics, Teacher, tag_statistics
 from utils.console import note
 from utils.errors import IncompleteWeights, UserError, reason
+from utils.files import read_json
 
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
 
@@ -56,7 +56,7 @@ class Source(NamedTuple):
         if manifest is None or not manifest.is_file():
             return default
         try:
-            content = json.loads(manifest.read_text(encoding="utf-8"))
+            content = read_json(manifest)
         except (OSError, ValueError) as error:
             raise UserError(f"{manifest}: cannot be read as the manifest of {self.path.name} ({error})") from None
         if not isinstance(content, dict) or not {"mean", "std"} & content.keys():

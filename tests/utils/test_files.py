@@ -1,7 +1,6 @@
 """Files are complete or do not exist, and a failed write is a sentence."""
 
 import csv
-import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 
 from utils.errors import UserError
-from utils.files import check_writable, replacing, write_atomic, write_csv, write_json, write_text
+from utils.files import check_writable, read_json, replacing, write_atomic, write_csv, write_json, write_text
 
 
 class Killed(Exception):
@@ -140,6 +139,6 @@ def test_names_of_all_scripts_and_bytes_that_are_no_text_survive(tmp_path):
     write_csv(tmp_path / "x.csv", ["path"], [[name] for name in names])
     with (tmp_path / "x.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         assert [row["path"] for row in csv.DictReader(file)] == names
-    write_json(tmp_path / "x.json", names[:-1])
-    text = (tmp_path / "x.json").read_text(encoding="utf-8")
-    assert json.loads(text) == names[:-1] and "缺陷" in text
+    write_json(tmp_path / "x.json", names)
+    assert read_json(tmp_path / "x.json") == names
+    assert "缺陷".encode() in (tmp_path / "x.json").read_bytes()

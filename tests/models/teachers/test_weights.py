@@ -24,6 +24,7 @@ from tests.models.teachers.conftest import LEVELS, same, teacher_of
 from trainer import build_trainer
 from utils.config_file import read_config
 from utils.errors import UserError
+from utils.files import write_json
 
 
 def load_file_into(net, path):
@@ -146,7 +147,8 @@ def test_a_manifest_beside_a_weights_file_wins_over_the_tag(whole_file, tmp_path
     path.write_bytes(whole_file.read_bytes())
     assert teacher_of("resnet18.tv_in1k", path).statistics == IMAGENET
     own = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
-    path.with_suffix(".json").write_text(json.dumps(own), encoding="utf-8")
+    recipe = {"images": "raw \udcff"}  # Linux allows such a name
+    write_json(path.with_suffix(".json"), own | {"recipe": recipe})  # as pretrain.py does
     teacher = teacher_of("resnet18.tv_in1k", path)
     assert teacher.statistics == (tuple(own["mean"]), tuple(own["std"]))
     assert teacher.normalise(torch.full((1, 3, 2, 2), 0.5))[0, :, 0, 0].tolist() == pytest.approx([1, 0.6, 1 / 3])
