@@ -59,6 +59,16 @@ def test_batches_are_counted_through_all_epochs_and_the_loss_is_their_mean(confi
     assert means[1] == pytest.approx((seen[2][1].item() + seen[3][1].item()) / 2)
 
 
+def test_the_loss_is_not_read_in_every_step(config, monkeypatch):
+    """Each reading waits for a GPU."""
+    trainer = build_trainer(config("st", {"batch_size": 2}))
+    train, _, state = parts(trainer)
+    item, read = torch.Tensor.item, []
+    monkeypatch.setattr(torch.Tensor, "item", lambda tensor: read.append(tensor) or item(tensor))
+    run_epoch(trainer, trainer.loss, train, state)
+    assert len(read) < len(train)  # DataLoader's seed, this process's sum, and the mean over all processes
+
+
 def test_a_loss_that_is_not_finite_ends_the_training_with_a_sentence(config):
     trainer = build_trainer(config("st"))
     train, _, state = parts(trainer)

@@ -18,18 +18,15 @@ def test_images_cross_to_the_gpu_from_pinned_memory_as_bytes(config):
     assert next(iter(train))["image"].is_cuda
 
 
-def test_the_loss_is_not_waited_for_in_every_step(config):
+def test_gradients_are_computed_without_waiting_for_the_gpu(config):
     trainer = build_trainer(config("st", device="cuda"))
     train, _, _ = training_batches(trainer.config, trainer.teacher, trainer.compute)
-    batch = next(iter(train)) | {"step": 0}
-    loss = trainer.loss(batch)
+    loss = trainer.loss(next(iter(train)) | {"step": 0})
     torch.cuda.set_sync_debug_mode("error")
     try:
-        loss.backward()
-        total = torch.zeros((), dtype=torch.float64, device="cuda").add_(loss.detach())
+        loss.backward()  # raises if it waits
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert total.item() == pytest.approx(loss.item())
 
 
 def test_a_detector_runs_in_a_cuda_graph(config):

@@ -9,7 +9,7 @@ import torch
 
 from engine.state import TrainState
 from trainer import build_trainer
-from trainer.rdpp import FIELD, add_noise
+from trainer.rdpp import FIELD, add_noise, transport_to_shuffled
 from utils.errors import UserError
 
 
@@ -48,12 +48,20 @@ def test_both_terms_by_hand(rdpp):
     assert terms.item() * 0.2 / 1.11 == pytest.approx(0.0259459, abs=1e-6)
 
 
-def test_transport_changes_nothing_but_time(config):
+def test_transport_changes_nothing_but_time(config, monkeypatch):
     """The reason why it is off: a batch and the same batch in another order are the same cloud of points."""
     trainer = build_trainer(config("rdpp", {"transport": True}, precision="fp32"))
     without = build_trainer(config("rdpp", precision="fp32"))
     maps = [[torch.randn(3, 4, 8, 8) for _ in range(3)] for _ in range(3)]
+    compared = []
+
+    def spy(maps):
+        compared.append(maps)
+        return transport_to_shuffled(maps)
+
+    monkeypatch.setattr("trainer.rdpp.transport_to_shuffled", spy)
     assert trainer.projection_loss(*maps).item() == pytest.approx(without.projection_loss(*maps).item(), abs=1e-6)
+    assert compared == maps[1]
 
 
 def test_noise_patches_are_rectangles_of_10_to_31_px_off_the_border():
