@@ -58,8 +58,7 @@ class RunFolder:
             raise UserError(f"{error}, or replace it with overwrite=true") from None
         if there is None:
             raise UserError(f"{self.student_file} was saved without a training: replace it with overwrite=true")
-        changed = changes({key: value for key, value in there.items() if key in origin}, origin)
-        if changed:
+        if changed := changes({key: value for key, value in there.items() if key in origin}, origin):
             raise UserError(
                 f"{self.path} holds a finished run with other settings ({changed}): give this run its own name "
                 "with run=NAME, or replace that run with overwrite=true"
@@ -110,6 +109,16 @@ class RunFolder:
             raise
         shutil.rmtree(self.previous, ignore_errors=True)
 
+    def set_aside(self, names: list[str]) -> None:
+        """Move these files of an earlier tested run out of the way, until `tested` deletes them."""
+        if not self.metrics_file.exists():
+            return
+        shutil.rmtree(self.previous, ignore_errors=True)
+        self.previous.mkdir(exist_ok=True)  # a file that another program has open stays on Windows
+        for name in names:
+            if (self.path / name).exists():
+                shutil.move(self.path / name, self.previous / name)
+
     def replace_student(
         self,
         detector: Detector,
@@ -118,19 +127,11 @@ class RunFolder:
         history: list[dict],
         best_epoch: dict[str, int],
     ) -> None:
-        """Write the finished student and how it was trained; they replace an earlier run's files.
-
-        An earlier run that was tested is kept elsewhere until the new one is tested: see `tested`.
-        """
+        """Write the finished student and how it was trained; the files of an earlier run are set aside."""
         from evaluation.report import write_training_report  # draws: loads matplotlib
 
         self.path.mkdir(parents=True, exist_ok=True)  # the results folder may have been deleted meanwhile
-        if self.metrics_file.exists():
-            shutil.rmtree(self.previous, ignore_errors=True)
-            self.previous.mkdir(exist_ok=True)  # a file that another program has open stays on Windows
-            for name in (*TESTED, *TRAINED):
-                if (self.path / name).exists():
-                    shutil.move(self.path / name, self.previous / name)
+        self.set_aside([*TESTED, *TRAINED])
         write_training_report(self.path, config, history, best_epoch)
         save_student(self.student_file, detector.student, metadata)  # last: this file marks a finished training
         self.checkpoint.unlink(missing_ok=True)

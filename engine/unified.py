@@ -1,7 +1,6 @@
 """One student for several categories (the multi-class protocol): it is trained once, and tested on each one apart."""
 
 import copy
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -46,13 +45,7 @@ def categories_apart(trainer: AnyTrainer) -> Iterator[AnyTrainer]:
 def set_aside(part: Unified) -> None:
     """Move a category's report of an earlier student out of the way. It is deleted when the new one is tested."""
     (part.folder.path / MLFLOW_ID).unlink(missing_ok=True)  # the new student's tests are another run
-    folder = part.folder
-    if folder.metrics_file.exists():
-        shutil.rmtree(folder.previous, ignore_errors=True)
-        folder.previous.mkdir(exist_ok=True)  # a file that another program has open stays on Windows
-        for name in TESTED:
-            if (folder.path / name).exists():
-                shutil.move(folder.path / name, folder.previous / name)
+    part.folder.set_aside(TESTED)
 
 
 def repeatable(run_dir: Path, part: Path) -> None:
