@@ -1,6 +1,5 @@
 """The pages of checkData.py: copies side by side, the strangest good pictures, and what shortcuts there are."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from datasets.doctor.copies import Pair, across, contradict, telling
 from datasets.doctor.facts import Facts
 from datasets.doctor.findings import names
 from datasets.images import eight_bits, read_image
-from evaluation.fonts import Fonts, printable
+from evaluation.fonts import Fonts, printable, save
 from evaluation.outliers import Stranger
 from evaluation.shortcuts import SCORES
 from utils.errors import UserError
@@ -21,6 +20,7 @@ from utils.errors import UserError
 THUMB = 320  # pixels: the longer side of a picture on a page
 PAIRS = 4  # shown of each sort
 STRANGEST = 12  # pictures shown
+DPI = 100
 LONGEST = 42  # letters of a name below a picture
 GROUPS = {"train/good": "tab:blue", "test/good": "tab:green", "defective": "tab:red"}
 
@@ -36,7 +36,7 @@ def draw_copies(path: Path, facts: Sequence[Facts], pairs: Sequence[Pair], root:
             _show(axis, facts[place].picture.path, root, title)
     for axis in cells[len(chosen) :].flat:
         axis.axis("off")
-    _save(figure, path)
+    save(figure, path, DPI)
 
 
 def _sorts(facts: Sequence[Facts], pairs: Sequence[Pair]) -> list[tuple[Pair, str]]:
@@ -67,7 +67,7 @@ def draw_strangers(path: Path, found: Sequence[Stranger], far: int, root: Path) 
         _show(axis, each.path, root, f"{mark}{each.times:.2f} x the median")
     for axis in axes.flat[len(shown) :]:
         axis.axis("off")
-    _save(figure, path)
+    save(figure, path, DPI)
 
 
 def draw_shortcuts(path: Path, facts: Sequence[Facts]) -> None:
@@ -90,13 +90,7 @@ def draw_shortcuts(path: Path, facts: Sequence[Facts]) -> None:
         axis.set_yticks([])
         axis.tick_params(labelsize=8)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    _save(figure, path)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # no installed font has it: a box is drawn
-        figure.savefig(path, dpi=100)
+    save(figure, path, DPI)
 
 
 def _show(axis: Axes, path: Path, root: Path, title: str) -> None:

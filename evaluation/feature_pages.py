@@ -1,6 +1,5 @@
 """The pages that visualization.py writes: one overview per image, one page per level."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
 from evaluation.colours import Scale, colour_scale
-from evaluation.fonts import STANDARD, Fonts, shortened
+from evaluation.fonts import STANDARD, Fonts, save, shortened
 from evaluation.pictures import standing
 from evaluation.score import image_score
 from models.detector import Detector
@@ -103,7 +102,7 @@ def draw_overview(path: Path, view: ImageView) -> None:
     scale = colour_scale(view.normal, view.final)
     _final_map(next(axes), view, scale)
     figure.supxlabel("\n".join(["Anomaly map:", *scale.meaning]), fontsize=9, x=0.01, ha="left")
-    _save(figure, path)
+    save(figure, path, DPI)
 
 
 def draw_level(path: Path, view: ImageView, k: int, channels: int) -> None:
@@ -122,7 +121,7 @@ def draw_level(path: Path, view: ImageView, k: int, channels: int) -> None:
     _show(above, view, "marked defect" if view.mask.any() else "image", outline=True)
     _level_map(below, view, level, "distance", bar="bottom")
     _channel_rows(right, right.subplots(3, len(order), squeeze=False), view, level, order)
-    _save(figure, path)
+    save(figure, path, DPI)
 
 
 def _panel_inches(view: ImageView) -> tuple[float, float]:
@@ -137,12 +136,6 @@ def _title(figure: Figure, view: ImageView, facts: str) -> None:
     families = [STANDARD.family, font.family]
     # A name with dollar signs is not a formula.
     figure.suptitle(f"{name}\n{facts}", fontsize=points, fontfamily=families, parse_math=False)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # no installed font has it: a box is drawn
-        figure.savefig(path, dpi=DPI)
 
 
 def _level_map(axis: Axes, view: ImageView, level: LevelView, title: str, bar: str = "right") -> None:

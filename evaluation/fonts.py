@@ -1,10 +1,13 @@
 """Names on pictures: fonts that have all letters, and shortening of long names."""
 
 import unicodedata
+import warnings
 from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
+from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, fontManager
 from matplotlib.ft2font import FT2Font
 from PIL import ImageFont
@@ -78,3 +81,9 @@ def shortened(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
         kept -= 1
         short = f"{text[: (kept + 1) // 2]}…{text[-(kept // 2) :]}"
     return short
+
+
+def save(figure: Figure, path: Path, dpi: int) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # no installed font has it: a box is drawn
+        figure.savefig(path, dpi=dpi)
