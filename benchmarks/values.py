@@ -103,12 +103,7 @@ def pictures(folder: str, trainer) -> torch.Tensor:
     size = trainer.options.crop_size
     paths = [f"{folder}/weave/test/{name}.png" for name in ("good/000", "good/001", "hole/000", "thread/000")]
     shrunk = [cv2.resize(cv2.imread(path)[..., ::-1], size[::-1], interpolation=cv2.INTER_AREA) for path in paths]
-    images = np.ascontiguousarray(np.stack(shrunk).transpose(0, 3, 1, 2))
-    if hasattr(trainer, "detector"):
-        return torch.from_numpy(images)
-    from datasets.images import normalise  # before there were detectors, a trainer needed normalised images
-
-    return normalise(images)
+    return torch.from_numpy(np.ascontiguousarray(np.stack(shrunk).transpose(0, 3, 1, 2)))
 
 
 def compare(before: dict[str, np.ndarray], now: dict[str, np.ndarray]) -> int:

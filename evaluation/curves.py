@@ -56,8 +56,8 @@ def precision_recall(found: Steps) -> Curve:
     return thinned(Curve(np.stack([left, right], 1).ravel(), precision.repeat(2)))
 
 
-def pro(pixels: PixelMetrics, limit: float = MAX_FPR) -> Curve:
-    """Mean covered fraction of the regions over the false positive rate of pixels, from 0 to `limit`.
+def pro(pixels: PixelMetrics) -> Curve:
+    """Mean covered fraction of the regions over the false positive rate of pixels, from 0 to MAX_FPR.
 
     Thresholds are values of defective pixels at equal steps of the covered fraction.
     """
@@ -69,8 +69,8 @@ def pro(pixels: PixelMetrics, limit: float = MAX_FPR) -> Curve:
     alarms = sum(len(part) - np.searchsorted(part, positives[chosen], "left") for part in negatives)
     x = np.r_[0, alarms / sum(len(part) for part in negatives), 1]
     y = np.r_[0, above[first], 1]
-    inside = x <= limit
-    return Curve(np.r_[x[inside], limit], np.r_[y[inside], np.interp(limit, x, y)])
+    inside = x <= MAX_FPR
+    return Curve(np.r_[x[inside], MAX_FPR], np.r_[y[inside], np.interp(MAX_FPR, x, y)])
 
 
 def thinned(curve: Curve) -> Curve:

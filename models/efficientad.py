@@ -19,9 +19,8 @@ class Autoencoder(nn.Module):
     For sides of at least 256. From 288 on there is more than one position of 64 numbers, each for a part of the image.
     """
 
-    def __init__(self, channels: int = CHANNELS, padding: bool = False):
+    def __init__(self, channels: int = CHANNELS):
         super().__init__()
-        self.padding = padding
         widths = [3, 32, 32, 64, 64, 64]
         halvings = (
             nn.Sequential(nn.Conv2d(a, b, 4, stride=2, padding=1), nn.ReLU(inplace=True))
@@ -40,7 +39,7 @@ class Autoencoder(nn.Module):
         sides = image.shape[-2:]
         for stage, *size in zip(self.decoder, *map(_decoder_sizes, sides), strict=True):
             x = stage(resize(x, size))
-        return self.predict(resize(x, [pdn_size(side, self.padding) for side in sides]))
+        return self.predict(resize(x, [pdn_size(side) for side in sides]))
 
 
 def _decoder_sizes(side: int) -> list[int]:

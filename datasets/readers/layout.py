@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -46,11 +46,11 @@ def no_category(data_path: str, obj: str, there: Sequence[str]) -> UserError:
     return UserError(f"obj: {data_path} has no category '{obj}' ({advice})")
 
 
-def category_folder(config: RunConfig, there: Iterable[Path] | None = None) -> Path:
-    """The folder of `obj` in `data_path`. Raises UserError listing the existing categories, by default all folders."""
+def category_folder(config: RunConfig) -> Path:
+    """The folder of `obj` in `data_path`. Raises UserError listing the folders that there are."""
     root = data_root(config)
     if not is_folder(root / config.obj):
-        check_category(config, [folder.name for folder in (contents(root).folders if there is None else there)])
+        check_category(config, [folder.name for folder in contents(root).folders])
     return root / config.obj
 
 

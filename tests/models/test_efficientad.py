@@ -55,13 +55,12 @@ def test_multiplications(meta):
     assert found == [22_636_386_304, 65_675_177_984]
 
 
-@pytest.mark.parametrize(("padding", "side"), [(False, 56), (True, 64)])
-def test_sizes_inside_the_autoencoder(meta, padding, side):
-    net, seen = Autoencoder(padding=padding), []
+def test_sizes_inside_the_autoencoder(meta):
+    net, seen = Autoencoder(), []
     for layer in (net.encoder, *(stage[0] for stage in net.decoder), net.predict[0]):
         layer.register_forward_hook(lambda layer, args, maps: seen.append(tuple(maps.shape)))
-    assert net(torch.empty(1, 3, 256, 256)).shape == (1, 384, side, side)
-    assert seen == [(1, 64, n, n) for n in (1, 4, 9, 16, 33, 64, 128, side)]
+    assert net(torch.empty(1, 3, 256, 256)).shape == (1, 384, 56, 56)
+    assert seen == [(1, 64, n, n) for n in (1, 4, 9, 16, 33, 64, 128, 56)]
 
 
 def test_larger_images_have_more_than_one_position_of_64_numbers(meta):
@@ -95,8 +94,7 @@ def test_an_autoencoder_layer_by_layer():
 @pytest.mark.parametrize("sides", [(256, 257), (263, 319), (512, 300)])
 def test_the_autoencoder_follows_the_pdn(meta, sides):
     image = torch.empty(1, 3, *sides)
-    for padding in (False, True):
-        assert Autoencoder(5, padding)(image).shape == PDN("small", 5, padding)(image).shape
+    assert Autoencoder(5)(image).shape == PDN("small", 5)(image).shape
 
 
 @torch.inference_mode()
