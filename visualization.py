@@ -10,7 +10,8 @@ from utils.command import run, run_flags, whole_number
 from utils.errors import UserError
 
 if TYPE_CHECKING:
-    from datasets.dataset import ImageDataset, Sample
+    from datasets.dataset import ImageDataset
+    from datasets.sample import Sample
     from evaluation.feature_pages import ImageView
     from trainer.base import BaseTrainer
 

@@ -30,8 +30,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from datasets.dataset import ImageDataset, Sample
+from datasets.dataset import ImageDataset
 from datasets.demo import CATEGORIES, DEFAULT_ROOT, ensure_demo
+from datasets.sample import Sample
 from engine.device import Compute, choose_device
 from engine.machine import keep_freed_memory
 from engine.splits import test_dataset, train_datasets

@@ -16,8 +16,7 @@ from utils.files import write_bytes
 def write_pictures(judge: Judge, prediction: Prediction, folder: Path, name: Path) -> None:
     """`overlays/`, the picture with its regions outlined, and `maps/`, the anomaly map in the run's colours.
 
-    With a calibration also `masks/`, 255 in the regions. `name` is a path below
-    each of them.
+    With a calibration also `masks/`, 255 in the regions. `name` is a path below each of them.
     """
     for what, picture in drawn(judge, prediction).items():
         path = folder / what / f"{name}.png"

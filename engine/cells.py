@@ -19,18 +19,7 @@ from utils.errors import UserError
 from utils.files import read_json, write_json
 
 # These change no result; a folder may have been moved.
-NOT_COMPARED = {
-    "phase",
-    "save_path",
-    "overwrite",
-    "resume",
-    "logger",
-    "device",
-    "threads",
-    "compile",
-    "workers",
-    "cache_mb",
-}
+NOT_COMPARED = set("phase save_path overwrite resume logger device threads compile workers cache_mb".split())
 CELL = "cell.json"
 NOT_A_FILE = ("bundled", "imagenet", "random", "auto")  # values of the key `weights`
 LITE = "tf_efficientnet_lite"  # these networks profit from `border`

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from datasets import readers
-from datasets.dataset import ImageDataset, Sample
+from datasets.dataset import ImageDataset
 from datasets.listing import is_folder, list_given_images
 from datasets.parts import parts_of
 from datasets.regions import common_roi
+from datasets.sample import Sample
 from utils.config import RunConfig
 from utils.console import note
 from utils.errors import UserError

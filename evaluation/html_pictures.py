@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from datasets.dataset import Sample
+from datasets.sample import Sample
 from evaluation.colours import Scale, colour_scale
 from evaluation.outline import OUTLINE, outlined
 from evaluation.score import Scored

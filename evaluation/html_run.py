@@ -10,7 +10,7 @@ from urllib.parse import quote
 import numpy as np
 import yaml
 
-from datasets.dataset import Sample
+from datasets.sample import Sample
 from evaluation.calibration import described
 from evaluation.colours import Scale, colour_scale
 from evaluation.comparison import COVERED

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from PIL import ExifTags, Image, ImageDraw, ImageFont, ImageOps
 
-from datasets.dataset import Sample
 from datasets.fit import Fit
 from datasets.images import ANY_SIZE, eight_bits, read_image
+from datasets.sample import Sample
 from evaluation.colours import Scale, colour_scale, colours, good_ones
 from evaluation.fonts import STANDARD, Font, Fonts, shortened
 from evaluation.html_pictures import Thumbnails

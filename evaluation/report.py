@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from datasets.dataset import ImageDataset, Sample
+from datasets.dataset import ImageDataset
 from datasets.fit import Fit
+from datasets.sample import Sample
 from evaluation.calibration import Verdict, described
 from evaluation.comparison import drawn_metrics, interval
 from evaluation.curves import Curve, pro

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageOps
 
-from datasets.dataset import Sample
+from datasets.sample import Sample
 from evaluation.curves import Curve, plots
 from evaluation.fonts import STANDARD, Fonts, shortened
 from evaluation.html_charts import BINS, Axis

@@ -137,10 +137,8 @@ def write_tables(folder: Path, table: Sequence[Line], results: Sequence[Result],
 
     `table` has the results' lines; `defects` are the results of each defect type.
     """
-    rows, notes = (
-        as_rows(table),
-        [LEGEND, *sources(table), *against_the_best(_by(results, COMPARED[0]), LABELS[COMPARED[0]])],
-    )
+    rows = as_rows(table)
+    notes = [LEGEND, *sources(table), *against_the_best(_by(results, COMPARED[0]), LABELS[COMPARED[0]])]
     _write_numbers(folder / "benchmark.csv", table)
     write_text(folder / "benchmark.md", markdown(rows) + "".join(f"\n{note}\n" for note in notes))
     write_text(folder / "benchmark.tex", "".join(f"% {note}\n" for note in notes) + latex(rows))

@@ -83,8 +83,7 @@ class Decoder(nn.Module):
         self.leave = plan.leave(teacher)[::-1]
         if sspcab and depths[-1] < 2:
             raise UserError("TrainingData.sspcab: the last stage has one block, whose convolutions change the size")
-        last = self.stages[-1]
-        self.predictive = PredictiveResidual(last.pop(-1)) if sspcab else None
+        self.predictive = PredictiveResidual(self.stages[-1].pop(-1)) if sspcab else None
 
     def forward(self, embedding: torch.Tensor) -> list[torch.Tensor]:
         return self.forward_with_loss(embedding)[0]

@@ -24,14 +24,13 @@ from engine.state import TrainState, resumable, threads_of
 from engine.threads import take_threads, use_threads
 from models.teachers.teacher import Statistics
 from pretraining.memory import check_fits
+from utils.command import ROOT
 from utils.config import Count, Device, FilePath, NotNegative, Rate, Section, Threads
 from utils.config_file import read_config
 from utils.console import note
 from utils.errors import UserError
 from utils.files import check_writable, locked, write_bytes, write_csv, write_json
 from utils.progress import progress
-
-ROOT = Path(__file__).parents[1]
 
 # These decide where and how fast; they do not change what is learned.
 WITHOUT_EFFECT = {"save_path", "resume", "log_every", "device", "threads"}

