@@ -15,11 +15,12 @@ ALL_THREADS = torch.get_num_threads()  # as the environment sets, or one per cor
 
 
 def use_threads(threads: int | Literal["auto"]) -> None:
-    """Set how many CPU cores the networks use: a number, or all that are allowed and not busy with something else.
+    """Set how many CPU cores the networks use: a number that the machine has, or all that are allowed and not busy.
 
     Two trainings that each take all cores wait for each other most of the time (benchmarks/threads.py).
     """
-    torch.set_num_threads(min(ALL_THREADS, free_cores()) if threads == "auto" else threads)
+    most = (ALL_THREADS, free_cores()) if threads == "auto" else (threads, os.cpu_count() or threads)
+    torch.set_num_threads(min(most))
 
 
 def take_threads(began: int | None) -> None:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 
 from datasets.doctor.facts import Facts
 from datasets.doctor.findings import Finding, counted, names
@@ -47,6 +48,13 @@ def _masks(facts: Sequence[Facts], root: Path) -> list[Finding]:
         "with marked pixels, of a picture in test/good",
         "move the picture to the folder of its defect type, or delete the mask",
     )
+    shares = [each.mask_share for each in facts if each.mask_share and each.picture.defect_type != "good"]
+    if shares and median(shares) > 0.5:  # a single defect may be large
+        add(
+            lambda each: each.picture.defect_type != "good" and each.mask_share > 0.5,
+            "with more than half of the picture marked",
+            "in a mask, black means good: if black is the defect here, invert the masks",
+        )
     return found
 
 

@@ -88,7 +88,10 @@ class _Mvtec:
         good = self._by_name(top.get("train", self.root / "train"), ["good"]).get("good")
         images = self._images(good) if good else []
         if not images:
-            self._add("there are no pictures in train/good", "put the good parts there that the student learns from")
+            self._add(
+                "there are no pictures in train/good",
+                "put good parts there, or say which folder has them, such as folder.good=ok",
+            )
         others = [path for path in train.folders if path.name.lower() != "good"]
         self._left_out("in train/, but not in train/good, ", [*others, *train.images, *train.others])
         if test.images:
@@ -183,7 +186,7 @@ class _Mvtec:
         if stray:
             self._add(
                 f"{counted(len(stray), 'mask')} without a picture",
-                "bring the picture back to test/<defect type>, rename the mask after it, or delete the mask",
+                "rename it after its picture (<name>_mask.png or <name>.png), bring the picture back, or delete it",
                 stray,
                 "masks",
             )

@@ -69,9 +69,10 @@ def good_images(split: Path, good: str = "good") -> list[Sample]:
     check_case(found.folders, [good])
     images = list_images(split / good)
     if not images:
-        lying = len(contents(split.parent).images)
-        advice = f"; {lying} images lie directly in {split.parent}: move the good ones there" if lying else ""
-        raise UserError(f"{split / good}: no images to train on (png, jpg, bmp, tif or webp){advice}")
+        advice = "put good ones there, or say which folder has them, such as folder.good=ok"
+        if lying := found.images or contents(split.parent).images:
+            advice = f"{len(lying)} images lie directly in {lying[0].parent}: move the good ones there"
+        raise UserError(f"{split / good}: no images to train on (png, jpg, bmp, tif or webp); {advice}")
     only = f"because only images in {split.name}/{good} are used to train"
     say_left_out(split, f"folder(s), {only}", [path for path in found.folders if path.name != good])
     say_left_out(split, f"image(s), {only}", found.images)
@@ -89,7 +90,8 @@ def mask_files(ground_truth: Path, found: dict[str, list[Path]]) -> Masks:
         for mask in unique(list_images(folder), "_mask"):
             stem = mask.stem.removesuffix("_mask")
             if stem not in images:
-                raise UserError(f"{mask}: there is no image {folder.name}/{stem} among the test images")
+                named = "a mask has the name of its image, or that and _mask"
+                raise UserError(f"{mask}: there is no image {folder.name}/{stem} among the test images ({named})")
             masks[images[stem]] = mask
     return masks
 

@@ -16,9 +16,11 @@ def own_threads():
     torch.set_num_threads(own)
 
 
-def test_a_number_of_threads_is_taken(own_threads):
-    use_threads(own_threads + 1)
-    assert torch.get_num_threads() == own_threads + 1
+@pytest.mark.parametrize(("wanted", "taken"), [(2, 2), (999, 3)])
+def test_a_number_of_threads_is_taken_up_to_the_cores_of_the_machine(wanted, taken, monkeypatch, own_threads):
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    use_threads(wanted)
+    assert torch.get_num_threads() == taken
 
 
 def test_auto_leaves_the_cores_that_are_busy(monkeypatch, own_threads):

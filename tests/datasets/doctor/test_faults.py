@@ -47,6 +47,15 @@ def test_masks_that_do_not_fit_are_named():
     ]
 
 
+def test_masks_that_are_probably_inverted_are_named():
+    """In them black is the defect, so all pixel metrics were wrong without a word. A single defect may be large."""
+    large, small = fact(mask="large.png", mask_share=0.9), fact(mask_share=0.1)
+    assert sentences(large, large, small) == [
+        ("masks", "2 masks with more than half of the picture marked", ["large.png"] * 2)
+    ]
+    assert sentences(large, small, small) == []
+
+
 def test_test_pictures_of_a_kind_that_does_not_train_are_named():
     found = sentences(fact("test/hole/g.png", None, channels="gray"), fact("test/hole/c.png", None))
     assert found == [
