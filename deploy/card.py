@@ -2,11 +2,9 @@
 
 import json
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from engine.machine import hardware
+from engine.machine import hardware, versions
 from engine.threads import free_cores
 from evaluation.tables import LABELS
 from models.detector import Detector
@@ -26,7 +24,7 @@ from utils.files import read_json, write_json, write_text
 
 CARD = "card.json"
 PAGE = "card.md"
-VERSIONS = ("torch", "timm", "numpy", "pillow", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
+PACKAGES = ("torch", "timm", "numpy", "pillow", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
 NOT_FOR = (
     "parts, cameras, lenses, distances or lighting other than those of the training images",
     "pictures that were resized, compressed or corrected otherwise than the training images before they arrive here",
@@ -94,13 +92,8 @@ def _measured(folder: Path, threads: int) -> dict[str, Any]:
 
 def surroundings() -> dict[str, Any]:
     """Where the export was made and measured."""
-    versions = {"python": platform.python_version()}
-    for name in VERSIONS:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:  # optional
-            continue
-    return {"hardware": hardware(torch.device("cpu")), "free_cores": free_cores(), "versions": versions}
+    made_with = versions(*PACKAGES)
+    return {"hardware": hardware(torch.device("cpu")), "free_cores": free_cores(), "versions": made_with}
 
 
 def file_sizes(folder: Path) -> dict[str, int]:

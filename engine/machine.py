@@ -43,6 +43,15 @@ def hardware(device: torch.device) -> str:
     return f"{cpu}, {os.cpu_count()} cores{gpu}"
 
 
+def versions(*packages: str) -> dict[str, str]:
+    """Of Python, and of those packages that are installed."""
+    found = {"python": platform.python_version()}
+    for name in packages:
+        with contextlib.suppress(PackageNotFoundError):  # such as OpenCV from a Linux distribution
+            found[name] = version(name)
+    return found
+
+
 def forget_gpu_peak(device: torch.device) -> None:
     """Let `gpu_peak` be of what follows: a process may have had other runs before."""
     if device.type == "cuda":
@@ -56,15 +65,11 @@ def gpu_peak(device: torch.device) -> dict[str, float]:
 
 def environment(compute: Compute, trained: float | None = None) -> dict[str, Any]:
     """Machine and package versions for the report; the GPU's peak is the highest of this test and the training's."""
-    versions = {"python": platform.python_version()}
-    for name in ("torch", "timm", "numpy", "opencv-python-headless", "pillow"):
-        with contextlib.suppress(PackageNotFoundError):  # such as OpenCV from a Linux distribution
-            versions[name] = version(name)
     return {
         "hardware": hardware(compute.device),
         **{key: max(peak, trained or 0) for key, peak in gpu_peak(compute.device).items()},
         "threads": torch.get_num_threads(),
         "precision": str(compute.dtype).removeprefix("torch."),
-        "versions": versions,
+        "versions": versions("torch", "timm", "numpy", "opencv-python-headless", "pillow"),
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
