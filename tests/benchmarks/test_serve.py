@@ -44,19 +44,19 @@ def test_every_request_of_a_load_has_an_answer(tmp_path, monkeypatch, capsys):
     assert name == "16,queueof4" and float(rate) > 1 and int(refused) > 0 and (other, lost) == ("0", "0")
 
 
-def test_a_request_without_an_answer_is_lost(monkeypatch):
+def test_a_request_without_an_answer_is_lost():
     found = serve.load(1, [b"picture"], 2, 0)  # nobody listens on port 1
     assert found.statuses == {0: 2} and found.row("2").endswith("| 0 | 0 | 2 |")
 
 
-def test_a_server_that_does_not_start_is_an_error(tmp_path, monkeypatch):
+def test_a_server_that_does_not_start_is_an_error(monkeypatch):
     monkeypatch.setattr(serve, "COMMAND", [sys.executable, "-c", "print('error: no such run')"])
     with pytest.raises(UserError, match="the server did not start"), serve.served(["nowhere"], 4):
         pass
 
 
 @pytest.mark.slow
-def test_a_run_in_a_process_of_its_own_is_served(tmp_path, config, tiny_mvtec):
+def test_a_run_in_a_process_of_its_own_is_served(config, tiny_mvtec):
     from trainer import build_trainer
 
     trainer = build_trainer(config("st", {"epochs": 1}))

@@ -52,7 +52,7 @@ def test_two_processes_do_not_write_into_one_folder(tmp_path, name):
     assert (tmp_path / "out" / name).read_text() == "of another process\n"
 
 
-def test_a_file_that_was_read_later_has_not_failed(tmp_path, capsys):
+def test_a_file_that_was_read_later_has_not_failed(tmp_path):
     """As with --watch, where a program that writes slowly leaves half a picture for a while."""
     paths, judge, results = [tmp_path / f"{k}.png" for k in range(3)], Brightness(), Results(tmp_path / "out")
 

@@ -39,7 +39,7 @@ def test_a_detector_runs_in_a_cuda_graph(config):
         torch.testing.assert_close(graphed(image), expected, rtol=1e-3, atol=1e-5)
 
 
-def test_one_process_can_use_nccl(monkeypatch, tmp_path):
+def test_one_process_can_use_nccl(tmp_path):
     dist.init_process_group("nccl", f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
     try:
         value = torch.ones((), device="cuda")

@@ -146,7 +146,7 @@ def test_compiled_networks_train_and_test(config):
     torch.testing.assert_close(trainer.anomaly_map(image), plain.anomaly_map(image), rtol=0.05, atol=1e-3)
 
 
-def test_a_deleted_results_folder_is_made_again_during_training(config, tmp_path):
+def test_a_deleted_results_folder_is_made_again_during_training(config):
     raw = config("st", {"epochs": 2})
     trainer = build_trainer(raw)
     validate = trainer.validate
@@ -269,7 +269,7 @@ def test_calibration_images_take_part_in_nothing_else(config, method):
     assert normal["source"] == "calibration images" and normal["arithmetic"] == str(trainer.compute)
 
 
-def test_a_test_decides_and_compares_with_the_promise(config, capsys):
+def test_a_test_decides_and_compares_with_the_promise(config):
     raw = config("st", {"epochs": 2, "lr": 0.1}, calibration=0.3, false_reject_rate=0.25)
     trainer = build_trainer(raw)
     trainer.train()

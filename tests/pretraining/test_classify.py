@@ -36,7 +36,7 @@ def test_classification_learns(tmp_path):
     assert float(rows[-1]["accuracy"]) > 0.7 > float(rows[0]["accuracy"])
 
 
-def test_the_views_of_a_picture(tmp_path):
+def test_the_views_of_a_picture():
     """Crops, rotated and flipped; light and colour stay the same, except in gray ones."""
     theta = random_affine(np.random.default_rng(0), 2000)
     area = theta[:, :, :2].det().abs()

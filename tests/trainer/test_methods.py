@@ -317,7 +317,7 @@ def test_halves_of_a_batch_average_to_the_whole(config, method):
 
 
 @every_method_only_the_quick_by_default
-def test_a_student_of_another_network_is_refused(finished, method, tmp_path):
+def test_a_student_of_another_network_is_refused(finished, method):
     trainer, _ = finished(method)
     raw = yaml.safe_load((trainer.run_dir / "config.yaml").read_text())
     others = {"mixed": ["resnet34", "resnet18"], "ead": "medium"}
@@ -397,7 +397,7 @@ def test_images_that_are_not_square(config):
     assert trainer.anomaly_map(torch.rand(1, 3, 64, 80)).shape == (1, 1, 64, 80)
 
 
-def test_a_loss_that_is_not_finite_stops_and_leaves_earlier_results(finished, config):
+def test_a_loss_that_is_not_finite_stops_and_leaves_earlier_results(finished):
     trainer, _ = finished("st")
     before = {path: path.read_bytes() for path in files(trainer) if path.is_file()}
     raw = yaml.safe_load((trainer.run_dir / "config.yaml").read_text())

@@ -127,7 +127,7 @@ def test_which_term_teaches_what(config, monkeypatch):
     assert gradients(config, lambda1=0.0, lambda2=1.0) == {"keys": True, "values": True, "stages": False}
 
 
-def test_lambda1_and_lambda2_are_two_keys(config, monkeypatch):
+def test_lambda1_and_lambda2_are_two_keys(config):
     """The earlier toolkit read lambda2 from lambda1."""
     losses = {}
     for key in ("lambda1", "lambda2"):

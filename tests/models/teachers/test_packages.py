@@ -76,7 +76,7 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize("content", [None, b"rubbish"])
-def test_a_damaged_file_of_a_package_is_not_loaded(monkeypatch, tmp_path, content):
+def test_a_damaged_file_of_a_package_is_not_loaded(tmp_path, content):
     if content:
         (tmp_path / "lite0.pth").write_bytes(content)
     source = find_source("tf_efficientnet_lite0", "imagenet")._replace(path=tmp_path / "lite0.pth")
