@@ -81,10 +81,10 @@ def train_and_test(source: str | Mapping, overrides: Sequence[str] = ()) -> list
         if trainer.config.unified:
             check_retestable(part.folder, part.config)  # now, not after hours of training
     if trainer.config.phase == "train":
-        before = trainer.folder.student_file
-        before = before.exists() and before.stat().st_mtime_ns
+        student = trainer.folder.student_file
+        before = student.exists() and student.stat().st_mtime_ns
         trainer.train()
-        if is_main() and trainer.config.unified and trainer.folder.student_file.stat().st_mtime_ns != before:
+        if is_main() and trainer.config.unified and student.stat().st_mtime_ns != before:
             for part in categories_apart(trainer):
                 set_aside(part)
     if is_main():

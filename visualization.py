@@ -203,7 +203,7 @@ def _place(image: Path) -> tuple[str, ...]:
 
 
 def _number(text: str) -> int | None:
-    """Whether the text is a number of at most nine digits; with more it is a mistake, and Python may not read it."""
+    """The text as a number; None if it is none, or has more than nine digits, which Python may not read."""
     return int(text) if text.isdecimal() and len(text) < 10 else None
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import onnx
 
 OUTPUTS = ["map", "score"]
+BATCH = {0: torch.export.Dim("batch")}
 
 
 class Whole(nn.Module):
@@ -81,9 +82,6 @@ class Graphs:
     def _example(self) -> torch.Tensor:
         # A batch of one would make the batch size a constant of the graph.
         return torch.rand(2, 3, *self.size, generator=torch.Generator().manual_seed(0))
-
-
-BATCH = {0: torch.export.Dim("batch")}
 
 
 def on_cpu(detector: Detector) -> Detector:

@@ -50,7 +50,7 @@ def train(
     None if the student is already finished and only its test is missing. Raises UserError for unusable data
     (`test_set` is read too), a folder that cannot be written, is in use or has another run, or a non-finite loss.
     """
-    recipe, config = method.recipe(), method.config
+    recipe, config, tested = method.recipe(), method.config, test_set and test_set[0]
     check_rates(config.false_reject_rate, config.review_rate)  # now, although they only matter afterwards
     check_installed(config)
     forget_gpu_peak(compute.device)
@@ -61,11 +61,11 @@ def train(
         from_main(lambda: _check_calibration(folder, config))
         from_main(lambda: check_retestable(folder, config))
         if config.protocol == "paper":
-            from_main(lambda: check_choosable(test_set[0]))
+            from_main(lambda: check_choosable(tested))
         if config.resume and config.threads == "auto":
             take_threads(from_main(lambda: threads_of(folder.checkpoint)))  # before anything is computed
         *batches, calibration = training_batches(
-            config, method.detector.teacher, compute, recipe.augment, recipe.epoch_length, test_set and test_set[0]
+            config, method.detector.teacher, compute, recipe.augment, recipe.epoch_length, tested
         )
         train_set, val_set = (part.dataset for part in batches)
         used = [train_set, val_set, *([calibration] if len(calibration) else [])]
@@ -79,14 +79,14 @@ def train(
             return None
         if isinstance(config.TrainingData, TrainingData) and config.TrainingData.standardise:
             metadata = metadata | {"standardise": _standardise(method.detector.teacher, batches[0])}
-        cache_teacher(config, *batches, calibration, test_set and test_set[0])
+        cache_teacher(config, *batches, calibration, tested)
         inputs = {f"{key} (hash)": value for key, value in method.on_fit_start(batches[0]).items()}
         origin = from_main(lambda: origin | inputs)
         from_main(lambda: folder.check_replaceable(origin))
         with folder.log():
             measure = None
             if config.protocol == "paper":
-                measure = test_after_each_epoch(method, compute, test_set and test_set[0], batches[1])
+                measure = test_after_each_epoch(method, compute, tested, batches[1])
             state = fit(method, compute, *batches, folder.checkpoint, origin, measure)
             state.restore_best()
             method.on_fit_end(batches[1])

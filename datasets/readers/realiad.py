@@ -44,7 +44,7 @@ def test_samples(config: RunConfig) -> list[Sample]:
 
 
 def _samples(config: RunConfig, split: str) -> tuple[list[Sample], Path]:
-    """And the json file."""
+    """The images of a split, and the json file that lists them."""
     root = data_root(config)
     folder = _json_folder(root, SPLITS.get(config.reader, "realiad_jsons"))
     path = folder / f"{config.obj}.json"
