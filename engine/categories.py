@@ -7,6 +7,7 @@ from typing import Any
 
 from datasets import readers
 from datasets.demo import CATEGORIES, DEFAULT_ROOT
+from datasets.readers.layout import no_category
 from utils.config_file import read_config
 from utils.errors import UserError
 
@@ -20,7 +21,10 @@ def categories(data_path: Path, wanted: str | Sequence[str], reader: str = reade
         return list(dict.fromkeys(wanted))
     if data_path == Path(DEFAULT_ROOT):  # its runs draw what is missing
         return list(CATEGORIES)
-    found = readers.categories(Path(os.path.expanduser(data_path)), reader)
+    data_path = Path(os.path.expanduser(data_path))
+    found = readers.categories(data_path, reader)
+    if not found and (data_path / "train").exists():
+        raise no_category(str(data_path), "all", ["train"])
     if not found:
         raise UserError(f"data_path: there is no data set in {data_path}; docs/data.md shows the layouts")
     return found

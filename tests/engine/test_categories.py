@@ -24,3 +24,8 @@ def test_all_categories_are_those_with_good_images(tmp_path, tiny_mvtec):
     assert categories(Path("demo_data"), "all") == ["weave", "washer"]
     with pytest.raises(UserError, match="data_path: there is no data set in"):
         categories(tmp_path, ["all"])
+
+
+def test_a_folder_that_is_a_category_itself_has_no_categories_and_says_what_to_write(tiny_mvtec):
+    with pytest.raises(UserError, match=r"this is a category itself: write data_path=\S+ obj=part"):
+        categories(Path(tiny_mvtec, "part"), "all")
