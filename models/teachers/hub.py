@@ -28,8 +28,7 @@ class HubFile(NamedTuple):
     published_there: bool  # torch.hub's file has its own contents and name; else this one goes there under that name
 
     def cached(self) -> Path | None:
-        found = try_to_load_from_cache(self.repo, self.name)
-        if isinstance(found, str):
+        if isinstance(found := try_to_load_from_cache(self.repo, self.name), str):
             return Path(found)
         return self.by_torch_hub if self.by_torch_hub.is_file() else None
 
@@ -56,12 +55,13 @@ class HubFile(NamedTuple):
 def hub_file(backbone: str) -> HubFile:
     """Raises UserError if timm has no weights for this network or tag."""
     cfg = pretrained_cfg(backbone)
-    repo = cfg and cfg.hf_hub_id
-    if not repo:
+    if not (repo := cfg and cfg.hf_hub_id):
         raise UserError(f"weights: timm has no pretrained weights for backbone '{backbone}'; choose another tag")
     name = cfg.hf_hub_filename or "model.safetensors"
-    cache = Path(torch.hub.get_dir(), "checkpoints")
-    return HubFile(repo, name, cache / Path(cfg.url or f"{backbone}{Path(name).suffix}").name, bool(cfg.url))
+    # Of files published elsewhere, only timm's own and those of ResNets have timm's names of layers.
+    known = any(part in (cfg.url or "") for part in ("/pytorch-image-models/", "resne"))
+    there = Path(torch.hub.get_dir(), "checkpoints", Path(cfg.url).name if known else f"{backbone}{Path(name).suffix}")
+    return HubFile(repo, name, there, known)
 
 
 def _answers(url: str) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -151,8 +152,7 @@ def _imagenet(backbone: str) -> Source:
     if path := file.cached():
         return Source("imagenet", path)
     if package and (found := installed(package)):
-        path, version = found
-        return Source("imagenet", path, f"{package.name} {version}")
+        return Source("imagenet", found[0], f"{package.name} {found[1]}")
     try:
         return Source("imagenet", file.download())
     except UserError as error:
@@ -214,7 +214,7 @@ def few(names: Sequence[str]) -> str:
 def _plain(key: str) -> str:
     for wrapper in ("module.", "model.", "body."):
         key = key.removeprefix(wrapper)
-    return key.replace(".", "_")
+    return re.sub(r"(denselayer\d+_\w+)_([12]_)", r"\1\2", key.replace(".", "_"))  # norm.1 in published DenseNets
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

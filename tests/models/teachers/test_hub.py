@@ -5,8 +5,10 @@ import socket
 import threading
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
+import timm
 import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
@@ -59,6 +61,15 @@ def test_a_file_that_only_the_hub_has_gets_a_place_too(no_cache, whole):
     no_cache.mkdir(parents=True)
     save_file(whole, no_cache / f"{backbone}.safetensors")
     assert find_source(backbone, "imagenet").path == no_cache / f"{backbone}.safetensors"
+
+
+def test_files_with_other_names_of_layers_are_neither_taken_nor_advised(no_cache):
+    """Published as numpy's arrays, or with their makers' names; the hub's file has timm's."""
+    no_cache.mkdir(parents=True)
+    for backbone in ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", "convnext_tiny.fb_in1k"):
+        (no_cache / Path(timm.get_pretrained_cfg(backbone).url).name).touch()
+        with pytest.raises(UserError, match=rf"\(3\) put that file into .* as {backbone}.safetensors$"):
+            find_source(backbone, "imagenet")
 
 
 def test_a_damaged_file_of_a_cache_should_be_deleted(no_cache, tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 
 import pytest
 import timm
@@ -64,6 +65,18 @@ def test_timm_files_of_other_families_are_loaded(tmp_path, backbone):
     reference = whole.eval().forward_intermediates(image, indices=[0, 1], intermediates_only=True)
     for ours, theirs in zip(net(image), reference, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_a_published_densenet_is_loaded(tmp_path):
+    """torchvision's files have older names of its layers."""
+    whole = timm.create_model("densenet121").state_dict()
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", key): value for key, value in whole.items()}
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    save_file(old, tmp_path / "densenet121.safetensors")
+    net = Features("densenet121", [0, 1])
+    load_file_into(net, tmp_path / "densenet121.safetensors")
+    name = next(key for key in net.net.state_dict() if key.endswith("denselayer2.conv1.weight"))
+    assert torch.equal(net.net.state_dict()[name], whole["features.denseblock1.denselayer2.conv1.weight"])
 
 
 def test_missing_unknown_and_misshapen_keys_are_named(tmp_path, whole):
