@@ -69,11 +69,12 @@ class DataSet(NamedTuple):
 def main() -> None:
     args = flags()
     keep_freed_memory()
-    sets = find_sets(args.data, args.sets, args.backbone, args.limit)
+    networks = [named(teacher, args.backbone) for teacher in args.teachers]
+    sets = find_sets(args.data, args.sets, common_kind([backbone for backbone, _ in networks]), args.limit)
     if args.students:
         from benchmarks.students import Candidate, compare
 
-        candidates = [Candidate(*named(teacher, args.backbone)) for teacher in args.teachers]
+        candidates = [Candidate(*network) for network in networks]
         compare(candidates, {each.name: each.root for each in sets}, args.save, args.steps, args.seeds)
         return
     # All teachers first, so that a path without a file is reported before minutes of work on the others.
@@ -123,6 +124,13 @@ def named(teacher: str, backbone: str) -> tuple[str, str]:
     head, equals, weights = teacher.partition("=")
     is_path = "/" in head or Path(teacher).is_file()
     return (head, weights) if equals and not is_path else (backbone, teacher)
+
+
+def common_kind(backbones: Sequence[str]) -> str:
+    """One of them. Raises UserError for a PDN beside others, which get images of another size."""
+    if len({is_pdn(backbone) for backbone in backbones}) > 1:
+        raise UserError("--teachers: a PDN can only be compared with other PDNs, because images and students differ")
+    return backbones[0]
 
 
 # The teacher
