@@ -11,12 +11,14 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from models.detector import Detector
 
 if TYPE_CHECKING:
     import onnx
+    from onnxscript.onnx_types import FLOAT
 
 OUTPUTS = ["map", "score"]
 BATCH = {0: torch.export.Dim("batch")}
@@ -67,7 +69,7 @@ class Graphs:
 
     def whole(self) -> "onnx.ModelProto":
         """Input `image`, outputs `map` and `score`."""
-        return _graph(Whole(self.detector), self._example, ["image"], OUTPUTS, {"image": BATCH})
+        return _graph(Whole(self.detector), self._example, ["image"], OUTPUTS, {"image": BATCH}, RESIZES)
 
     def networks_and_head(self) -> tuple["onnx.ModelProto", "onnx.ModelProto"]:
         """The outputs of the first, `teacher0` ... `student0` ..., are the inputs of the second."""
@@ -75,7 +77,7 @@ class Graphs:
             maps = Networks(self.detector)(self._example)
         names = [f"{whose}{k}" for whose in ("teacher", "student") for k in range(len(maps) // 2)]
         networks = _graph(Networks(self.detector), self._example, ["image"], names, {"image": BATCH})
-        head = _graph(Head(self.detector, self.size), maps, names, OUTPUTS, {"maps": [BATCH] * len(maps)})
+        head = _graph(Head(self.detector, self.size), maps, names, OUTPUTS, {"maps": [BATCH] * len(maps)}, RESIZES)
         return networks, head
 
     @property
@@ -89,8 +91,36 @@ def on_cpu(detector: Detector) -> Detector:
     return copy.deepcopy(detector).to("cpu", torch.float32).eval()
 
 
+def resize_by_products(
+    maps: "FLOAT", output_size: Sequence[int] | None, align_corners: bool, scale_factors: Sequence[float] | None
+) -> "FLOAT":
+    """A bilinear resize as two matrix products, for rows and columns: [B,C,h,w] -> [B,C,H,W].
+
+    OpenVINO resizes a map with one channel on a CPU without vector instructions: 0.85 ms for 64 x 64 to 256 x 256, and
+    0.1 ms as products.
+    """
+    import onnx_ir
+    from onnxscript import opset18
+
+    def matrix(axis: int) -> torch.Tensor:  # what a resize makes of the identity: [old size, new size]
+        how = {"mode": "linear", "align_corners": align_corners}
+        size, scale = (None if each is None else each[axis] for each in (output_size, scale_factors))
+        return F.interpolate(torch.eye(maps.shape[axis - 2])[None], size=size, scale_factor=scale, **how)[0]
+
+    rows, columns = (opset18.Constant(value=onnx_ir.tensor(each.numpy())) for each in (matrix(0).T, matrix(1)))
+    return opset18.MatMul(rows, opset18.MatMul(maps, columns))
+
+
+RESIZES = {torch.ops.aten.upsample_bilinear2d.vec: resize_by_products}
+
+
 def _graph(
-    net: nn.Module, example: torch.Tensor | list[torch.Tensor], inputs: list[str], outputs: list[str], shapes: dict
+    net: nn.Module,
+    example: torch.Tensor | list[torch.Tensor],
+    inputs: list[str],
+    outputs: list[str],
+    shapes: dict,
+    translations: dict | None = None,
 ) -> "onnx.ModelProto":
     with _quietly(), torch.no_grad():
         program = torch.onnx.export(
@@ -100,6 +130,7 @@ def _graph(
             dynamic_shapes=shapes,
             input_names=inputs,
             output_names=outputs,
+            custom_translation_table=translations,
             verbose=False,
         )
     return program.model_proto

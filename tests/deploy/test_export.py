@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import openvino
 import pytest
+import torch
 from torch import nn
 
 import calibrate
@@ -24,6 +25,7 @@ from deploy.predictor import Predictor
 from deploy.runtime import ExportedModel
 from evaluation.calibration import Calibration
 from evaluation.score import CALIBRATION, HELD_OUT
+from models.anomaly_map import resize
 from tests.conftest import draw_defect, draw_good, write_image
 from tests.deploy.conftest import trained
 from trainer import TRAINERS, build_trainer, open_run
@@ -67,6 +69,22 @@ def test_the_resize_is_outside_of_the_graph(exported):
     assert [side.dim_value for side in image.type.tensor_type.shape.dim][1:] == [3, 64, 64]
     resizes = [node for node in graph.node if node.op_type == "Resize"]
     assert not [a for node in resizes for a in node.attribute if a.name == "antialias" and a.i]
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_a_map_is_resized_by_matrix_products(align_corners):
+    """OpenVINO's own resize of one channel is slow; the batch stays variable and the values those of torch."""
+
+    class Net(nn.Module):
+        def forward(self, maps):
+            return resize(maps, (37, 64), align_corners)
+
+    maps = torch.rand(3, 1, 9, 16, generator=torch.Generator().manual_seed(0))
+    dimensions = {"maps": export_graph.BATCH}
+    graph = export_graph._graph(Net(), maps[:2], ["maps"], ["map"], dimensions, export_graph.RESIZES)
+    assert {node.op_type for node in graph.graph.node} <= {"MatMul", "Constant"}
+    model = openvino.Core().compile_model(export_formats._openvino(graph), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    torch.testing.assert_close(torch.from_numpy(model(maps.numpy())["map"]), resize(maps, (37, 64), align_corners))
 
 
 def test_openvino_computes_in_float32(exported):
