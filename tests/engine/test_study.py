@@ -44,6 +44,13 @@ def test_the_study_of_stpm_with_lite0_has_the_first_run_among_its_runs():
     assert len(cells) == 5 and cells["no_norm"].TrainingData.norm is False
 
 
+@pytest.mark.parametrize("path", sorted(REPO.glob("benchmarks/*.yaml")), ids=lambda path: path.stem)
+def test_every_study_has_keys_and_values_that_exist(path):
+    study = read_study(str(path), {}, [])
+    cells = plan(study, study.obj[:1], lambda *_: {})
+    assert cells and all(read_run(cell.file, cell.words) for cell in cells)
+
+
 def test_rules_give_words_to_some_runs_and_leave_others_out():
     study = read_study(METHODS, {}, [])
     assert words_of(study, "ead", "bundled") == (
