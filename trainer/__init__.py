@@ -65,7 +65,8 @@ def read_run(source: str | Path | Mapping, overrides: Iterable[str] = ()) -> "tu
     method = raw.get("distillType")
     if not isinstance(method, str) or method not in trainers:
         where = place(source, overrides, "distillType")
-        raise UserError(f"{where}: 'distillType' must be one of {', '.join(trainers)} (got {method!r})")
+        found = f"got {method!r}" if "distillType" in raw else "it is missing"
+        raise UserError(f"{where}: 'distillType' must be one of {', '.join(trainers)} ({found})")
     if overrides and read_config(source).get("distillType") != method:
         note(f"{name} has another method's recipe; the file in configs/ with distillType: {method} has the right one")
     trainer = trainers[method]

@@ -343,6 +343,8 @@ def test_two_methods_on_one_object_have_folders_of_their_own(config, monkeypatch
 def test_an_unknown_method_lists_the_known_ones(config):
     with pytest.raises(UserError, match="'distillType' must be one of st, rd, .*got 'stpm'"):
         build_trainer(config("st", distillType="stpm"))
+    with pytest.raises(UserError, match="it is missing"):
+        build_trainer({"distillTyp": "st"})
 
 
 def test_another_method_with_this_ones_recipe_is_noted(config, capsys):
