@@ -111,6 +111,7 @@ def resize_by_products(
     return opset18.MatMul(rows, opset18.MatMul(maps, columns))
 
 
+# Not for networks in lower precisions: products would be rounded, too.
 RESIZES = {torch.ops.aten.upsample_bilinear2d.vec: resize_by_products}
 
 

@@ -106,8 +106,8 @@ def _check_new(dataset: ImageDataset, folder: Path, metadata: Mapping[str, Any])
     """Raises UserError if the student has seen one of the images, or if one is there twice."""
     if "seen" not in metadata:
         note(
-            f"images of {folder} were not compared with those that trained: an older version of the toolkit trained "
-            "this student, and it does not know its images"
+            f"images of {folder} were not compared with the training images: an older version of the toolkit trained "
+            "this student, and did not store which images it saw"
         )
     paths, shown = [sample.path for sample in dataset.samples], short_digests(dataset)
     seen = set(metadata.get("seen", []))

@@ -90,7 +90,7 @@ class _Mvtec:
         if not images:
             self._add(
                 "there are no pictures in train/good",
-                "put good parts there, or say which folder has them, such as folder.good=ok",
+                "put pictures of good parts there, or say which folder has them, such as folder.good=ok",
             )
         others = [path for path in train.folders if path.name.lower() != "good"]
         self._left_out("in train/, but not in train/good, ", [*others, *train.images, *train.others])
@@ -186,7 +186,8 @@ class _Mvtec:
         if stray:
             self._add(
                 f"{counted(len(stray), 'mask')} without a picture",
-                "rename it after its picture (<name>_mask.png or <name>.png), bring the picture back, or delete it",
+                "rename the mask after its picture (<name>_mask.png or <name>.png), bring the picture back, or delete "
+                "the mask",
                 stray,
                 "masks",
             )

@@ -58,8 +58,8 @@ def hub_file(backbone: str) -> HubFile:
     if not (repo := cfg and cfg.hf_hub_id):
         raise UserError(f"weights: timm has no pretrained weights for backbone '{backbone}'; choose another tag")
     name = cfg.hf_hub_filename or "model.safetensors"
-    # Of files published elsewhere, only timm's own and those of ResNets have timm's names of layers.
-    known = any(part in (cfg.url or "") for part in ("/pytorch-image-models/", "resne"))
+    # Of torch.hub's files, these are known to have timm's names of layers: its own, of ResNets, and of Inception.
+    known = any(part in (cfg.url or "") for part in ("/pytorch-image-models/", "resne", "inception_v3_google"))
     there = Path(torch.hub.get_dir(), "checkpoints", Path(cfg.url).name if known else f"{backbone}{Path(name).suffix}")
     return HubFile(repo, name, there, known)
 

@@ -311,7 +311,7 @@ def test_a_student_of_an_older_version_is_calibrated_with_a_note(workplace, call
     del trainer.metadata["seen"], trainer.metadata["data"]
     trainer.save()
     said = call(calibrate, workplace.run, "--images", images, "false_reject_rate=0.1")
-    assert said.code == 0 and f"images of {images} were not compared with those that trained" in said.err
+    assert said.code == 0 and f"images of {images} were not compared with the training images" in said.err
 
 
 def test_a_data_set_that_is_gone_is_said(workplace, call, images):

@@ -12,6 +12,7 @@ import timm
 import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
+from torchvision.models import inception_v3
 
 from models.teachers import hub
 from models.teachers.weights import find_source
@@ -70,6 +71,15 @@ def test_files_with_other_names_of_layers_are_neither_taken_nor_advised(no_cache
         (no_cache / Path(timm.get_pretrained_cfg(backbone).url).name).touch()
         with pytest.raises(UserError, match=rf"\(3\) put that file into .* as {backbone}.safetensors$"):
             find_source(backbone, "imagenet")
+
+
+def test_a_file_of_torch_hub_with_the_same_names_of_layers_is_taken(no_cache):
+    no_cache.mkdir(parents=True)
+    backbone = "inception_v3.tv_in1k"
+    ours, theirs = timm.create_model(backbone), inception_v3(weights=None, init_weights=False)
+    assert ours.state_dict().keys() <= theirs.state_dict().keys()
+    (no_cache / Path(timm.get_pretrained_cfg(backbone).url).name).touch()
+    assert find_source(backbone, "imagenet").path.name == "inception_v3_google-1a9a5a14.pth"
 
 
 def test_a_damaged_file_of_a_cache_should_be_deleted(no_cache, tmp_path):
