@@ -112,7 +112,10 @@ def load_student(path: Path, student: nn.Module) -> None:
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} is damaged ({error})") from None
     own = student.state_dict()
-    wrong = sorted(set(own) ^ set(tensors)) or [key for key in own if own[key].shape != tensors[key].shape]
+    wrong = sorted(set(own) ^ set(tensors))
+    if not wrong:
+        sizes = [(key, list(tensors[key].shape), list(own[key].shape)) for key in own]
+        wrong = [f"{key} is {found}, not {size}" for key, found, size in sizes if found != size]
     if wrong:
         raise UserError(f"{path} contains another network than the config describes ({', '.join(wrong[:3])} ...)")
     if not any(tensor.any() for tensor in tensors.values()):

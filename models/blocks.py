@@ -91,13 +91,15 @@ class StudentPlan(NamedTuple):
 
 
 BASIC = StudentPlan((2, 2, 2, 2), None)  # ResNet-18
-INNER = 16  # default channels of a student's level per pixel of its stride, as in ResNet-18: 64 at stride 4
 
 
-def student_plan(backbone: str, out_indice: Sequence[int], widths: Sequence[int] | None = None) -> StudentPlan:
+def student_plan(
+    backbone: str, out_indice: Sequence[int], widths: Sequence[int] | None = None, narrow: bool = True
+) -> StudentPlan:
     """The structure of a student for these levels of a timm network.
 
-    `widths` are the student's channels at each level, if the teacher is no ResNet. Raises UserError if they do not fit.
+    `widths` are the student's channels at each level, if the teacher is no ResNet: by default a ResNet-18's or, if
+    `narrow` and these are fewer, the teacher's rounded up to a power of two. Raises UserError if they do not fit.
     """
     with torch.device("meta"):  # shapes only, no memory
         net = timm.create_model(backbone, pretrained=False)
@@ -105,8 +107,11 @@ def student_plan(backbone: str, out_indice: Sequence[int], widths: Sequence[int]
     if any(stage is None or not isinstance(stage[0], BasicBlock | Bottleneck) for stage in stages):
         if widths and len(widths) != len(out_indice):
             raise UserError(f"TrainingData.widths {list(widths)}: give one for each level of out_indice {out_indice}")
-        strides = outline(backbone, out_indice).reduction
-        return BASIC._replace(inner=tuple(widths or (INNER * stride for stride in strides)))
+        shapes = outline(backbone, out_indice)
+        default = [16 * stride for stride in shapes.reduction]  # 64 at stride 4
+        if narrow:
+            default = [min(w, 1 << (c - 1).bit_length()) for w, c in zip(default, shapes.channels, strict=True)]
+        return BASIC._replace(inner=tuple(widths or default))
     if widths:
         raise UserError(
             f"TrainingData.widths: a ResNet's student ('{backbone}') has the teacher's channels; leave this key out"

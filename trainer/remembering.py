@@ -68,7 +68,7 @@ class RNSTTrainer(BaseTrainer):
 
     def build_detector(self) -> RNSTDetector:
         c, o = self.config, self.options
-        shapes, plan = outline(c.backbone, c.out_indice), student_plan(c.backbone, c.out_indice, o.widths)
+        shapes, plan = outline(c.backbone, c.out_indice), student_plan(c.backbone, c.out_indice, o.widths, narrow=False)
         shapes.check_neighbours(first=4)
         shapes.check_positions(o.input_size, o.input_key)
         if len(c.out_indice) < 2:

@@ -79,10 +79,12 @@ def test_integers_in_the_place_of_weights_are_refused(path):
         load_student(path, nn.Linear(2, 3))
 
 
-def test_another_network_is_named_by_its_keys(path):
+def test_another_network_is_named_by_its_keys_and_sizes(path):
     save_student(path, nn.Linear(2, 4), METADATA)
-    with pytest.raises(UserError, match="another network"):
+    with pytest.raises(UserError, match=r"another network .* \(weight is \[4, 2\], not \[3, 2\], bias"):
         load_student(path, nn.Linear(2, 3))
+    with pytest.raises(UserError, match=r"another network .* \(0.bias, 0.weight, bias \.\.\."):
+        load_student(path, nn.Sequential(nn.Linear(2, 4)))
 
 
 @pytest.mark.parametrize(("key", "value"), [("distillType", "rd"), ("out_indice", [1, 2]), ("teacher", "b")])

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from models.blocks import BASIC, PredictiveResidual, Residual, StudentPlan, init_convolutions, stem, student_plan
+from models.teachers.features import outline
 from tests.conftest import count
 from tests.unit_fill import unit_fill
 from utils.errors import UserError
@@ -29,13 +30,18 @@ def test_the_plan_of_a_resnet(backbone, plan):
 @pytest.mark.parametrize(
     ("backbone", "levels", "inner"),
     [
-        ("efficientnet_b0", [1, 2, 3], (64, 128, 256)),
-        ("convnext_atto", [0, 1, 2, 3], (64, 128, 256, 512)),  # whose level 0 has stride 4
-        ("regnetx_002", [0, 1], (32, 64)),
+        ("tf_efficientnet_lite0", [1, 2, 3], (32, 64, 128)),  # its own are 24, 40 and 112
+        ("regnetx_002", [0, 1], (32, 32)),  # 32 and 24
+        ("convnext_atto", [0, 1, 2, 3], (64, 128, 256, 512)),  # 40 to 320; its level 0 has stride 4
+        ("densenet121", [1, 2, 3], (64, 128, 256)),  # 256 to 1024
     ],
 )
-def test_the_student_of_another_network_has_the_channels_of_a_resnet18_at_these_strides(backbone, levels, inner):
+def test_the_student_of_another_network_is_about_as_wide_as_its_teacher_and_not_wider_than_a_resnet18(
+    backbone, levels, inner
+):
     assert student_plan(backbone, levels) == ((2, 2, 2, 2), None, inner)
+    resnet18 = tuple(16 * stride for stride in outline(backbone, levels).reduction)
+    assert student_plan(backbone, levels, narrow=False).inner == resnet18
     assert student_plan(backbone, levels, [9] * len(levels)).inner == (9,) * len(levels)
 
 
