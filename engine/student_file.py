@@ -112,10 +112,8 @@ def load_student(path: Path, student: nn.Module) -> None:
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} is damaged ({error})") from None
     own = student.state_dict()
-    wrong = sorted(set(own) ^ set(tensors))
-    if not wrong:
-        sizes = [(key, list(tensors[key].shape), list(own[key].shape)) for key in own]
-        wrong = [f"{key} is {found}, not {size}" for key, found, size in sizes if found != size]
+    sizes = ((key, list(tensors[key].shape), list(own[key].shape)) for key in own)
+    wrong = sorted(set(own) ^ set(tensors)) or [f"{key} is {there}, not {n}" for key, there, n in sizes if there != n]
     if wrong:
         raise UserError(f"{path} contains another network than the config describes ({', '.join(wrong[:3])} ...)")
     if not any(tensor.any() for tensor in tensors.values()):

@@ -14,6 +14,7 @@ from models.teachers.features import outline
 from utils.errors import UserError
 
 Resample = Literal["down", "same", "up"]
+Widths = Sequence[int] | Literal["auto"] | None
 
 
 class Residual(nn.Module):
@@ -93,26 +94,24 @@ class StudentPlan(NamedTuple):
 BASIC = StudentPlan((2, 2, 2, 2), None)  # ResNet-18
 
 
-def student_plan(
-    backbone: str, out_indice: Sequence[int], widths: Sequence[int] | None = None, narrow: bool = True
-) -> StudentPlan:
+def student_plan(backbone: str, out_indice: Sequence[int], widths: Widths = "auto") -> StudentPlan:
     """The structure of a student for these levels of a timm network.
 
-    `widths` are the student's channels at each level, if the teacher is no ResNet: by default a ResNet-18's or, if
-    `narrow` and these are fewer, the teacher's rounded up to a power of two. Raises UserError if they do not fit.
+    `widths` are the student's channels at each level, if the teacher is no ResNet; None: a ResNet-18's; auto: the
+    teacher's rounded up to a power of two, where these are fewer. Raises UserError if they do not fit.
     """
     with torch.device("meta"):  # shapes only, no memory
         net = timm.create_model(backbone, pretrained=False)
     stages = [getattr(net, f"layer{k}", None) for k in (1, 2, 3, 4)]
     if any(stage is None or not isinstance(stage[0], BasicBlock | Bottleneck) for stage in stages):
-        if widths and len(widths) != len(out_indice):
-            raise UserError(f"TrainingData.widths {list(widths)}: give one for each level of out_indice {out_indice}")
         shapes = outline(backbone, out_indice)
-        default = [16 * stride for stride in shapes.reduction]  # 64 at stride 4
-        if narrow:
-            default = [min(w, 1 << (c - 1).bit_length()) for w, c in zip(default, shapes.channels, strict=True)]
-        return BASIC._replace(inner=tuple(widths or default))
-    if widths:
+        resnet18 = [16 * stride for stride in shapes.reduction]  # 64 at stride 4
+        if widths == "auto":
+            widths = [min(w, 1 << (c - 1).bit_length()) for w, c in zip(resnet18, shapes.channels, strict=True)]
+        elif widths and len(widths) != len(out_indice):
+            raise UserError(f"TrainingData.widths {list(widths)}: give one for each level of out_indice {out_indice}")
+        return BASIC._replace(inner=tuple(widths or resnet18))
+    if widths and widths != "auto":
         raise UserError(
             f"TrainingData.widths: a ResNet's student ('{backbone}') has the teacher's channels; leave this key out"
         )

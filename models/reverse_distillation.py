@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from models.blocks import PredictiveResidual, StudentPlan, halving, init_convolutions, student_plan
+from models.blocks import PredictiveResidual, StudentPlan, Widths, halving, init_convolutions, student_plan
 from models.teachers.features import outline
 from utils.errors import UserError
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def mirrored(
-    backbone: str, out_indice: Sequence[int], size: Sequence[int], key: str, widths: Sequence[int] | None = None
+    backbone: str, out_indice: Sequence[int], size: Sequence[int], key: str, widths: Widths = "auto"
 ) -> StudentPlan:
     """The structure of the student of a teacher. Raises UserError unless backbone, levels and image size allow one.
 

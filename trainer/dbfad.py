@@ -51,7 +51,7 @@ class DBFADTrainer(BaseTrainer):
         val_ratio: Share = 0.3
         sigma: NotNegative = 4.0
         residual: bool = True
-        widths: Widths = None
+        widths: Widths = "auto"
         sspcab_weight: NotNegative = 0.0
 
     def build_detector(self) -> DBFADDetector:

@@ -38,7 +38,7 @@ class RDTrainer(BaseTrainer):
         norm: Literal[True] = True  # the distance is one minus the cosine
         val_ratio: Share = 0.0  # the last epoch is kept, so all images may train
         sigma: NotNegative = 4.0
-        widths: Widths = None
+        widths: Widths = "auto"
         sspcab: bool = False  # SSPCAB as the decoder's second-to-last convolution
         sspcab_weight: NotNegative = 0.1  # of its self-supervised loss
 

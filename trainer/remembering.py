@@ -63,12 +63,12 @@ class RNSTTrainer(BaseTrainer):
         orth: Literal["abs", "signed"] = "abs"
         temperature: Rate = 1.0  # of the memories' softmax
         layer_weight: Literal["none", "1/hw"] = "none"  # of a level in the map
-        widths: Widths = None
+        widths: Widths = None  # the student reads the image: a narrower one finds less
         one_cycle: bool = False  # Adam with lr as the peak of one cycle, instead of the optimizer of STPM or RD
 
     def build_detector(self) -> RNSTDetector:
         c, o = self.config, self.options
-        shapes, plan = outline(c.backbone, c.out_indice), student_plan(c.backbone, c.out_indice, o.widths, narrow=False)
+        shapes, plan = outline(c.backbone, c.out_indice), student_plan(c.backbone, c.out_indice, o.widths)
         shapes.check_neighbours(first=4)
         shapes.check_positions(o.input_size, o.input_key)
         if len(c.out_indice) < 2:
@@ -126,6 +126,7 @@ class RNRDTrainer(RNSTTrainer):
         batch_size: Count = 16
         lr: Rate = 0.005
         val_ratio: Share = 0.0  # the last epoch is kept, so all images may train
+        widths: Widths = "auto"
         memories: Levels = [0, 1, 2]  # before which stages of the decoder
 
     def build_detector(self) -> RNRDDetector:

@@ -108,7 +108,7 @@ Threads = Annotated[int, Field(gt=0, le=1024)]
 Device = Annotated[str, AfterValidator(_device_name)]
 Logger = Literal["tensorboard", "mlflow"]
 Levels = Annotated[list[Annotated[int, Field(ge=0, le=99)]], Field(min_length=1), AfterValidator(_increasing)]
-Widths = Annotated[list[Annotated[int, Field(gt=0, le=8192)]], Field(min_length=1)] | None
+Widths = Annotated[list[Annotated[int, Field(gt=0, le=8192)]], Field(min_length=1)] | Literal["auto"] | None
 Size = Annotated[
     tuple[int, int],
     BeforeValidator(_height_width),
@@ -256,4 +256,6 @@ def result_settings(config: RunConfig) -> dict[str, Any]:
         if values[key] in (False, "honest"):
             values.pop(key)  # students that were trained before there was this key are the same
     section.pop("roi")  # a path; what it hides is in the hash of the images
+    if section.get("widths") == "auto":
+        section.pop("widths")  # for a ResNet's student as null, its value before there was auto
     return values | {f"TrainingData.{key}": value for key, value in section.items()}

@@ -41,7 +41,7 @@ def test_the_student_of_another_network_is_about_as_wide_as_its_teacher_and_not_
 ):
     assert student_plan(backbone, levels) == ((2, 2, 2, 2), None, inner)
     resnet18 = tuple(16 * stride for stride in outline(backbone, levels).reduction)
-    assert student_plan(backbone, levels, narrow=False).inner == resnet18
+    assert student_plan(backbone, levels, None).inner == resnet18
     assert student_plan(backbone, levels, [9] * len(levels)).inner == (9,) * len(levels)
 
 

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from trainer import build_trainer
+from engine.student_file import changes
+from trainer import build_trainer, read_run
+from utils.config import result_settings
 from utils.errors import UserError
 
 MIRRORING = ["rd", "rdpp", "rnrd", "rnst", "dbfad"]
@@ -70,6 +72,25 @@ def test_widths_are_the_students_channels(config, method):
     assert sizes[0] < sizes[1]
     with pytest.raises(UserError, match="widths"):
         build_trainer(config(method, training | {"widths": [8]}, **top))
+
+
+@pytest.mark.parametrize("method", MIRRORING)
+def test_students_from_before_widths_could_be_auto(config, method):
+    """They had null: a ResNet-18's channels, which RNST's still has. For a ResNet's student both are the same."""
+    training, top = settings(method, "tf_efficientnet_lite0")
+    training, top = training | {"widths": None}, top | {"weights": "random"}
+    before = build_trainer(config(method, training, **top))
+    before.run_dir.mkdir(parents=True)
+    before.save()
+    build_trainer(config(method, training, **top)).load()
+    training.pop("widths")
+    if method == "rnst":
+        build_trainer(config(method, training, **top)).load()
+    else:
+        with pytest.raises(UserError, match="contains another network .* is .*, not .*"):
+            build_trainer(config(method, training, **top)).load()
+    then, now = (result_settings(read_run(config(method, {"widths": widths}))[1]) for widths in (None, "auto"))
+    assert not changes(then, now) and not changes(now, then)
 
 
 def test_a_mixed_pair_of_mobile_networks(config):
