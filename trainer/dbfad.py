@@ -51,7 +51,7 @@ class DBFADTrainer(BaseTrainer):
         val_ratio: Share = 0.3
         sigma: NotNegative = 4.0
         residual: bool = True
-        widths: Widths = "auto"
+        widths: Widths = None  # narrower students find less
         sspcab_weight: NotNegative = 0.0
 
     def build_detector(self) -> DBFADDetector:

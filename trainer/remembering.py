@@ -63,7 +63,7 @@ class RNSTTrainer(BaseTrainer):
         orth: Literal["abs", "signed"] = "abs"
         temperature: Rate = 1.0  # of the memories' softmax
         layer_weight: Literal["none", "1/hw"] = "none"  # of a level in the map
-        widths: Widths = None  # the student reads the image: a narrower one finds less
+        widths: Widths = None  # narrower students find less
         one_cycle: bool = False  # Adam with lr as the peak of one cycle, instead of the optimizer of STPM or RD
 
     def build_detector(self) -> RNSTDetector:

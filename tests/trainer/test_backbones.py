@@ -76,7 +76,7 @@ def test_widths_are_the_students_channels(config, method):
 
 @pytest.mark.parametrize("method", MIRRORING)
 def test_students_from_before_widths_could_be_auto(config, method):
-    """They had null: a ResNet-18's channels, which RNST's still has. For a ResNet's student both are the same."""
+    """They had null, as those of RNST and DBFAD still have; for a ResNet's student both are the same."""
     training, top = settings(method, "tf_efficientnet_lite0")
     training, top = training | {"widths": None}, top | {"weights": "random"}
     before = build_trainer(config(method, training, **top))
@@ -84,7 +84,7 @@ def test_students_from_before_widths_could_be_auto(config, method):
     before.save()
     build_trainer(config(method, training, **top)).load()
     training.pop("widths")
-    if method == "rnst":
+    if method in ("rnst", "dbfad"):
         build_trainer(config(method, training, **top)).load()
     else:
         with pytest.raises(UserError, match="contains another network .* is .*, not .*"):
