@@ -113,7 +113,8 @@ def load_student(path: Path, student: nn.Module) -> None:
         raise UserError(f"{path} is damaged ({error})") from None
     own = student.state_dict()
     sizes = ((key, list(tensors[key].shape), list(own[key].shape)) for key in own)
-    wrong = sorted(set(own) ^ set(tensors)) or [f"{key} is {there}, not {n}" for key, there, n in sizes if there != n]
+    other = (f"{key} is {there}, not {here}" for key, there, here in sizes if there != here)
+    wrong = sorted(set(own) ^ set(tensors)) or list(other)
     if wrong:
         raise UserError(f"{path} contains another network than the config describes ({', '.join(wrong[:3])} ...)")
     if not any(tensor.any() for tensor in tensors.values()):

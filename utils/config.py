@@ -256,6 +256,4 @@ def result_settings(config: RunConfig) -> dict[str, Any]:
         if values[key] in (False, "honest"):
             values.pop(key)  # students that were trained before there was this key are the same
     section.pop("roi")  # a path; what it hides is in the hash of the images
-    if section.get("widths") == "auto":
-        section.pop("widths")  # for a ResNet's student as null, its value before there was auto
     return values | {f"TrainingData.{key}": value for key, value in section.items()}

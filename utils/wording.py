@@ -98,7 +98,8 @@ def _either(rules: Sequence[str]) -> str:
     """The rules joined with "or": must be a whole number or auto."""
     rules = list(dict.fromkeys(rules))
     if all(rule.startswith("must be ") for rule in rules):
-        return " or ".join([rules[0], *(rule.removeprefix("must be ") for rule in rules[1:])])
+        either = ", or " if any("," in rule for rule in rules[:-1]) else " or "
+        return either.join([rules[0], *(rule.removeprefix("must be ") for rule in rules[1:])])
     return rules[0]
 
 
