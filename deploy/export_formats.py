@@ -55,7 +55,7 @@ class OnnxFile:
         if precision == "int8":
             from deploy.export_int8 import quantized_onnx
 
-            networks, head = graphs.networks_and_head()
+            networks, head = graphs.networks_and_head(distances=False)
             self.model = joined(quantized_onnx(networks, images), head)
         else:
             self.model = graphs.whole()
@@ -84,7 +84,9 @@ class OpenVinoFiles:
     """
 
     def __init__(self, graphs: Graphs, precision: str, images: Sequence[np.ndarray]):
-        parts = [graphs.whole()] if precision == "fp32" else graphs.networks_and_head()
+        # Distances in 8 bits would be useless. In bf16, OpenVINO computes all that follows the last convolutions in
+        # float32, and the maps need not be copied in another order.
+        parts = [graphs.whole()] if precision == "fp32" else graphs.networks_and_head(distances=precision == "bf16")
         self.model, *self.head = map(_openvino, parts)
         if precision == "int8":
             from deploy.export_int8 import quantized_openvino

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 OUTPUTS = ["map", "score"]
 BATCH = {0: torch.export.Dim("batch")}
+TWICE = (2, 2)
+DOUBLING = {"kernel_size": TWICE, "stride": TWICE, "padding": (0, 0), "dilation": (1, 1), "groups": 1, "bias": None}
 
 
 class Whole(nn.Module):
@@ -37,27 +39,31 @@ class Whole(nn.Module):
 
 
 class Networks(nn.Module):
-    """The same images -> the maps that are compared: the teacher's of all levels, then the student's."""
+    """The same images -> the maps that are compared: the teacher's of all levels, then the student's.
 
-    def __init__(self, detector: Detector):
+    With `distances` their distance at each level instead.
+    """
+
+    def __init__(self, detector: Detector, distances: bool):
         super().__init__()
-        self.detector = detector
+        self.detector, self.distances = by_shuffling(detector), distances
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
         teacher, student = self.detector.pairs(image)
-        return [*teacher, *student]
+        return self.detector.levels(teacher, student) if self.distances else [*teacher, *student]
 
 
 class Head(nn.Module):
     """What `Networks` gives -> what `Whole` gives, for images of `size`. It needs float32: it subtracts near values."""
 
-    def __init__(self, detector: Detector, size: Sequence[int]):
+    def __init__(self, detector: Detector, distances: bool, size: Sequence[int]):
         super().__init__()
-        self.detector, self.size = detector, size
+        self.detector, self.distances, self.size = detector, distances, size
 
-    def forward(self, maps: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        half = len(maps) // 2
-        anomaly_map = self.detector.final_map(self.detector.levels(maps[:half], maps[half:]), self.size)
+    def forward(self, found: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        half = len(found) // 2
+        levels = list(found) if self.distances else self.detector.levels(found[:half], found[half:])
+        anomaly_map = self.detector.final_map(levels, self.size)
         return anomaly_map, anomaly_map.amax(dim=(1, 2, 3))
 
 
@@ -71,13 +77,18 @@ class Graphs:
         """Input `image`, outputs `map` and `score`."""
         return _graph(Whole(self.detector), self._example, ["image"], OUTPUTS, {"image": BATCH}, RESIZES)
 
-    def networks_and_head(self) -> tuple["onnx.ModelProto", "onnx.ModelProto"]:
-        """The outputs of the first, `teacher0` ... `student0` ..., are the inputs of the second."""
+    def networks_and_head(self, distances: bool) -> tuple["onnx.ModelProto", "onnx.ModelProto"]:
+        """The outputs of the first are the inputs of the second.
+
+        They are the maps that are compared, `teacher0` ... `student0` ..., or with `distances` those, `level0` ...
+        """
+        first, second = Networks(self.detector, distances), Head(self.detector, distances, self.size)
         with torch.no_grad():
-            maps = Networks(self.detector)(self._example)
-        names = [f"{whose}{k}" for whose in ("teacher", "student") for k in range(len(maps) // 2)]
-        networks = _graph(Networks(self.detector), self._example, ["image"], names, {"image": BATCH})
-        head = _graph(Head(self.detector, self.size), maps, names, OUTPUTS, {"maps": [BATCH] * len(maps)}, RESIZES)
+            found = first(self._example)
+        kinds = ["level"] if distances else ["teacher", "student"]
+        names = [f"{kind}{k}" for kind in kinds for k in range(len(found) // len(kinds))]
+        networks = _graph(first, self._example, ["image"], names, {"image": BATCH})
+        head = _graph(second, found, names, OUTPUTS, {"found": [BATCH] * len(found)}, RESIZES)
         return networks, head
 
     @property
@@ -89,6 +100,26 @@ class Graphs:
 def on_cpu(detector: Detector) -> Detector:
     """A copy in float32 on the CPU, in eval mode."""
     return copy.deepcopy(detector).to("cpu", torch.float32).eval()
+
+
+def by_shuffling(net: nn.Module) -> nn.Module:
+    """A copy in which 1 x 1 convolutions and a shuffle of pixels double a map's size, not transposed convolutions.
+
+    OpenVINO computes half of these in float32 when bfloat16 is asked for: they took 5 of the 47 ms of RNRD.
+    """
+    net = copy.deepcopy(net)
+    for parent in list(net.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.ConvTranspose2d) and all(getattr(child, key) == DOUBLING[key] for key in DOUBLING):
+                setattr(parent, name, _shuffled(child))
+    return net
+
+
+def _shuffled(layer: nn.ConvTranspose2d) -> nn.Sequential:
+    """The weights [in,out,2,2] of each output pixel become channels of their own, which the shuffle puts in place."""
+    convolution = nn.Conv2d(layer.in_channels, 4 * layer.out_channels, 1, bias=False)
+    convolution.weight.data = layer.weight.detach().permute(1, 2, 3, 0).reshape(convolution.weight.shape)
+    return nn.Sequential(convolution, nn.PixelShuffle(2))
 
 
 def resize_by_products(

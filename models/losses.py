@@ -59,8 +59,13 @@ def batch_sum(levels: Sequence[torch.Tensor], batch_size: int) -> torch.Tensor:
 
 
 def _unit(maps: torch.Tensor) -> torch.Tensor:
-    """[B,C,H,W] -> same, float32, each vector over channels of length 1; a vector of zeros stays zero."""
-    return F.normalize(maps.float(), dim=1, eps=EPSILON)
+    """[B,C,H,W] -> same, float32, each vector over channels of length 1; a vector of zeros stays zero.
+
+    The values are those of F.normalize. It expands the lengths to the size of the maps, which OpenVINO then stores in
+    another order: that took 2 ms of the 43 of RD in bf16.
+    """
+    maps = maps.float()
+    return maps / torch.linalg.vector_norm(maps, dim=1, keepdim=True).clamp_min(EPSILON)
 
 
 def _products(teacher: torch.Tensor, student: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

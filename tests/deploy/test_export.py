@@ -87,6 +87,17 @@ def test_a_map_is_resized_by_matrix_products(align_corners):
     torch.testing.assert_close(torch.from_numpy(model(maps.numpy())["map"]), resize(maps, (37, 64), align_corners))
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_pixels_are_shuffled_for_a_transposed_convolution(bias):
+    """Of those with a kernel of 2 x 2 and no bias, as all of the toolkit's are; the network itself stays as it is."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Sequential(nn.ConvTranspose2d(6, 5, 2, 2, bias=bias)))
+    image, other = torch.rand(2, 3, 9, 7), export_graph.by_shuffling(net)
+    torch.testing.assert_close(other(image), net(image))
+    assert any(isinstance(layer, nn.PixelShuffle) for layer in other.modules()) is not bias
+    assert not any(isinstance(layer, nn.PixelShuffle) for layer in net.modules())
+
+
 def test_openvino_computes_in_float32(exported):
     """Its default is bfloat16 where the processor can, distances included; and saving halves weights by default."""
     engine = ExportedModel(exported("openvino")).engine

@@ -7,7 +7,9 @@ from torch import nn
 
 from deploy import export_bf16
 from deploy.export_bf16 import NEAR, in_float32, sensitive
-from deploy.export_graph import BATCH, _graph
+from deploy.export_formats import _openvino
+from deploy.export_graph import BATCH, Graphs, _graph
+from trainer import build_trainer
 
 openvino = pytest.importorskip("openvino")
 pytestmark = pytest.mark.skipif(
@@ -47,7 +49,7 @@ class Head(nn.Module):
 
 
 def model_of(net, example, inputs, outputs, shapes):
-    return openvino.Core().read_model(_graph(net, example, inputs, outputs, shapes).SerializeToString())
+    return _openvino(_graph(net, example, inputs, outputs, shapes))
 
 
 @pytest.fixture(params=[True, False], ids=["one is sensitive", "none is"])
@@ -92,6 +94,26 @@ def test_only_what_is_needed_stays_in_float32(case):
     assert len(kept) == 1 and far(model, head, images, []) > 5 * NEAR
     assert far(model, head, images, kept) <= NEAR
     assert runtime(in_float32(model, kept)) == ["bf16"] * 4 + ["f32"]
+
+
+@pytest.mark.parametrize("method", ["st", "rd"])
+def test_distances_of_bfloat16_maps_are_computed_in_float32(config, method):
+    """They are in the graph of the networks, and in bfloat16 they would be far from those of the same maps."""
+    trainer = build_trainer(config(method))
+    graphs = Graphs(trainer.detector, trainer.options.crop_size)
+    image = torch.rand(1, 3, *trainer.options.crop_size, generator=torch.Generator().manual_seed(0)).numpy()
+    core = openvino.Core()
+
+    def found(distances):
+        networks, _ = graphs.networks_and_head(distances)
+        results = core.compile_model(_openvino(networks), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})(image)
+        return [torch.from_numpy(value) for value in results.values()]
+
+    maps = found(distances=False)
+    half = len(maps) // 2
+    expected = graphs.detector.levels(maps[:half], maps[half:])
+    for ours, theirs in zip(found(distances=True), expected, strict=True):
+        assert (ours - theirs).norm() < 1e-4 * theirs.norm()
 
 
 def test_a_layer_that_cannot_stay_in_float32_is_not_chosen(case, monkeypatch):
