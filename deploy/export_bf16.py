@@ -81,7 +81,7 @@ def in_float32(model: "openvino.Model", names: Collection[str]) -> "openvino.Mod
 
 
 def _levels(model: "openvino.Model", precision: str, images: Sequence[np.ndarray]) -> list[Levels]:
-    """Of each image [3,h,w] what the networks give: `teacher0` ... `student0` ... [1,C,h,w]."""
+    """Of each image [3,h,w] what the networks give: the distances `level0` ... [1,1,h,w]."""
     networks = _compiled(model, precision)
     return [{port.any_name: value for port, value in networks(image[None]).items()} for image in images]
 

@@ -78,14 +78,14 @@ def joined(networks: "onnx.ModelProto", head: "onnx.ModelProto") -> "onnx.ModelP
 
 
 class OpenVinoFiles:
-    """model.xml and model.bin; in bf16 and int8 these are the networks, and head.xml computes in float32.
+    """model.xml and model.bin; in bf16 and int8 these are the networks, and head.xml has the rest, in float32.
 
-    In bf16 the most sensitive convolutions compute in float32 too.
+    In bf16 the distances are among the networks, and the most sensitive convolutions compute in float32 too.
     """
 
     def __init__(self, graphs: Graphs, precision: str, images: Sequence[np.ndarray]):
-        # Distances in 8 bits would be useless. In bf16, OpenVINO computes all that follows the last convolutions in
-        # float32, and the maps need not be copied in another order.
+        # The distances need float32. In bf16 they are in the graph of the networks all the same: OpenVINO (2025, 2026)
+        # computes what follows the last convolutions in float32, and need not reorder large maps to give them away.
         parts = [graphs.whole()] if precision == "fp32" else graphs.networks_and_head(distances=precision == "bf16")
         self.model, *self.head = map(_openvino, parts)
         if precision == "int8":

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 OUTPUTS = ["map", "score"]
 BATCH = {0: torch.export.Dim("batch")}
-TWICE = (2, 2)
-DOUBLING = {"kernel_size": TWICE, "stride": TWICE, "padding": (0, 0), "dilation": (1, 1), "groups": 1, "bias": None}
+# A transposed convolution that doubles the size of a map.
+DOUBLING = {"kernel_size": (2, 2), "stride": (2, 2), "padding": (0, 0), "output_padding": (0, 0)}
+DOUBLING |= {"dilation": (1, 1), "groups": 1}
 
 
 class Whole(nn.Module):
@@ -41,12 +42,12 @@ class Whole(nn.Module):
 class Networks(nn.Module):
     """The same images -> the maps that are compared: the teacher's of all levels, then the student's.
 
-    With `distances` their distance at each level instead.
+    With `distances`, the distance at each level instead.
     """
 
     def __init__(self, detector: Detector, distances: bool):
         super().__init__()
-        self.detector, self.distances = by_shuffling(detector), distances
+        self.detector, self.distances = detector, distances
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
         teacher, student = self.detector.pairs(image)
@@ -54,16 +55,20 @@ class Networks(nn.Module):
 
 
 class Head(nn.Module):
-    """What `Networks` gives -> what `Whole` gives, for images of `size`. It needs float32: it subtracts near values."""
+    """What `Networks` gives -> what `Whole` gives, for images of `size`. It needs float32.
+
+    Distances are differences of near values, and the precision of a score should not depend on that of the networks.
+    """
 
     def __init__(self, detector: Detector, distances: bool, size: Sequence[int]):
         super().__init__()
         self.detector, self.distances, self.size = detector, distances, size
 
-    def forward(self, found: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        half = len(found) // 2
-        levels = list(found) if self.distances else self.detector.levels(found[:half], found[half:])
-        anomaly_map = self.detector.final_map(levels, self.size)
+    def forward(self, outputs: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.distances:
+            half = len(outputs) // 2
+            outputs = self.detector.levels(outputs[:half], outputs[half:])
+        anomaly_map = self.detector.final_map(outputs, self.size)
         return anomaly_map, anomaly_map.amax(dim=(1, 2, 3))
 
 
@@ -80,16 +85,17 @@ class Graphs:
     def networks_and_head(self, distances: bool) -> tuple["onnx.ModelProto", "onnx.ModelProto"]:
         """The outputs of the first are the inputs of the second.
 
-        They are the maps that are compared, `teacher0` ... `student0` ..., or with `distances` those, `level0` ...
+        They are the compared maps, `teacher0` ... `student0` ..., or with `distances` the distance at each level,
+        `level0` ... Then the networks have no transposed convolutions that double a size: see `without_doubling`.
         """
-        first, second = Networks(self.detector, distances), Head(self.detector, distances, self.size)
+        networks = Networks(without_doubling(self.detector) if distances else self.detector, distances)
         with torch.no_grad():
-            found = first(self._example)
+            outputs = networks(self._example)
         kinds = ["level"] if distances else ["teacher", "student"]
-        names = [f"{kind}{k}" for kind in kinds for k in range(len(found) // len(kinds))]
-        networks = _graph(first, self._example, ["image"], names, {"image": BATCH})
-        head = _graph(second, found, names, OUTPUTS, {"found": [BATCH] * len(found)}, RESIZES)
-        return networks, head
+        names = [f"{kind}{k}" for kind in kinds for k in range(len(outputs) // len(kinds))]
+        first = _graph(networks, self._example, ["image"], names, {"image": BATCH})
+        head, dimensions = Head(self.detector, distances, self.size), {"outputs": [BATCH] * len(outputs)}
+        return first, _graph(head, outputs, names, OUTPUTS, dimensions, RESIZES)
 
     @property
     def _example(self) -> torch.Tensor:
@@ -102,21 +108,25 @@ def on_cpu(detector: Detector) -> Detector:
     return copy.deepcopy(detector).to("cpu", torch.float32).eval()
 
 
-def by_shuffling(net: nn.Module) -> nn.Module:
-    """A copy in which 1 x 1 convolutions and a shuffle of pixels double a map's size, not transposed convolutions.
+def without_doubling(net: nn.Module) -> nn.Module:
+    """A copy in which a 1 x 1 convolution and a shuffle of pixels replace each transposed convolution of `DOUBLING`.
 
-    OpenVINO computes half of these in float32 when bfloat16 is asked for: they took 5 of the 47 ms of RNRD.
+    Asked for bfloat16, OpenVINO computes those of the shortcuts in float32: 2 of the 47 ms of RNRD (AMD, one thread).
     """
     net = copy.deepcopy(net)
     for parent in list(net.modules()):
         for name, child in parent.named_children():
-            if isinstance(child, nn.ConvTranspose2d) and all(getattr(child, key) == DOUBLING[key] for key in DOUBLING):
+            if isinstance(child, nn.ConvTranspose2d) and child.bias is None and _has(child, DOUBLING):
                 setattr(parent, name, _shuffled(child))
     return net
 
 
+def _has(layer: nn.Module, values: dict) -> bool:
+    return all(getattr(layer, key) == value for key, value in values.items())
+
+
 def _shuffled(layer: nn.ConvTranspose2d) -> nn.Sequential:
-    """The weights [in,out,2,2] of each output pixel become channels of their own, which the shuffle puts in place."""
+    """What computes the same: each of the 2 x 2 weights makes channels, and the shuffle makes pixels of them."""
     convolution = nn.Conv2d(layer.in_channels, 4 * layer.out_channels, 1, bias=False)
     convolution.weight.data = layer.weight.detach().permute(1, 2, 3, 0).reshape(convolution.weight.shape)
     return nn.Sequential(convolution, nn.PixelShuffle(2))

@@ -30,7 +30,7 @@ class OnnxEngine:
 
 
 class OpenVinoEngine:
-    """model.xml in OpenVINO; in bf16 and int8 it has only the networks, and head.xml has the rest."""
+    """model.xml in OpenVINO; in bf16 and int8 it has the networks (bf16: and the distances), and head.xml the rest."""
 
     def __init__(self, folder: Path, threads: int):
         try:
@@ -40,7 +40,7 @@ class OpenVinoEngine:
         path, core = folder / MODELS["openvino"], openvino.Core()
 
         def compiled(path: Path, precision: str) -> "openvino.CompiledModel":
-            # Without this hint OpenVINO computes in bfloat16 wherever the processor can, the distances included.
+            # Without this hint OpenVINO would compute in bfloat16 wherever the processor can, also the distances.
             settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
             return core.compile_model(core.read_model(path), "CPU", settings)
 
@@ -66,8 +66,8 @@ class OpenVinoEngine:
     def __call__(self, images: np.ndarray) -> np.ndarray:
         if self.head is None:
             return self.networks(images)["map"]
-        levels = self.networks(images)
-        return self.head({port.any_name: levels[port.any_name] for port in self.head.inputs})["map"]
+        outputs = self.networks(images)
+        return self.head({port.any_name: outputs[port.any_name] for port in self.head.inputs})["map"]
 
 
 ENGINES = {"onnx": OnnxEngine, "openvino": OpenVinoEngine}

@@ -10,7 +10,7 @@ from utils.errors import UserError
 KEY = "anomaly_detector"
 FORMAT = 1
 MODELS = {"onnx": "model.onnx", "openvino": "model.xml"}
-HEAD = "head.xml"  # with OpenVINO, what computes in float32 beside networks of a lower precision
+HEAD = "head.xml"  # with OpenVINO, what follows networks of a lower precision, in float32
 FILES = (*MODELS.values(), "model.bin", HEAD, "head.bin")
 
 

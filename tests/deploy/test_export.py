@@ -87,15 +87,41 @@ def test_a_map_is_resized_by_matrix_products(align_corners):
     torch.testing.assert_close(torch.from_numpy(model(maps.numpy())["map"]), resize(maps, (37, 64), align_corners))
 
 
-@pytest.mark.parametrize("bias", [False, True])
-def test_pixels_are_shuffled_for_a_transposed_convolution(bias):
-    """Of those with a kernel of 2 x 2 and no bias, as all of the toolkit's are; the network itself stays as it is."""
+@pytest.mark.parametrize(
+    "other", [{}, {"bias": True}, {"output_padding": 1}, {"padding": 1}, {"stride": 3}, {"groups": 3}]
+)
+def test_a_shuffle_of_pixels_doubles_the_size_of_a_map(other):
+    """Every other transposed convolution stays as it is, and so does the network that is copied."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Sequential(nn.ConvTranspose2d(6, 5, 2, 2, bias=bias)))
-    image, other = torch.rand(2, 3, 9, 7), export_graph.by_shuffling(net)
-    torch.testing.assert_close(other(image), net(image))
-    assert any(isinstance(layer, nn.PixelShuffle) for layer in other.modules()) is not bias
-    assert not any(isinstance(layer, nn.PixelShuffle) for layer in net.modules())
+    doubling = nn.ConvTranspose2d(6, 9, 2, **({"stride": 2, "bias": False} | other))
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Sequential(doubling))
+    image, copied = torch.rand(2, 3, 9, 7), export_graph.without_doubling(net)
+    torch.testing.assert_close(copied(image), net(image))
+    assert any(isinstance(layer, nn.PixelShuffle) for layer in copied.modules()) is (not other)
+    assert net[1][0] is doubling
+
+
+@pytest.mark.parametrize("distances", [False, True])
+@pytest.mark.parametrize("method", TRAINERS)
+def test_networks_and_head_compute_the_map(config, method, distances):
+    trainer = build_trainer(config(method))
+    detector, size = export_graph.on_cpu(trainer.detector), trainer.options.input_size
+    image = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = export_graph.Head(detector, distances, size)(export_graph.Networks(detector, distances)(image))
+        torch.testing.assert_close(found, export_graph.Whole(detector)(image))
+
+
+def test_only_the_graph_with_distances_has_no_transposed_convolutions(config):
+    trainer = build_trainer(config("rd"))
+    graphs = export_graph.Graphs(trainer.detector, trainer.options.input_size)
+    expected = {False: (["teacher0", "student0"], "ConvTranspose"), True: (["level0"], "DepthToSpace")}
+    for distances, (names, kind) in expected.items():
+        graph, head = (model.graph for model in graphs.networks_and_head(distances))
+        outputs = [value.name for value in graph.output]
+        assert set(names) <= set(outputs) and outputs == [value.name for value in head.input]
+        kinds = {node.op_type for node in graph.node} & {"ConvTranspose", "DepthToSpace", "Expand"}
+        assert kinds == {kind}  # OpenVINO is slow where lengths are expanded
 
 
 def test_openvino_computes_in_float32(exported):
