@@ -112,6 +112,7 @@ def test_networks_and_head_compute_the_map(config, method, distances):
         torch.testing.assert_close(found, export_graph.Whole(detector)(image))
 
 
+@pytest.mark.slow
 def test_only_the_graph_with_distances_has_no_transposed_convolutions(config):
     trainer = build_trainer(config("rd"))
     graphs = export_graph.Graphs(trainer.detector, trainer.options.input_size)

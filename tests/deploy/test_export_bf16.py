@@ -96,6 +96,7 @@ def test_only_what_is_needed_stays_in_float32(case):
     assert runtime(in_float32(model, kept)) == ["bf16"] * 4 + ["f32"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["st", "rd"])
 def test_distances_of_bfloat16_maps_are_computed_in_float32(config, method):
     """They are in the graph of the networks."""
