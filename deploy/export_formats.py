@@ -85,7 +85,7 @@ class OpenVinoFiles:
 
     def __init__(self, graphs: Graphs, precision: str, images: Sequence[np.ndarray]):
         # The distances need float32. In bf16 they are in the graph of the networks all the same: OpenVINO (2025, 2026)
-        # computes what follows the last convolutions in float32, and need not reorder large maps to give them away.
+        # computes what follows the last convolutions in float32, and need not reorder large maps to return them.
         parts = [graphs.whole()] if precision == "fp32" else graphs.networks_and_head(distances=precision == "bf16")
         self.model, *self.head = map(_openvino, parts)
         if precision == "int8":

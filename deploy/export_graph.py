@@ -86,7 +86,7 @@ class Graphs:
         """The outputs of the first are the inputs of the second.
 
         They are the compared maps, `teacher0` ... `student0` ..., or with `distances` the distance at each level,
-        `level0` ... Then the networks have no transposed convolutions that double a size: see `without_doubling`.
+        `level0` ... With `distances`, the networks are those of `without_doubling`.
         """
         networks = Networks(without_doubling(self.detector) if distances else self.detector, distances)
         with torch.no_grad():
@@ -109,7 +109,7 @@ def on_cpu(detector: Detector) -> Detector:
 
 
 def without_doubling(net: nn.Module) -> nn.Module:
-    """A copy in which a 1 x 1 convolution and a shuffle of pixels replace each transposed convolution of `DOUBLING`.
+    """A copy in which a 1 x 1 convolution and a pixel shuffle replace each transposed convolution of `DOUBLING`.
 
     Asked for bfloat16, OpenVINO computes those of the shortcuts in float32: 2 of the 47 ms of RNRD (AMD, one thread).
     """
@@ -126,7 +126,7 @@ def _has(layer: nn.Module, values: dict) -> bool:
 
 
 def _shuffled(layer: nn.ConvTranspose2d) -> nn.Sequential:
-    """What computes the same: each of the 2 x 2 weights makes channels, and the shuffle makes pixels of them."""
+    """What computes the same: the weights [in,out,2,2] make 4 x out channels, and the shuffle makes pixels of them."""
     convolution = nn.Conv2d(layer.in_channels, 4 * layer.out_channels, 1, bias=False)
     convolution.weight.data = layer.weight.detach().permute(1, 2, 3, 0).reshape(convolution.weight.shape)
     return nn.Sequential(convolution, nn.PixelShuffle(2))

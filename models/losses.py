@@ -60,7 +60,7 @@ def batch_sum(levels: Sequence[torch.Tensor], batch_size: int) -> torch.Tensor:
 
 def _unit(maps: torch.Tensor) -> torch.Tensor:
     """[B,C,H,W] -> same, float32, each vector over channels of length 1; a vector of zeros stays zero."""
-    maps = maps.float()  # F.normalize would expand the lengths, and an export to OpenVINO then reorder the maps: 2 ms
+    maps = maps.float()  # F.normalize would expand the lengths, and OpenVINO would then reorder the maps of an export
     return maps / torch.linalg.vector_norm(maps, dim=1, keepdim=True).clamp_min(EPSILON)
 
 

@@ -90,7 +90,7 @@ def test_a_map_is_resized_by_matrix_products(align_corners):
 @pytest.mark.parametrize(
     "other", [{}, {"bias": True}, {"output_padding": 1}, {"padding": 1}, {"stride": 3}, {"groups": 3}]
 )
-def test_a_shuffle_of_pixels_doubles_the_size_of_a_map(other):
+def test_a_pixel_shuffle_doubles_the_size_of_a_map(other):
     """Every other transposed convolution stays as it is, and so does the network that is copied."""
     torch.manual_seed(0)
     doubling = nn.ConvTranspose2d(6, 9, 2, **({"stride": 2, "bias": False} | other))
