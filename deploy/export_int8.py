@@ -1,7 +1,8 @@
 """Networks in 8 bits with nncf: the range of every activation comes from good images and from spoiled copies of them.
 
 With good images alone, defects would lie outside of the ranges: their scores can fall by more than half while every
-image metric stays at 1.0.
+image metric stays at 1.0. The sums at shortcuts stay in float32: what they lose goes straight into the maps that are
+compared. With them in 8 bits, a map of a trained STPM moved by 14 %, and without by 4 %.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import openvino
 
 NO_TELEMETRY = "NNCF_CI"  # read when nncf is imported
+IN_FLOAT32 = ["Add"]  # the name of a sum in both formats
 SIDES = (1 / 16, 1 / 3)  # of a patch, as shares of the image's
 KINDS = ("colour", "noise", "elsewhere")  # of patches; each copy gets one of each
 
@@ -46,6 +48,7 @@ def _quantized(networks: Any, inputs: list) -> Any:
             nncf.Dataset(inputs),
             preset=nncf.QuantizationPreset.MIXED,  # activations may be negative
             subset_size=len(inputs),
+            ignored_scope=nncf.IgnoredScope(types=IN_FLOAT32, validate=False),  # not every network has sums
             advanced_parameters=ranges,
         )
 

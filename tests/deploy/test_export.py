@@ -428,6 +428,44 @@ def test_8_bit_networks_clip_defects_unless_they_see_some(kind, run_folder, expo
         export(run_folder, tmp_path / "other", kind, "int8")
 
 
+class Shortcut(nn.Module):
+    """Two convolutions, each with a shortcut around it."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, image):
+        image = torch.relu(image + self.first(image))
+        return [torch.relu(image + self.second(image))]
+
+
+def links(model):
+    """Of each input: the operation that makes it, and the one that takes it."""
+    if isinstance(model, onnx.ModelProto):
+        makers = {name: node.op_type for node in model.graph.node for name in node.output}
+        return {(makers.get(name), node.op_type) for node in model.graph.node for name in node.input}
+    inputs = [(port.get_source_output().get_node(), op) for op in model.get_ops() for port in op.inputs()]
+    return {(maker.get_type_name(), op.get_type_name()) for maker, op in inputs}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_sums_at_shortcuts_are_not_in_8_bits(kind):
+    """They are what is compared."""
+    pytest.importorskip("nncf")
+    images = list(np.random.default_rng(0).random((4, 3, 16, 16), np.float32))
+    shapes = {"image": export_graph.BATCH}
+    graph = export_graph._graph(Shortcut(), torch.rand(2, 3, 16, 16), ["image"], ["student0"], shapes)
+    if kind == "onnx":
+        found, rounded, convolution = export_int8.quantized_onnx(graph, images), "DequantizeLinear", "Conv"
+    else:
+        model = export_formats._openvino(graph)
+        found, rounded, convolution = export_int8.quantized_openvino(model, images), "FakeQuantize", "Convolution"
+    assert (rounded, convolution) in links(found) and (rounded, "Add") not in links(found)
+
+
 def test_what_is_impossible_is_said_before_anything_is_computed(run_folder, export, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="--precision bf16: .* use --format openvino"):
         export(run_folder, tmp_path / "out", "onnx", "bf16")
