@@ -5,6 +5,7 @@ import csv
 import hashlib
 import json
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import BytesIO
@@ -119,32 +120,34 @@ class Results(NamedTuple):
         """
         if not any((self.folder / name).exists() for name in (TABLE, LINES)):
             return {}
-        fresh, found = self.folder / ".continued", {}
-        fresh.mkdir(exist_ok=True)
-        with _lines(fresh, "w") as write:
-            for row in _rows(self.folder / LINES):
-                write(row)
-                file = row.get("file")
-                if file is not None and file.get("model", self.model) != self.model:
-                    raise UserError(f"--out: {self.folder} has predictions of {file['model']}; give another folder")
-                if file is not None and file.get("fingerprint") != self.fingerprint:
-                    raise UserError(
-                        f"--out: {self.folder} has predictions of {self.model} as it was earlier (with another "
-                        "training, calibration or rate), or of an earlier version of predict.py; give another folder"
-                    )
-                if file is not None and file.get("below", root) != root:
-                    raise UserError(
-                        f"--out: {self.folder} has pictures of {file['below']}, and those of {root} could replace "
-                        "them; give another folder"
-                    )
-                if file is None:
-                    found[os.path.abspath(row["path"])] = None
-                else:
-                    found[file["path"]] = Signature(file["size"], file["changed"])
-        for name in (TABLE, LINES):
-            os.replace(fresh / name, self.folder / name)
-        fresh.rmdir()
+        found = {}
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix=".") as fresh:
+            with _lines(Path(fresh), "w") as write:
+                for row in _rows(self.folder / LINES):
+                    write(row)
+                    if (file := row.get("file")) is None:
+                        found[os.path.abspath(row["path"])] = None
+                    else:
+                        self._check_continued(file, root)
+                        found[file["path"]] = Signature(file["size"], file["changed"])
+            for name in (TABLE, LINES):
+                os.replace(Path(fresh, name), self.folder / name)
         return found
+
+    def _check_continued(self, file: dict[str, Any], root: str) -> None:
+        """Raise UserError if the `file` of an earlier line is of another model, or its pictures of another folder."""
+        if file.get("model", self.model) != self.model:
+            raise UserError(f"--out: {self.folder} has predictions of {file['model']}; give another folder")
+        if file.get("fingerprint") != self.fingerprint:
+            raise UserError(
+                f"--out: {self.folder} has predictions of {self.model} as it was earlier (with another "
+                "training, calibration or rate), or of an earlier version of predict.py; give another folder"
+            )
+        if file.get("below", root) != root:
+            raise UserError(
+                f"--out: {self.folder} has pictures of {file['below']}, and those of {root} could replace "
+                "them; give another folder"
+            )
 
 
 def described(judge: Judge, name: str, result: Prediction | UserError) -> dict[str, Any]:

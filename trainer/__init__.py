@@ -68,9 +68,9 @@ def read_run(source: str | Path | Mapping, overrides: Iterable[str] = ()) -> "tu
         found = f"got {method!r}" if "distillType" in raw else "it is missing"
         raise UserError(f"{where}: 'distillType' must be one of {', '.join(trainers)} ({found})")
     if overrides and read_config(source).get("distillType") != method:
-        note(f"{name} has another method's recipe; the file in configs/ with distillType: {method} has the right one")
-    trainer = trainers[method]
-    return trainer, check_config(raw, trainer.Config[trainer.Options], name, overrides)
+        note(f"{name} has another method's recipe; use the file of {method} in configs/, if there is one")
+    models = {key: trainer.Config[trainer.Options] for key, trainer in trainers.items()}
+    return trainers[method], check_config(raw, models[method], name, overrides, models)
 
 
 def open_run(folder: str | Path, overrides: Iterable[str] = ()) -> "BaseTrainer":

@@ -4,7 +4,7 @@ import copy
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import NoneType, UnionType
+from types import MappingProxyType, NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import ValidationError
@@ -35,12 +35,16 @@ def read_config(source: str | Path | Mapping, overrides: Iterable[str] = ()) -> 
 
 
 def check_config(
-    raw: Mapping[str, Any], model: type[AnySection], name: str = "config", overrides: Iterable[str] = ()
+    raw: Mapping[str, Any],
+    model: type[AnySection],
+    name: str = "config",
+    overrides: Iterable[str] = (),
+    methods: Mapping[str, type[Section]] = MappingProxyType({}),
 ) -> AnySection:
     """The mapping as a checked, complete `model`, such as Config[STPMTrainer.Options].
 
     Raises UserError naming the first wrong key, where it was given (file `name` or `overrides`), and, for an
-    unknown key, the most similar known one.
+    unknown key, those of `methods` that have it, or the most similar known one.
     """
     raw, words = copy.deepcopy(dict(raw)), dict(map(_split, overrides))
     for key, text in words.items():  # only the model knows which keys are text
@@ -52,7 +56,8 @@ def check_config(
     except ValidationError as error:
         errors = sorted(error.errors(), key=lambda each: each["type"] == "missing")  # misspelt rather than missing
         where = "command line" if _is_about(errors[0], words, _sections(model)) else name
-        raise UserError(f"{where}: {sentence(errors, _known_keys(model))}") from None
+        having = [method for method, other in methods.items() if dotted(errors[0]) in _known_keys(other)]
+        raise UserError(f"{where}: {sentence(errors, _known_keys(model), having)}") from None
 
 
 def place(source: str | Path | Mapping, overrides: Iterable[str] = (), key: str | None = None) -> str:

@@ -34,8 +34,11 @@ RULES = {
 }
 
 
-def sentence(errors: Sequence[dict[str, Any]], known: Sequence[str]) -> str:
-    """The first of pydantic's `errors` and the values its key may have, as a sentence; `known` are all dotted keys."""
+def sentence(errors: Sequence[dict[str, Any]], known: Sequence[str], methods: Sequence[str] = ()) -> str:
+    """The first of pydantic's `errors` and the values its key may have, as a sentence.
+
+    `known` are all dotted keys, and `methods` are the other methods that have the key of this error.
+    """
     error = errors[0]
     path = dotted(error)
     key = next((start for start in _starts(path) if start in known), path)
@@ -43,6 +46,8 @@ def sentence(errors: Sequence[dict[str, Any]], known: Sequence[str]) -> str:
         return f"'{key}' is not a key: keys are text"
     if error["type"] == "extra_forbidden" and path in known and len(error["loc"]) == 1:
         return f"key '{path}' must be below '{path.partition('.')[0]}:', indented and without the prefix"
+    if error["type"] == "extra_forbidden" and methods:
+        return f"unknown key '{path}' for this method (it is a key of {', '.join(methods)}).{_beside(path, known)}"
     if error["type"] == "extra_forbidden":
         return f"unknown key '{path}'.{_nearest(path, known)}"
     if error["type"] == "missing":
@@ -113,7 +118,10 @@ def _nearest(key: str, known: Sequence[str]) -> str:
     last = key.rpartition(".")[2].lower()
     words = {name.rpartition(".")[2].lower(): name for name in known}
     close = difflib.get_close_matches(last, words, n=1)
-    if close:
-        return f" Did you mean '{words[close[0]]}'?"
+    return f" Did you mean '{words[close[0]]}'?" if close else _beside(key, known)
+
+
+def _beside(key: str, known: Sequence[str]) -> str:
+    """The known keys of the section of an unknown one."""
     beside = [name for name in known if name.rpartition(".")[0] == key.rpartition(".")[0]]
     return f" Known keys: {', '.join(beside or known)}."

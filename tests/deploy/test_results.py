@@ -134,6 +134,7 @@ def test_a_line_says_which_file_was_judged_and_lines_without_it_are_understood(t
         results._replace(model="/results/rd/part").finished(str(tmp_path))
     with pytest.raises(UserError, match="as it was earlier .* give another folder"):  # also before it was written
         results._replace(fingerprint="of another calibration").finished(str(tmp_path))
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {TABLE, LINES}  # nothing is left of what was refused
     line = json.loads((tmp_path / "out" / LINES).read_text())
     del line["file"], line["part"]  # as before there were any
     (tmp_path / "out" / LINES).write_text(json.dumps(line) + "\n")
