@@ -41,17 +41,15 @@ def choose_device(name: str) -> torch.device:
 def choose_dtype(precision: str, device: torch.device, net: nn.Module) -> torch.dtype:
     """The precision of convolutions and products of `net`: as `precision` says, or for `auto` what is fast there.
 
-    On CUDA, `auto` is bfloat16, or float16 if the GPU does not support it. On a CPU with bfloat16 instructions it is
-    bfloat16, but float32 for networks with depthwise convolutions, which gain nothing (benchmarks/train.py --backbone).
+    On CUDA, `auto` is bfloat16, or float16 if the GPU does not support it; on a CPU, see `engine.cpu.cpu_precision`.
     """
-    if precision != "auto":
-        return DTYPES[precision]
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot tell
-    fast = any(capabilities.get(k) for k in ("avx512_bf16", "amx_bf16"))
-    depthwise = any(isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in net.modules())
-    return torch.bfloat16 if fast and not depthwise else torch.float32
+    if device.type == "cpu":
+        from engine.cpu import cpu_precision  # imported only where used
+
+        precision = cpu_precision(precision, net)
+    elif precision == "auto":
+        precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return DTYPES[precision]
 
 
 class Compute(NamedTuple):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from engine import cpu
 from engine.device import Compute, choose_device, choose_dtype
 from utils.errors import UserError
 
@@ -19,6 +20,22 @@ def test_auto_precision_is_bf16_where_the_cpu_multiplies_it_and_the_network_gain
     assert choose_dtype("bf16", CPU, DEPTHWISE) == torch.bfloat16
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
     assert choose_dtype("auto", CPU, PLAIN) == torch.float32
+
+
+def test_a_cpu_without_instructions_for_16_bits_is_said_to_be_slow_once(monkeypatch, capsys):
+    cpu._note_slow.cache_clear()
+    for known, precision in (
+        ({"avx512_bf16": True, "amx_bf16": False}, "bf16"),
+        ({"avx512_bf16": False, "amx_bf16": False}, "fp32"),
+        ({"sve": True}, "bf16"),  # torch does not know whether ARM has them
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda known=known: known)
+        choose_dtype(precision, CPU, PLAIN)
+    assert not capsys.readouterr().err
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(("avx512_fp16", "amx_fp16"), False))
+    assert choose_dtype("fp16", CPU, PLAIN) == choose_dtype("fp16", CPU, PLAIN) == torch.float16
+    assert capsys.readouterr().err.count("this CPU has no instructions for fp16") == 1
+    cpu._note_slow.cache_clear()  # so that no other test depends on this one
 
 
 def test_a_cuda_device_that_is_not_there_is_a_sentence():

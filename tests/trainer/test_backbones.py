@@ -1,5 +1,7 @@
 """Every method that mirrors its teacher, on CNNs that are no ResNets."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -10,6 +12,12 @@ from utils.errors import UserError
 
 MIRRORING = ["rd", "rdpp", "rnrd", "rnst", "dbfad"]
 FAMILIES = ["tf_efficientnet_lite1", "mobilenetv3_small_100", "regnetx_002", "densenet121", "convnext_atto"]
+# By default, each method and each family once; all others are in the slow part.
+DEFAULT = set(zip(MIRRORING, FAMILIES, strict=True))
+PAIRS = [
+    pytest.param(*pair, marks=[] if pair in DEFAULT else pytest.mark.slow)
+    for pair in itertools.product(MIRRORING, FAMILIES)
+]
 
 
 def settings(method, backbone, levels=3):
@@ -35,8 +43,7 @@ def test_a_mobile_network_trains_its_student_and_tests(config, method):
     assert again.test() == metrics
 
 
-@pytest.mark.parametrize("method", MIRRORING)
-@pytest.mark.parametrize("backbone", FAMILIES)
+@pytest.mark.parametrize(("method", "backbone"), PAIRS)
 def test_the_students_maps_have_the_teachers_shapes_and_both_signs(config, method, backbone):
     training, top = settings(method, backbone)
     trainer = build_trainer(config(method, training, **top))
