@@ -127,13 +127,21 @@ def flags() -> argparse.Namespace:
     parser.add_argument("--address", help="address of the cluster's scheduler (default: a local one is started)")
     parser.add_argument("words", nargs="*", metavar="key=value", help="for every run, such as TrainingData.epochs=50")
     args = parser.parse_intermixed_args()
-    for key in ("methods", "obj"):  # words right behind such a flag
+    for key in ("methods", "obj", "teachers"):  # words right behind such a flag
         given = getattr(args, key) or []
-        args.words = [name for name in given if "=" in name] + args.words
-        setattr(args, key, [name for name in given if "=" not in name] or None)
+        words = [name for name in given if "=" in name and (key != "teachers" or _is_setting(name))]
+        args.words = words + args.words
+        setattr(args, key, [name for name in given if name not in words] or None)
     if wrong := [word for word in args.words if "=" not in word]:
         raise UserError(f"command line: {wrong[0]!r} is not of the form key=value")
     return args
+
+
+def _is_setting(word: str) -> bool:
+    """Whether a word behind --teachers is key=value, not BACKBONE=WEIGHTS."""
+    from utils.config import Config
+
+    return word.partition("=")[0].partition(".")[0] in {*Config.model_fields, "training_data"}
 
 
 def study_of(args: argparse.Namespace) -> "Study":

@@ -46,6 +46,8 @@ def test_runs_are_compared_a_failed_one_is_told_and_the_next_call_repeats_only_t
         (["--study", "nowhere.yaml"], "nowhere.yaml cannot be read"),
         (["--methods", "st", "--data_path", "data", "--obj", "wave"], "has no category 'wave' (it has: part)"),
         (["--methods", "st", "--data_path", "data", "seed=3"], "a benchmark sets seed for each run; use --seeds"),
+        (["--methods", "st", "--teachers", "resnet18=random", "seed=3"], "a benchmark sets seed for each run"),
+        (["--methods", "st", "--teachers", "TrainingData.epoch=3"], "unknown key 'TrainingData.epoch'"),
         (
             ["--methods", "st", "--data_path", "data", "--backend", "dask", "--address", "tcp://127.0.0.1:1"],
             "--address: nothing answers at tcp://127.0.0.1:1 (Connection refused)",
