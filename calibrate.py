@@ -60,7 +60,7 @@ def calibrate(trainer: "BaseTrainer", folder: Path) -> list[str]:
     calibration = Calibration.of(now, config.false_reject_rate, config.review_rate)
     lines = [*described(calibration.promise), *_comparison(earlier, now)]  # raises if there are too few
     if trainer.folds and not (earlier and earlier["source"] == CALIBRATION):
-        lines.append("from now on this threshold decides, and no longer the students of calibration=cross")
+        lines.append("this threshold decides from now on, not the students of calibration=cross")
     if config.unified:
         lines.append(
             "this threshold is for all categories; the rate holds if later good parts are mixed as these images are"

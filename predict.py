@@ -42,7 +42,7 @@ def main() -> None:
             if args.model
             else f"python3 calibrate.py {shlex.quote(args.run)} --images FOLDER"
         )
-        note(f"this run has no calibration, so nothing is decided: {how}")
+        note(f"there is no calibration, so nothing is decided; to set a threshold: {how}")
     write = watched if args.watch else predicted
     model = os.path.abspath(args.model or args.run)
     counts = write(judge, paths, Results(args.out, args.pictures, args.maps, model, judge.fingerprint))

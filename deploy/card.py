@@ -27,7 +27,7 @@ PAGE = "card.md"
 PACKAGES = ("torch", "timm", "numpy", "pillow", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
 NOT_FOR = (
     "parts, cameras, lenses, distances or lighting other than those of the training images",
-    "pictures that were resized, compressed or corrected otherwise than the training images before they arrive here",
+    "pictures that were resized, compressed or corrected in another way than the training images",
     "a decision on which safety depends, without another check",
     "naming or measuring a defect: a score says how unusual a picture is, not how bad the defect is, and is no "
     "probability; an area is that of the map, not of the part",
@@ -145,7 +145,7 @@ def _origin(card: dict[str, Any]) -> list[str]:
             for name, each in data["sets"].items()
         ),
         *([data["given"]] if data["given"] else []),
-        *([] if data["unchanged"] else ["the good images are not those of the training any more"]),
+        *([] if data["unchanged"] else ["the good images have changed since the training"]),
         f"{values['teacher']:,} values in the teacher, {values['student']:,} in the student",
     ]
 

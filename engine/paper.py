@@ -62,6 +62,6 @@ def beside(best: dict[str, Any], metrics: Row) -> dict[str, Any]:
     )
     sentence = (
         f"protocol=paper: epoch {best['epoch']} of {best['epochs']} is the best on the test images: {words}. It was "
-        "chosen with them, so these metrics are too optimistic; the difference to the run's own is in brackets"
+        "chosen with them, so these metrics are too optimistic; the difference from the run's own is in brackets"
     )
     return best | {"differences": differences, "sentence": sentence}

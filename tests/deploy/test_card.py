@@ -61,7 +61,7 @@ def test_the_page_has_the_same(facts, exported):
 
 def test_changed_training_images_are_told(facts):
     facts["data"]["unchanged"] = False
-    assert "not those of the training any more" in page(facts)
+    assert "have changed since the training" in page(facts)
 
 
 def teacher(weights, backbone="resnet18", package=None):
