@@ -6,6 +6,7 @@ the folder that it is in.
 """
 
 import glob
+import os
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -47,8 +48,7 @@ def _good(config: RunConfig) -> tuple[list[Path], list[Path]]:
     if not config.folder.good:
         raise UserError("folder.good: say which folder has the good images, such as folder.good=ok")
     bad, test = _bad(config), _found(config, "test_good")
-    others = {*bad, *test, *_found(config, "masks")}
-    good = [path for path in _found(config, "good") if path not in others]
+    good = _without(_found(config, "good"), [*bad, *test, *_found(config, "masks")])
     if bad and not test:
         parts = parts_of(good, config.part_pattern)
         tested = set(list(dict.fromkeys(parts))[TESTED - 1 :: TESTED])
@@ -60,8 +60,13 @@ def _good(config: RunConfig) -> tuple[list[Path], list[Path]]:
 
 
 def _bad(config: RunConfig) -> list[Path]:
-    masks = set(_found(config, "masks"))
-    return [path for path in _found(config, "bad") if path not in masks]
+    return _without(_found(config, "bad"), _found(config, "masks"))
+
+
+def _without(paths: list[Path], others: list[Path]) -> list[Path]:
+    """The files that are not among the others, however both are spelled."""
+    known = set(map(os.path.realpath, others))
+    return [path for path in paths if os.path.realpath(path) not in known]
 
 
 def _found(config: RunConfig, key: str) -> list[Path]:

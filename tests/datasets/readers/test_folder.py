@@ -65,6 +65,17 @@ def test_defective_images_and_masks_inside_the_folder_of_good_ones_do_not_train(
     assert (defect.name, defect.mask) == ("ng/7", tmp_path / "all/ng/marks/7_mask.png")
 
 
+def test_however_paths_are_spelled_defective_images_and_masks_do_not_train(tmp_path, monkeypatch):
+    good(*(tmp_path / f"all/{k}.png" for k in range(5)))
+    bad(tmp_path / "all/ng/7.png", tmp_path / "all/marks/7_mask.png")
+    (tmp_path / "link").symlink_to(tmp_path / "all/ng")
+    monkeypatch.chdir(tmp_path)
+    for spelled in (str(tmp_path / "all"), "ng/../all"):
+        (tmp_path / "ng").mkdir(exist_ok=True)
+        paths = config("../" + tmp_path.name, good=[spelled], bad=["link"], masks=["all/marks"])
+        assert stems(readers.train_samples(paths)) == list("0123")  # 4 is tested
+
+
 def test_images_of_the_same_name_and_type_are_named_after_all_of_their_path(tmp_path):
     good(*(tmp_path / f"ok/{k}.png" for k in range(3)), tmp_path / "more/ok/a/9.png", tmp_path / "more/ok/b/9.png")
     samples = readers.test_samples(config(tmp_path, good=["ok"], test_good=["more"]))
