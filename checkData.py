@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from utils.config import RunConfig
 
 SOMETHING_FOUND = 3  # exit code
+OWN = ("obj", "unified", "calibration", "run", "phase")  # keys that the command for a run with folds sets itself
 
 
 def main() -> None:
@@ -40,7 +41,7 @@ def main() -> None:
     from utils.files import check_writable
 
     names, found = several(read_config(args.config, args.overrides)), 0
-    words = [[*args.overrides, *([f"obj={name}"] if name else [])] for name in names or [None]]
+    words = [[*args.overrides, *([f"obj={name}", "unified=false"] if name else [])] for name in names or [None]]
     for config in [read_run(args.config, each)[1] for each in words]:
         ensure_demo(config)
         check_writable(Path(config.save_path, "check"))
@@ -63,7 +64,7 @@ def main() -> None:
 
 def training(file: list[str], overrides: list[str], obj: str) -> str:
     """The command that trains a run with folds, beside other runs of the category."""
-    kept = [word for word in overrides if word.partition("=")[0] not in ("obj", "calibration", "run", "phase")]
+    kept = [word for word in overrides if word.partition("=")[0] not in OWN]
     words = [*file, *kept, f"obj={obj}", "calibration=cross", "run=cross"]
     return f"python3 trainNet.py {shlex.join(words)}"
 
@@ -157,7 +158,8 @@ def crossed_runs(config: "RunConfig") -> list[Path]:
     found = []
     for path in Path(config.save_path).glob("*/*/folds/*/student.safetensors"):
         with contextlib.suppress(UserError):
-            if read_config(path.parents[2] / "config.yaml").get("obj") == config.obj:
+            run = read_config(path.parents[2] / "config.yaml")
+            if (run.get("obj"), run.get("calibration")) == (config.obj, "cross"):  # or the folds are of an earlier run
                 found.append((path.stat().st_mtime, path.parents[2]))
     return list(dict.fromkeys(folder for _, folder in sorted(found, reverse=True)))
 

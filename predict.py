@@ -179,7 +179,8 @@ def watched(judge: "Judge", folders: list[Path], results: "Results") -> Counter:
 
     root = folder_of_all(map(os.path.abspath, folders))
     check_writable(results.folder, "--out")
-    with locked(Path(os.path.abspath(results.folder))), until_interrupted() as stopped:
+    # The lock is inside the folder: the one above it need not be writable.
+    with locked(results.folder / "predictions"), until_interrupted() as stopped:
         done = results.finished(root)
         note(f"watching {', '.join(map(str, folders))}; {len(done)} pictures are finished; Ctrl-C ends it")
         arrivals = Arrivals(folders, done, results.folder)

@@ -2,6 +2,8 @@
 
 import csv
 import math
+import os
+from collections import defaultdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -182,15 +184,19 @@ def read_scores(run_dir: Path, samples: "list[Sample]") -> list[float]:
     path, again = run_dir / "scores.csv", "test the run again (python3 trainNet.py phase=test)"
     if not path.is_file():
         raise UserError(f"{path}: test the run first (python3 trainNet.py phase=test)")
-    scores = {}
+    scores, by_place = {}, defaultdict(set)
     try:
         # Files from Excel begin with a byte order mark.
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             for row in csv.DictReader(file):
-                scores[_place(Path(row["path"]))] = float(row["score"])
+                scores[os.path.abspath(row["path"])] = score = float(row["score"])
+                by_place[_place(Path(row["path"]))].add(score)
     except (OSError, csv.Error, KeyError, TypeError, ValueError):
         raise UserError(f"{path}: damaged, or saved by another program; {again}") from None
-    found = [scores.get(_place(sample.path), math.nan) for sample in samples]
+    # Of an image that is elsewhere now, the place must be that of a single score.
+    moved = {place: score for place, (score, *more) in by_place.items() if not more}
+    places = [(os.path.abspath(sample.path), _place(sample.path)) for sample in samples]
+    found = [scores.get(path, moved.get(place, math.nan)) for path, place in places]
     missing = [sample.name for sample, score in zip(samples, found, strict=True) if not math.isfinite(score)]
     if missing:
         raise UserError(f"{path}: there is no score of the test image {missing[0]}; {again}")

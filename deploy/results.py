@@ -110,13 +110,13 @@ class Results(NamedTuple):
             with contextlib.suppress(OSError):
                 (self.folder / kind / f"{name}.{ending}").unlink()
 
-    def finished(self, root: str) -> dict[str, Signature | None]:
-        """The images that earlier lines describe, by their absolute paths; None if a line does not say which file.
+    def finished(self, root: str) -> dict[str, Signature]:
+        """The images that earlier lines describe, by their absolute paths.
 
         Lines of failed ones are removed from the files. A process that was killed may have left an incomplete last
-        line; it is removed, too. Raises UserError for files that were not written here, for those of another model or
-        another state of it, and for images whose pictures have names relative to another folder than `root`: others
-        could replace them.
+        line; it is removed, too. Raises UserError for files that were not written here or without `files`, for those of
+        another model or another state of it, and for images whose pictures have names relative to another folder than
+        `root`: others could replace them.
         """
         if not any((self.folder / name).exists() for name in (TABLE, LINES)):
             return {}
@@ -125,25 +125,25 @@ class Results(NamedTuple):
             with _lines(Path(fresh), "w") as write:
                 for row in _rows(self.folder / LINES):
                     write(row)
-                    if (file := row.get("file")) is None:
-                        found[os.path.abspath(row["path"])] = None
-                    else:
-                        self._check_continued(file, root)
-                        found[file["path"]] = Signature(file["size"], file["changed"])
+                    file = row.get("file")
+                    self._check_continued(file, root)
+                    found[file["path"]] = Signature(file["size"], file["changed"])
             for name in (TABLE, LINES):
                 os.replace(Path(fresh, name), self.folder / name)
         return found
 
-    def _check_continued(self, file: dict[str, Any], root: str) -> None:
+    def _check_continued(self, file: dict[str, Any] | None, root: str) -> None:
         """Raise UserError if the `file` of an earlier line is of another model, or its pictures of another folder."""
-        if file.get("model", self.model) != self.model:
+        if file is None:
+            raise UserError(f"--out: {self.folder} has predictions made without --watch; give another folder")
+        if file["model"] != self.model:
             raise UserError(f"--out: {self.folder} has predictions of {file['model']}; give another folder")
-        if file.get("fingerprint") != self.fingerprint:
+        if file["fingerprint"] != self.fingerprint:
             raise UserError(
                 f"--out: {self.folder} has predictions of {self.model} as it was earlier (with another "
-                "training, calibration or rate), or of an earlier version of predict.py; give another folder"
+                "training, calibration or rate); give another folder"
             )
-        if file.get("below", root) != root:
+        if file["below"] != root:
             raise UserError(
                 f"--out: {self.folder} has pictures of {file['below']}, and those of {root} could replace "
                 "them; give another folder"

@@ -56,32 +56,25 @@ class Arrivals:
     A file is complete when two looks find the same size and time of change. A file that is written again under the
     same name is a new one. Memory grows with the files that are there, not with those that were there.
 
-    `done` has absolute paths of files that are not new. Without a signature, the file that is there when its folder
-    can be read for the first time is not new. Left out are the folder `out`, and what earlier predictions drew.
+    `done` has absolute paths of files that are not new. Left out: the folder `out`, and what earlier predictions drew.
     """
 
-    def __init__(
-        self, folders: Sequence[Path], done: Mapping[str, Signature | None] | None = None, out: Path | None = None
-    ):
+    def __init__(self, folders: Sequence[Path], done: Mapping[str, Signature] | None = None, out: Path | None = None):
         self.folders, self.out = folders, out and os.path.realpath(out)
         self.given = set(map(os.path.abspath, folders))  # one may be below another
         self.seen: dict[Path, Signature] = {}  # at the last look, and not finished
         self.finished: dict[Path, Signature] = {}
-        self.unsigned: dict[Path, set[Path]] = {}  # what is done and has no signature, by folder
         self.tries: dict[tuple[Path, Signature], int] = {}
         self.not_readable: set[str] = set()  # folders
         for folder in folders:
             top = os.path.join(os.path.abspath(folder), "")
             below = {folder / name[len(top) :]: found for name, found in (done or {}).items() if name.startswith(top)}
-            self.finished |= {path: found for path, found in below.items() if found}
-            self.unsigned[folder] = {path for path, found in below.items() if not found}
+            self.finished |= below
 
     def look(self) -> list[Path]:
         """Files that are complete and new, the oldest first."""
         readable = [folder for folder in self.folders if os.access(folder, os.R_OK | os.X_OK)]
         now = dict(found for folder in self.folders for found in self._images(str(folder)))
-        for folder in readable:
-            self.finished |= {path: now[path] for path in self.unsigned.pop(folder, set()) & now.keys()}
         new = {path: found for path, found in now.items() if self.finished.get(path) != found}
         complete = {path: found for path, found in new.items() if self.seen.get(path) == found}
         self.seen = new

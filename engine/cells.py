@@ -6,6 +6,7 @@ import functools
 import hashlib
 import itertools
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -130,7 +131,7 @@ def plan(
 
 def _as_name(teacher: str) -> str:
     """A part of a folder's name; a long path keeps its end, and a hash tells it from others with that end."""
-    name = teacher.replace("=", "-").replace("/", "_")
+    name = re.sub(r"[/\\:]", "_", teacher.replace("=", "-"))
     return name if len(name) <= LONG else f"{name[-LONG:]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 

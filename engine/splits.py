@@ -9,7 +9,7 @@ import numpy as np
 
 from datasets import readers
 from datasets.dataset import ImageDataset
-from datasets.listing import is_folder, list_given_images
+from datasets.listing import list_given_images
 from datasets.parts import parts_of
 from datasets.regions import common_roi
 from datasets.sample import Sample
@@ -132,7 +132,7 @@ def _among_test(config: RunConfig, paths: Sequence[Path], folder: Path) -> list[
     try:
         samples = readers.test_samples(config)
     except UserError as error:
-        if is_folder(Path(config.data_path, config.obj)):
+        if readers.is_there(config):
             raise
         note(
             f"it was not checked whether {folder} has images of the test ({error}); if the data set was moved, give "

@@ -83,6 +83,14 @@ def categories(root: Path, reader: str = AUTO) -> list[str]:
     return sorted({name for module in modules for name in module.categories(root)} if is_folder(root) else [])
 
 
+def is_there(config: RunConfig) -> bool:
+    """Whether a category of this configuration is in its data set, even if something is wrong with it."""
+    root, names = Path(config.data_path), config.unified or [config.obj]
+    if reader_of(config) is _module("folder"):  # any folders of any names
+        return is_folder(root)
+    return any(is_folder(root / name) for name in names) or not {*names}.isdisjoint(categories(root, config.reader))
+
+
 def reader_of(config: RunConfig) -> ModuleType:
     """The reader that `reader` names; with `auto`, the first that finds the category, or one that says what it lacks.
 

@@ -122,7 +122,7 @@ def test_the_first_failed_files_are_named_and_the_others_counted(tmp_path, capsy
     assert notes[5:] == [f"note: 2 more files failed; {tmp_path / 'out/predictions.csv'} says why"]
 
 
-def test_a_line_says_which_file_was_judged_and_lines_without_it_are_understood(tmp_path, monkeypatch):
+def test_a_line_says_which_file_was_judged_and_only_such_lines_are_continued(tmp_path, monkeypatch):
     write_image(tmp_path / "cam/a.png", plain(200))
     monkeypatch.chdir(tmp_path)
     path, judge, results = (tmp_path / "cam/a.png").relative_to(tmp_path), Brightness(), Results(tmp_path / "out")
@@ -135,8 +135,8 @@ def test_a_line_says_which_file_was_judged_and_lines_without_it_are_understood(t
     with pytest.raises(UserError, match="as it was earlier .* give another folder"):  # also before it was written
         results._replace(fingerprint="of another calibration").finished(str(tmp_path))
     assert {file.name for file in (tmp_path / "out").iterdir()} == {TABLE, LINES}  # nothing is left of what was refused
-    line = json.loads((tmp_path / "out" / LINES).read_text())
-    del line["file"], line["part"]  # as before there were any
-    (tmp_path / "out" / LINES).write_text(json.dumps(line) + "\n")
     monkeypatch.chdir(tmp_path)
-    assert results.finished("/") == {str(tmp_path / path): None}
+    results = results._replace(folder=tmp_path / "without")
+    results.write(judge, judge.stream([path]), str(tmp_path))
+    with pytest.raises(UserError, match="has predictions made without --watch; give another folder"):
+        results.finished(str(tmp_path))

@@ -114,6 +114,8 @@ def test_several_categories_are_checked_one_after_the_other(here, call):
     assert said.code == 3 and "nothing found" in said.out and "4 findings" in said.out
     assert {path.name for path in (here / "results/check").iterdir()} == {"right", "wrong"}
     assert call(checkData, "obj=[right]").code == 0
+    said = call(checkData, "obj=[right]", "unified=true")  # as it will be trained
+    assert said.code == 0 and "python3 trainNet.py obj=right calibration=cross run=cross" in said.out
 
 
 @pytest.mark.parametrize(
@@ -159,3 +161,6 @@ def test_what_is_strange_to_a_student_that_did_not_see_it_is_an_outlier(here, ca
     assert (here / "results/check/right/outliers.png").exists()
     write_image(here / "data/right/train/good/07.png", part(7))
     assert "the pictures in train/good have changed since that run" in call(checkData).out
+    assert call(trainNet, "calibration=0.2", "run=cross", "overwrite=true", *words).code == 0
+    said = call(checkData)  # the folds of the run that was replaced are still there
+    assert said.code == 0 and "calibration=cross run=cross" in said.out

@@ -285,7 +285,7 @@ def test_a_file_written_again_between_is_judged_again_also_from_another_folder(c
 
 def test_only_one_process_watches_into_a_folder(calibrated, call):
     (calibrated.path / "out").mkdir()
-    with locked(calibrated.path / "out"):
+    with locked(calibrated.path / "out/predictions"):
         said = call(predict, "results/st/part", "line", "--out", "out", "--watch")
     assert said.code == 2 and f"process {os.getpid()} is working there" in said.last
 

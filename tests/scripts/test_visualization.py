@@ -73,6 +73,16 @@ def test_scores_are_known_by_the_names_of_images(tmp_path):
     assert read_scores(with_scores(tmp_path, "/somewhere/else"), SAMPLES[3:5]) == SCORES[3:5]
 
 
+def test_images_of_the_same_name_in_other_folders_have_their_own_scores(tmp_path):
+    samples = [Sample(Path(f"{day}/cam/bad/1.png"), None, "bad") for day in ("monday", "tuesday")]
+    rows = [(str(sample.path), 1, score) for sample, score in zip(samples, (9.0, 0.1), strict=True)]
+    write_csv(tmp_path / "scores.csv", ["path", "label", "score"], rows)
+    assert read_scores(tmp_path, samples) == [9.0, 0.1]
+    moved = [sample._replace(path=Path("elsewhere", sample.path)) for sample in samples]
+    with pytest.raises(UserError, match="no score of the test image bad/1; test the run again"):
+        read_scores(tmp_path, moved)
+
+
 def test_scores_of_names_in_all_scripts_and_of_bytes_that_are_no_text(tmp_path):
     samples = [Sample(Path(f"data/test/缺陷/{stem}.png"), None, "缺陷") for stem in ("零件", "a, b", "raw \udcff")]
     assert choose_images(samples, "1", with_scores(tmp_path, samples=samples)) == [1]

@@ -31,6 +31,14 @@ def test_each_reader_has_a_tree():
     assert {make.__name__ for make in TREES} == set(READERS.values())
 
 
+def test_a_data_set_is_there_until_it_is_gone(tree):
+    root, what = tree
+    config = config_of(root, what.obj, reader=what.reader, **what.words)
+    assert readers.is_there(config) and not readers.is_there(config.model_copy(update={"data_path": f"{root}/nowhere"}))
+    several = config.model_copy(update={"obj": "all_of_them", "unified": ["nowhere", what.obj]})
+    assert readers.is_there(several)
+
+
 def test_the_splits_are_those_of_the_data_set(tree):
     root, what = tree
     config = config_of(root, what.obj, reader=what.reader, **what.words)
