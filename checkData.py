@@ -40,7 +40,8 @@ def main() -> None:
     from utils.console import note, say
     from utils.files import check_writable
 
-    names, found = several(read_config(args.config, args.overrides)), 0
+    raw, found = read_config(args.config, args.overrides), 0
+    names = raw["unified"] if isinstance(raw.get("unified"), list) else several(raw)  # a list: the file of a run
     words = [[*args.overrides, *([f"obj={name}", "unified=false"] if name else [])] for name in names or [None]]
     for config in [read_run(args.config, each)[1] for each in words]:
         ensure_demo(config)

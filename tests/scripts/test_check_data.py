@@ -114,6 +114,8 @@ def test_several_categories_are_checked_one_after_the_other(here, call):
     assert said.code == 3 and "nothing found" in said.out and "4 findings" in said.out
     assert {path.name for path in (here / "results/check").iterdir()} == {"right", "wrong"}
     assert call(checkData, "obj=[right]").code == 0
+    said = call(checkData, "obj=right+wrong", "unified=[right,wrong]")  # as a run's own file says
+    assert said.code == 3 and "nothing found" in said.out and "4 findings" in said.out
     said = call(checkData, "obj=[right]", "unified=true")  # as it will be trained
     assert said.code == 0 and "python3 trainNet.py obj=right calibration=cross run=cross" in said.out
 
