@@ -62,7 +62,8 @@ def check_categories(cells: Sequence["Cell"]) -> None:
     from datasets.readers.layout import no_category
     from engine.categories import categories
 
-    for data_path, reader, obj in {tuple(cell.config[key] for key in ("data_path", "reader", "obj")) for cell in cells}:
+    listed = [cell.config for cell in cells if cell.config["reader"] != "folder" and not cell.config["folder"]["good"]]
+    for data_path, reader, obj in {tuple(config[key] for key in ("data_path", "reader", "obj")) for config in listed}:
         if not Path(data_path, obj).exists() and obj not in (known := categories(Path(data_path), "all", reader)):
             raise no_category(data_path, obj, known)
 

@@ -146,7 +146,7 @@ def _teacher_words(study: Study, teacher: str, file: str) -> list[str]:
     if teacher == "default":
         return []
     backbone, _, weights = teacher.rpartition("=") if "=" in teacher else (teacher, "", "")
-    if teacher in NOT_A_FILE:
+    if teacher in NOT_A_FILE or "=" not in teacher and Path(teacher).suffix in (".safetensors", ".pth"):
         backbone, weights = "", teacher
     pair = isinstance(read_config(file)["backbone"], list)
     words = [f"backbone={f'[{backbone},{backbone}]' if pair else backbone}"] if backbone else []
@@ -179,6 +179,8 @@ def run_cell(cell: Cell, threads: int, folder: Path) -> Outcome:
 
 def _trained(cell: Cell, threads: int, folder: Path) -> str | None:
     """The sentence of a run that failed."""
+    own = cell.config["threads"]
+    threads = threads if own == "auto" else own
     words = [*cell.words, f"threads={threads}", *begin(cell)]
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "trainNet.py"), "--config", cell.file, *words],

@@ -105,4 +105,4 @@ def _show(axis: Axes, path: Path, root: Path, title: str) -> None:
     except UserError:
         title = "the file is gone"
     axis.set_title(title, fontsize=9)
-    axis.set_xlabel(short, fontsize=7, fontfamily=Fonts([short]).best(short).family)
+    axis.set_xlabel(short, fontsize=7, fontfamily=Fonts([short]).best(short).family, parse_math=False)

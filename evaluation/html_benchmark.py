@@ -81,4 +81,4 @@ def _rows(table: Sequence[Line]) -> list[dict[str, Any]]:
 
 def _address(file: Path, start: Path) -> str:
     """Relative, so that the folder of the benchmark can be moved."""
-    return quote(os.fsencode(os.path.relpath(file, start)))
+    return quote(os.fsencode(Path(os.path.relpath(file, start)).as_posix()))

@@ -137,6 +137,16 @@ def test_large_pictures_that_arrive_together_are_judged_in_smaller_batches(serve
     assert max(judge.batches) == 2 and sum(judge.batches) == 6
 
 
+def test_a_judge_that_hangs_does_not_keep_the_server_alive(monkeypatch):
+    monkeypatch.setattr(serve, "LAST_WAIT", 0.1)
+    judge, free = Brightness(8), threading.Event()
+    judge.predict = lambda pictures: free.wait()
+    with serve.Desk(judge, 10**6) as desk:
+        desk.put(png(0), "", False)
+    assert desk.thread.is_alive()
+    free.set()
+
+
 def test_an_answer_that_was_given_is_not_kept_while_the_next_pictures_are_judged(monkeypatch):
     """Its map and mask are larger than the picture."""
     monkeypatch.setattr(module, "MOST_PIXELS", 16**2)

@@ -41,6 +41,7 @@ def test_cells_are_all_combinations_each_with_its_own_folder(tmp_path):
         ("default", "st", []),
         ("bundled", "st", ["weights=bundled"]),
         ("resnet34", "rd", ["backbone=resnet34"]),
+        ("teachers/mine.safetensors", "rd", ["weights=teachers/mine.safetensors"]),
         ("resnet18=a/b=c.pth", "rd", None),
         ("tf_efficientnet_lite0.in1k=imagenet", "mixed", None),
     ],
@@ -107,6 +108,8 @@ def test_an_unfinished_training_of_other_settings_is_not_resumed(tmp_path, monke
     assert first.folder == other.folder
     last = [run_cell(cell, 1, tmp_path).error for cell in (first, first, other)]
     assert last == ["threads=1", "threads=1", "overwrite=true"]
+    (own,) = cells_of(tmp_path, tmp_path / "own", words=[*SMALL, "threads=3"])
+    assert run_cell(own, 1, tmp_path).error == "threads=3"
 
 
 def test_a_teacher_file_made_again_makes_its_runs_again(tmp_path):

@@ -42,6 +42,12 @@ def test_copies_across_train_and_test_come_first(tmp_path, facts, drawn):
     assert [axis.get_xlabel() for axis in drawn().axes[:2]] == ["train/good/1.png", "test/good/2.png"]
 
 
+def test_a_name_is_no_formula(tmp_path, facts, drawn):
+    found = [Stranger(tmp_path / "train/good/a_$1_$2.png", 1.0, 9.0)]
+    draw_strangers(tmp_path / "page.png", found, 0, tmp_path)
+    assert drawn().axes[0].get_xlabel() == "train/good/a_$1_$2.png" and (tmp_path / "page.png").exists()
+
+
 def test_many_copies_make_no_long_page(tmp_path, facts, drawn):
     many = [*facts, *(facts[0]._replace(digest=bytes([k])) for k in range(20))]
     draw_copies(tmp_path / "page.png", many, [Pair(0, 5 + k, 0.95, False) for k in range(20)], tmp_path)

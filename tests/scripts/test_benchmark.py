@@ -67,6 +67,12 @@ def test_a_mistake_is_one_sentence(workplace, call, words, expected):
     assert said.code == 2 and said.last.startswith("error: ") and expected in said.last
 
 
+def test_a_category_of_any_folders_needs_no_folder_of_its_own(tmp_path):
+    for own in ({"reader": "folder", "folder": {"good": []}}, {"reader": "auto", "folder": {"good": ["ok"]}}):
+        config = {"data_path": str(tmp_path), "obj": "housing"} | own
+        benchmark.check_categories([Cell("st", "housing", "default", 0, "", (), tmp_path, config)])
+
+
 def test_what_an_image_costs_is_measured_once_for_all_that_compute_alike():
     def key(seed=0, **training):
         config = {"distillType": "st", "backbone": "a", "out_indice": [1], "precision": "fp32", "device": "cpu"}
