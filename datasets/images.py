@@ -209,8 +209,11 @@ def _bits_per_sample(data: bytes, image: Image.Image) -> int:
 def _pixels(data: bytes, image: Image.Image) -> np.ndarray | None:
     """None for a depth that is not supported."""
     # Pillow would reduce 16-bit colours to 8 bits.
-    deep_colour = _bits_per_sample(data, image) == 16 and not image.mode.startswith("I")
-    pixels = _from_opencv(data, image.mode) if deep_colour else _from_pillow(image)
+    bits, deep_gray = _bits_per_sample(data, image), image.mode.startswith("I")
+    pixels = _from_opencv(data, image.mode) if bits == 16 and not deep_gray else _from_pillow(image)
+    if deep_gray and image.format == "TIFF" and image.tag_v2.get(262) == 0 and pixels is not None:
+        # White is zero; Pillow inverts only files of 8 bits.
+        pixels = np.uint16(2**bits - 1) - pixels if bits <= 16 else None
     return None if pixels is None else _upright(pixels, image)
 
 

@@ -170,9 +170,11 @@ def test_dataset(config: RunConfig) -> tuple[ImageDataset, list[str]]:
     samples, notes = readers.test_samples(config), []
     of_training = not samples
     if of_training:
-        train, val, _ = train_datasets(config)
-        samples = val.samples or train.samples
-        which = "held-out" if val.samples else "training (val_ratio is 0)"
+        # One student of several categories was trained on a split of all of them, of which these are a part.
+        whole = config.model_copy(update={"obj": "+".join(config.unified)}) if config.unified else config
+        own = {sample.path for sample in [*readers.train_samples(config), *readers.validation_samples(config)]}
+        train, val = ([each for each in part.samples if each.path in own] for part in train_datasets(whole)[:2])
+        samples, which = (val, "held-out") if val else (train, "training (none is held out)")
         notes.append(f"there are no test images: the {len(samples)} {which} good images are scored instead")
     elif not any(sample.defect_type == "good" for sample in samples):
         types = ", ".join(sorted({sample.defect_type for sample in samples})[:5])

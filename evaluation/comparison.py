@@ -22,11 +22,12 @@ def drawn_metrics(images: ScoredImages, category: str = "", draws: int = DRAWS) 
     A stratified bootstrap (Efron and Tibshirani 1993). The same images of a `category` are drawn for every run and
     method.
     """
+    kinds = images.types == "good", images.types != "good"
+    if not all(chosen.any() for chosen in kinds):
+        return {}
     times, name = np.zeros((draws, len(images.types)), np.float32), zlib.crc32(category.encode(errors="replace"))
-    for kind, chosen in enumerate((images.types == "good", images.types != "good")):
+    for kind, chosen in enumerate(kinds):
         size = int(chosen.sum())
-        if not size:
-            return {}
         shares = np.full(size, 1 / size)
         times[:, chosen] = np.random.default_rng((kind, size, name)).multinomial(size, shares, draws)
     return images.metrics(times)

@@ -53,8 +53,9 @@ def evaluate(
     pixels = PixelMetrics(Counter(types)) if any(sample.mask for sample in samples) else None
     saturated = SaturatedOverlap(samples, fit) if fit and any(sample.saturation for sample in samples) else None
     scores, marked, counted = np.empty(len(samples)), np.zeros(len(samples), bool), np.ones(len(samples), bool)
-    metrics, notes, covered, counts, order = {}, list(notes), None, None, []
+    metrics, notes, covered, counts, order, clear = {}, list(notes), None, None, [], False
     for result in results:
+        clear = clear or not (result.mask if result.region is None else result.mask | ~result.region).all()
         scores[result.index], marked[result.index] = image_score(result.anomaly_map), result.mask.any()
         if pixels:
             pixels.add(result.anomaly_map, result.mask, types[result.index], result.region)
@@ -77,8 +78,8 @@ def evaluate(
         notes.append(f"no image metrics: there are no {lacking} test images")
     else:
         metrics |= detection(scores[counted], there)
-    if not marked.any():
-        why = "the masks have no defective pixel"
+    if not marked.any() or not clear:
+        why = "the masks have no defective pixel" if clear else "every pixel that counts is defective"
         if not pixels:
             why = "there are no masks" if labels.any() else "there are no defective test images"
         notes.append(f"no pixel metrics and no AUPRO: {why}")
@@ -154,6 +155,8 @@ def write_pages(
     write_atomic(run_dir / "scores.png", lambda path: draw_scores(path, *images.groups, threshold))
     if tested.metrics:
         write_atomic(run_dir / "curves.png", lambda path: draw_rates(path, *images.groups, tested.pro))
+    else:
+        (run_dir / "curves.png").unlink(missing_ok=True)  # of an earlier test
     write_atomic(run_dir / "contact.png", lambda path: draw_contact(path, samples, tested.scores, small))
     write_run(run_dir / "report.html", images, small, tested.pro, report)
 

@@ -167,8 +167,9 @@ byId("threshold-value").addEventListener("change", (event) => {
   thresholdMoved(Number.isFinite(value) ? value : threshold);
 });
 for (const button of document.querySelectorAll("[data-move]")) {
-  const below = (scores) => Math.min(...scores) - 1e-6 * Math.abs(Math.min(...scores));
-  const values = { start: data.start, "no-miss": below(defective), "no-reject": Math.max(...good) };
+  const lowest = defective.reduce((a, b) => Math.min(a, b), Infinity); // Math.min(...defective) fails with 130,000 of them
+  const highest = good.reduce((a, b) => Math.max(a, b), -Infinity);
+  const values = { start: data.start, "no-miss": lowest - 1e-6 * Math.abs(lowest), "no-reject": highest };
   const value = values[button.dataset.move];
   button.disabled = !Number.isFinite(value);
   button.addEventListener("click", () => thresholdMoved(value));

@@ -265,6 +265,12 @@ def test_a_small_file_with_a_huge_picture_is_refused_before_it_is_decoded():
         image_from(data.getvalue(), "it", most=6_000_000)
 
 
+def test_gray_in_which_white_is_zero_is_no_negative(tmp_path):
+    pixels = np.array([[0, 2560, 51200, 65535]], np.uint16)
+    Image.fromarray(pixels).save(tmp_path / "a.tif", tiffinfo={262: 0})  # PhotometricInterpretation
+    assert read_image(tmp_path / "a.tif")[..., 0].tolist() == [[65535, 62975, 14335, 0]]
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF", "WEBP", "EPS", "GIF"])
 def test_only_the_usual_formats_are_decoded_whatever_the_name(kind, tmp_path):
     """For others Pillow may start a program, such as Ghostscript."""

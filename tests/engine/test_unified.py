@@ -108,6 +108,15 @@ def test_the_figures_are_those_of_the_student_on_each_category(finished):
         assert found.tolist() == pytest.approx([float(score) for score in scores], rel=1e-4)
 
 
+def test_without_test_images_those_that_the_student_did_not_see_are_scored(tmp_path):
+    for obj in ("a", "b"):
+        write_mvtec(tmp_path / "data", obj, 20, 0, 0)
+    trainer = build_trainer(raw(tmp_path))
+    held_out = {sample.path for sample in train_datasets(trainer.config)[1].samples}
+    parts = [{sample.path for sample in part.test_set[0].samples} for part in categories_apart(trainer)]
+    assert len(parts) == 2 and all(parts) and set.union(*parts) == held_out
+
+
 def test_the_student_of_one_category_is_tested_in_its_own_folder(finished):
     trainer = build_trainer(raw(finished, obj="a", unified=False))
     assert list(categories_apart(trainer)) == [trainer]

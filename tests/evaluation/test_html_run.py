@@ -93,6 +93,7 @@ def test_with_a_calibration_it_begins_at_its_threshold(tmp_path):
 
 @pytest.mark.parametrize("types", [["good"] * 3, ["hole"] * 3], ids=["only good", "only defective"])
 def test_without_both_kinds_of_images_there_is_a_page_without_their_curves(types, tmp_path):
+    (tmp_path / "curves.png").write_text("of an earlier test")
     data = write_run(tmp_path, types, [1, 2, 3], masks=False)
     assert data["start"] == 3 and len(data["images"]) == 3
     assert 'id="curves"' not in text_of(tmp_path)

@@ -71,6 +71,9 @@ def test_evaluate_of_images_of_one_kind_alone_has_no_image_metrics():
     only_defective = evaluate(samples()[4:], shifted)
     assert "no good test images" in only_defective.notes[0]
     assert set(only_defective.metrics) == {"pixel_auroc", "pixel_ap", "pixel_f1max", "aupro"}
+    everywhere = (Scored(result.index - 4, *result[1:]) for result in scored(MASKS | True, order=range(4, 12)))
+    all_of_it = evaluate(samples()[4:], everywhere)
+    assert all_of_it.metrics == {} and "every pixel that counts is defective" in all_of_it.notes[1]
 
 
 def test_evaluate_counts_defects_that_resize_and_crop_left_nothing_of():
