@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from datasets.regions import lowest_outside
 from datasets.sample import Sample
 from evaluation.colours import Scale, colour_scale
 from evaluation.outline import OUTLINE, outlined
@@ -47,7 +48,10 @@ class Thumbnails:
         if result.mask.any():
             self._put(result.index, "mask", _outline(result.mask, size), lossless=True)
         if len(self.samples) <= WITH_LEVELS:
-            self.levels[result.index] = result.levels
+            shown = result.levels
+            if result.region is not None:
+                shown = [_looked_at(level, result.region) for level in shown]
+            self.levels[result.index] = shown
 
     def draw_levels(self) -> None:
         """The levels of all images, each level with one scale: how its values compare with those of good images."""
@@ -113,6 +117,12 @@ def shrunk(values: np.ndarray, side: int) -> np.ndarray:
         if have > side:
             values = np.maximum.reduceat(values, np.arange(side) * have // side, axis)
     return values
+
+
+def _looked_at(level: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """A level [h,w] that has its lowest value outside of the region of interest [H,W] bool, as the map has."""
+    inside = np.asarray(Image.fromarray(region).resize(level.shape[::-1], Image.Resampling.NEAREST))
+    return lowest_outside(level, inside) if inside.any() else level
 
 
 def _outline(mask: np.ndarray, size: tuple[int, int]) -> Image.Image:

@@ -62,6 +62,18 @@ def test_of_very_many_images_the_levels_are_not_kept(tmp_path, monkeypatch):
     assert set(fill(tmp_path).sources(0)) == {"image", "map"}
 
 
+def test_levels_are_dark_outside_of_the_region_of_interest(tmp_path):
+    region = np.zeros((32, 32), bool)
+    region[:16] = True
+    level = np.linspace(1, 2, 64, dtype=np.float32).reshape(8, 8)  # its highest values are outside
+    (first, *_) = results(TYPES, (1.0, 1.1, 9.0))
+    with thumbnails(tmp_path, samples_of(TYPES[:1])) as small:
+        first = first._replace(levels=[level], region=region)
+        small.add(first, np.full((*first.mask.shape, 3), 90, np.uint8), SCALE, 1.0)
+        (shown,) = small.levels[0]
+        assert (shown[:4] == level[:4]).all() and (shown[4:] == 1).all()
+
+
 def test_pictures_have_the_shape_of_the_original(tmp_path):
     small = fill(tmp_path, aspect=4.0)
     assert small.picture(0, "image").size == small.sizes[0] == (512, 128)
