@@ -134,8 +134,11 @@ class Results(NamedTuple):
 
     def _check_continued(self, file: dict[str, Any] | None, root: str) -> None:
         """Raise UserError if the `file` of an earlier line is of another model, or its pictures of another folder."""
-        if file is None:
-            raise UserError(f"--out: {self.folder} has predictions made without --watch; give another folder")
+        if file is None or not {"model", "fingerprint", "below"} <= file.keys():
+            raise UserError(
+                f"--out: {self.folder} has predictions made without --watch, or by an earlier version; "
+                "give another folder"
+            )
         if file["model"] != self.model:
             raise UserError(f"--out: {self.folder} has predictions of {file['model']}; give another folder")
         if file["fingerprint"] != self.fingerprint:

@@ -43,8 +43,8 @@ GATHER = 0.003  # seconds that a picture waits for others of its batch, at most
 PATIENCE = 30  # seconds that a request's body may take
 STUCK = 300  # seconds of one batch after which the server calls itself unhealthy
 LATEST = 1000  # answers that the quantiles of /metrics are of
-# Its timeouts in seconds; a connection may be idle for longer than the time between two parts.
 LAST_WAIT = 5  # seconds for the current batch when the server ends; one that hangs must not keep it alive
+# Its timeouts in seconds; a connection may be idle for longer than the time between two parts.
 UVICORN = {"log_level": "warning", "timeout_keep_alive": 75, "timeout_graceful_shutdown": PATIENCE}
 UNNAMED = "the picture"  # the name of one in messages
 TOKEN = "ANOMALY_TOKEN"  # the environment variable

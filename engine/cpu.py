@@ -28,4 +28,4 @@ def cpu_precision(precision: str, net: nn.Module) -> str:
 
 @functools.cache  # once per process
 def _note_slow(precision: str) -> None:
-    note(f"precision: this CPU has no instructions for {precision}; it may be many times slower than fp32 here")
+    note(f"precision: this CPU has no instructions for {precision}, so {precision} may be many times slower than fp32")

@@ -74,6 +74,6 @@ def check_own_folder(source: str | Mapping[str, Any], overrides: Sequence[str], 
         return
     if (expected := RunFolder(config).path).resolve() != folder.resolve():
         raise UserError(
-            f"by its settings, {source} is of a run in {expected}, but it is in another folder, perhaps because it was "
-            f"moved; add save_path=FOLDER or, to test the run here: {how_to_test(config, folder)}"
+            f"{source} belongs to a run in {expected}, but this file is in another folder; if the run was moved, add "
+            f"save_path=FOLDER, or test it here: {how_to_test(config, folder)}"
         )

@@ -144,6 +144,16 @@ def _among_test(config: RunConfig, paths: Sequence[Path], folder: Path) -> list[
     return [sample for sample in samples if sample.path.resolve() in known or sample.path in copies]
 
 
+def _good_samples(config: RunConfig) -> list[list[Sample]]:
+    """The training and the held-out images of a category, as its student was trained."""
+    if not config.unified:
+        return [part.samples for part in train_datasets(config)[:2]]
+    # One student of several categories was trained on a split of all of them.
+    whole = config.model_copy(update={"obj": "+".join(config.unified)})
+    own = {sample.path for sample in [*readers.train_samples(config), *readers.validation_samples(config)]}
+    return [[sample for sample in part.samples if sample.path in own] for part in train_datasets(whole)[:2]]
+
+
 def place(config: RunConfig, sample: Sample) -> str:
     """Where an image is, from the data set's folder if it is inside: the same after that folder was moved."""
     path, root = sample.path.resolve(), Path(config.data_path).resolve()
@@ -170,10 +180,7 @@ def test_dataset(config: RunConfig) -> tuple[ImageDataset, list[str]]:
     samples, notes = readers.test_samples(config), []
     of_training = not samples
     if of_training:
-        # One student of several categories was trained on a split of all of them, of which these are a part.
-        whole = config.model_copy(update={"obj": "+".join(config.unified)}) if config.unified else config
-        own = {sample.path for sample in [*readers.train_samples(config), *readers.validation_samples(config)]}
-        train, val = ([each for each in part.samples if each.path in own] for part in train_datasets(whole)[:2])
+        train, val = _good_samples(config)
         samples, which = (val, "held-out") if val else (train, "training (none is held out)")
         notes.append(f"there are no test images: the {len(samples)} {which} good images are scored instead")
     elif not any(sample.defect_type == "good" for sample in samples):

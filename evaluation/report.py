@@ -53,9 +53,9 @@ def evaluate(
     pixels = PixelMetrics(Counter(types)) if any(sample.mask for sample in samples) else None
     saturated = SaturatedOverlap(samples, fit) if fit and any(sample.saturation for sample in samples) else None
     scores, marked, counted = np.empty(len(samples)), np.zeros(len(samples), bool), np.ones(len(samples), bool)
-    metrics, notes, covered, counts, order, clear = {}, list(notes), None, None, [], False
+    metrics, notes, covered, counts, order, any_normal = {}, list(notes), None, None, [], False
     for result in results:
-        clear = clear or not (result.mask if result.region is None else result.mask | ~result.region).all()
+        any_normal = any_normal or not (result.mask if result.region is None else result.mask | ~result.region).all()
         scores[result.index], marked[result.index] = image_score(result.anomaly_map), result.mask.any()
         if pixels:
             pixels.add(result.anomaly_map, result.mask, types[result.index], result.region)
@@ -78,8 +78,8 @@ def evaluate(
         notes.append(f"no image metrics: there are no {lacking} test images")
     else:
         metrics |= detection(scores[counted], there)
-    if not marked.any() or not clear:
-        why = "the masks have no defective pixel" if clear else "every pixel that counts is defective"
+    if not marked.any() or not any_normal:
+        why = "the masks have no defective pixel" if any_normal else "every pixel that counts is defective"
         if not pixels:
             why = "there are no masks" if labels.any() else "there are no defective test images"
         notes.append(f"no pixel metrics and no AUPRO: {why}")

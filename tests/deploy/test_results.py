@@ -138,5 +138,10 @@ def test_a_line_says_which_file_was_judged_and_only_such_lines_are_continued(tmp
     monkeypatch.chdir(tmp_path)
     results = results._replace(folder=tmp_path / "without")
     results.write(judge, judge.stream([path]), str(tmp_path))
-    with pytest.raises(UserError, match="has predictions made without --watch; give another folder"):
+    refused = pytest.raises(UserError, match="has predictions made without --watch, or by an earlier version; give")
+    with refused:
+        results.finished(str(tmp_path))
+    line = json.loads((results.folder / LINES).read_text()) | {"file": {"path": "a.png", "size": 1, "changed": 1}}
+    (results.folder / LINES).write_text(json.dumps(line) + "\n")
+    with refused:
         results.finished(str(tmp_path))

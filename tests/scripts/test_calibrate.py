@@ -244,7 +244,7 @@ def test_a_moved_runs_own_configuration_does_not_test_another_run(workplace, cal
     before = workplace.kept()
     for script in (trainNet, visualization):
         said = call(script, "--config", "moved/st/part/config.yaml", "phase=test")
-        assert said.code == 2 and "is of a run in results/st/part, but it is in another folder" in said.last
+        assert said.code == 2 and "belongs to a run in results/st/part, but this file is in another folder" in said.last
         assert "save_path=" in said.last and workplace.kept() == before
 
 
